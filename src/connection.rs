@@ -1,0 +1,244 @@
+//! The vocabulary: what a connection is and what is known of it.
+//!
+//! Owns the types that every stage from the collector to the output shares.
+//! Pure: nothing here touches the kernel, a clock or a file.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// The transport protocol of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// A TCP connection (RFC 9293).
+    Tcp,
+    /// A UDP flow: one (local, remote) pair of addresses and ports (RFC 768).
+    Udp,
+}
+
+impl Protocol {
+    /// `TCP` or `UDP`, as every output format writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        }
+    }
+}
+
+/// The state of a TCP connection, named as in RFC 9293, section 3.3.2, in the
+/// spelling of Linux's `include/net/tcp_states.h`.
+///
+/// Listeners, TIME_WAIT and request sockets are not connections and have no
+/// variant here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TcpState {
+    /// The handshake is done; data flows.
+    Established,
+    /// A SYN is out, its answer is awaited.
+    SynSent,
+    /// A SYN came and was answered (a TCP Fast Open child stays here with data).
+    SynRecv,
+    /// This end closed; its FIN is not yet acknowledged.
+    FinWait1,
+    /// This end closed, the peer has acknowledged and still may send.
+    FinWait2,
+    /// The peer closed; this end still may send.
+    CloseWait,
+    /// Both ends closed, the peer first; the last ACK is awaited.
+    LastAck,
+    /// Both ends closed at the same time.
+    Closing,
+}
+
+impl TcpState {
+    /// The state with this number in the kernel's `enum` (tcp_states.h), or
+    /// `None` for one that is not a connection's (TIME_WAIT, CLOSE, LISTEN, NEW_SYN_RECV).
+    pub fn from_kernel(number: u8) -> Option<TcpState> {
+        Some(match number {
+            1 => TcpState::Established,
+            2 => TcpState::SynSent,
+            3 => TcpState::SynRecv,
+            4 => TcpState::FinWait1,
+            5 => TcpState::FinWait2,
+            8 => TcpState::CloseWait,
+            9 => TcpState::LastAck,
+            11 => TcpState::Closing,
+            _ => return None,
+        })
+    }
+
+    /// The name as the outputs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TcpState::Established => "ESTABLISHED",
+            TcpState::SynSent => "SYN_SENT",
+            TcpState::SynRecv => "SYN_RECV",
+            TcpState::FinWait1 => "FIN_WAIT1",
+            TcpState::FinWait2 => "FIN_WAIT2",
+            TcpState::CloseWait => "CLOSE_WAIT",
+            TcpState::LastAck => "LAST_ACK",
+            TcpState::Closing => "CLOSING",
+        }
+    }
+}
+
+/// Why a TCP connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both ends said FIN, or this end did and left the rest to the kernel.
+    Fin,
+    /// The peer sent a reset.
+    Reset,
+    /// The peer did not answer in time (SYN, data, keep-alive or `TCP_USER_TIMEOUT`).
+    Timeout,
+    /// The peer refused the connection.
+    Refused,
+    /// No way to the peer: ICMP or the neighbour table said so.
+    Unreachable,
+    /// This host sent the reset.
+    Abort,
+    /// The kernel did not tell.
+    Unknown,
+}
+
+impl CloseReason {
+    /// The word after `end=`; `None` where the reason is not known.
+    pub fn name(self) -> Option<&'static str> {
+        Some(match self {
+            CloseReason::Fin => "fin",
+            CloseReason::Reset => "rst",
+            CloseReason::Timeout => "timeout",
+            CloseReason::Refused => "refused",
+            CloseReason::Unreachable => "unreachable",
+            CloseReason::Abort => "abort",
+            CloseReason::Unknown => return None,
+        })
+    }
+}
+
+/// A process name as the kernel keeps it: at most 15 bytes, any value but NUL.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ProcessName([u8; 16]);
+
+impl ProcessName {
+    /// From `task_struct.comm`: the bytes up to the first NUL count.
+    pub fn from_comm(comm: [u8; 16]) -> ProcessName {
+        ProcessName(comm)
+    }
+
+    /// The raw bytes, without the terminating NUL. Not necessarily UTF-8, and
+    /// free to hold blanks, quotes and escape codes.
+    pub fn as_bytes(&self) -> &[u8] {
+        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        &self.0[..end]
+    }
+
+    /// As text, with U+FFFD for each byte sequence that is not UTF-8.
+    pub fn to_text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.as_bytes())
+    }
+}
+
+impl fmt::Debug for ProcessName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_text())
+    }
+}
+
+/// The process that last connected, accepted, sent or received on a socket;
+/// before that, one that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Thread-group id, as seen from the initial PID namespace. Never 0.
+    pub pid: u32,
+    /// Name of the thread-group leader.
+    pub name: ProcessName,
+}
+
+/// What keeps two connections apart, also with the same addresses and ports:
+/// a reused tuple, one tuple in two network namespaces, both ends on one host.
+///
+/// Opaque: the collector makes it, everyone else only compares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionKey {
+    /// Identifies the socket (TCP) or the flow (UDP) at one moment.
+    pub object: u64,
+    /// When tcptop first saw this use of it, in nanoseconds of CLOCK_MONOTONIC.
+    pub born_ns: u64,
+}
+
+/// Payload bytes and packets each way since tcptop first saw the connection
+/// (or, with `--lifetime`, since it opened).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Payload received in order. FIN and SYN do not count.
+    pub bytes_in: u64,
+    /// Payload put on the wire once: retransmissions do not count.
+    pub bytes_out: u64,
+    /// TCP segments (pure ACKs included) or UDP datagrams received.
+    pub packets_in: u64,
+    /// TCP segments (pure ACKs and retransmissions included) or UDP datagrams sent.
+    pub packets_out: u64,
+}
+
+impl Counters {
+    /// Bytes of both directions.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_in.saturating_add(self.bytes_out)
+    }
+}
+
+/// What the kernel said of one connection at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Which connection.
+    pub key: ConnectionKey,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The end of this host's socket. An IPv4-mapped IPv6 address is given as IPv4.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// `None` for UDP.
+    pub state: Option<TcpState>,
+    /// `None` where no process is known.
+    pub owner: Option<Owner>,
+    /// Totals.
+    pub counters: Counters,
+    /// Smoothed round-trip time in microseconds (`tcp_sock.srtt_us / 8`, RFC 6298);
+    /// `None` for UDP and before the first measurement.
+    pub rtt_us: Option<u32>,
+    /// Minimum round-trip time of the kernel's window (`tcp_sock.rtt_min`), in microseconds.
+    pub min_rtt_us: Option<u32>,
+    /// Retransmitted segments (`tcp_sock.total_retrans`).
+    pub retransmits: u32,
+    /// True where the connection is older than tcptop, so that the counters lack its past.
+    pub partial: bool,
+    /// User id of the socket's creator, in the initial user namespace.
+    pub uid: u32,
+    /// Index, in the socket's network namespace, of the device it is bound to
+    /// or its route uses; 0 where there is none.
+    pub ifindex: u32,
+    /// Inode number of the network namespace, as in `/proc/PID/ns/net`.
+    pub netns: u32,
+    /// Id of the socket's cgroup v2 (the inode number of its directory); 0 where unknown.
+    pub cgroup: u64,
+}
+
+/// The last word on a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Final totals. `state` is the last one before CLOSE.
+    pub sample: Sample,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// When it ended, in nanoseconds of CLOCK_MONOTONIC.
+    pub closed_ns: u64,
+}
+
+impl Closed {
+    /// How long the connection lasted; `None` where it is older than tcptop.
+    pub fn age_ns(&self) -> Option<u64> {
+        (!self.sample.partial).then(|| self.closed_ns.saturating_sub(self.sample.key.born_ns))
+    }
+}

@@ -1,0 +1,6 @@
+//! tcptop: who is talking to whom, and how much.
+pub mod collector;
+pub mod connection;
+pub mod loss;
+pub mod output;
+pub mod table;

@@ -1,0 +1,141 @@
+//! Loss: what could not be kept, counted by cause.
+//!
+//! Owns the list of causes and their arithmetic. Every place that drops
+//! something adds to one of these; the reporter prints them. Pure.
+
+use std::fmt;
+use std::ops::{AddAssign, Index, IndexMut};
+
+/// Why something was lost. Each cause is counted in its own unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LossCause {
+    /// A close record found the ring buffer full: one connection's final totals.
+    RingFull,
+    /// A socket could not get its storage (kernel out of memory): one connection unseen.
+    StorageFull,
+    /// The reporter was blocked and the backlog of close records was full:
+    /// one connection's final totals.
+    ChannelFull,
+    /// A record could not be decoded (unknown kind, family or size).
+    Malformed,
+    /// UDP datagrams that found the flow table full.
+    FlowTableDatagrams,
+    /// Payload bytes of those datagrams.
+    FlowTableBytes,
+}
+
+impl LossCause {
+    /// Every cause, in the order in which they are reported.
+    pub const ALL: [LossCause; 6] = [
+        LossCause::RingFull,
+        LossCause::StorageFull,
+        LossCause::ChannelFull,
+        LossCause::Malformed,
+        LossCause::FlowTableDatagrams,
+        LossCause::FlowTableBytes,
+    ];
+
+    /// Machine-readable name (JSON key).
+    pub fn name(self) -> &'static str {
+        match self {
+            LossCause::RingFull => "ring_full",
+            LossCause::StorageFull => "storage_full",
+            LossCause::ChannelFull => "channel_full",
+            LossCause::Malformed => "malformed",
+            LossCause::FlowTableDatagrams => "flow_table_datagrams",
+            LossCause::FlowTableBytes => "flow_table_bytes",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            LossCause::RingFull => "closed connections (ring buffer full)",
+            LossCause::StorageFull => "connections (no memory for socket storage)",
+            LossCause::ChannelFull => "closed connections (output blocked)",
+            LossCause::Malformed => "malformed records",
+            LossCause::FlowTableDatagrams => "UDP datagrams (flow table full)",
+            LossCause::FlowTableBytes => "UDP bytes (flow table full)",
+        }
+    }
+}
+
+/// A count per cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Loss([u64; LossCause::ALL.len()]);
+
+impl Loss {
+    /// True where nothing was lost.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|&count| count == 0)
+    }
+
+    /// The causes that have a count, with it.
+    pub fn iter(&self) -> impl Iterator<Item = (LossCause, u64)> + '_ {
+        LossCause::ALL
+            .into_iter()
+            .map(|cause| (cause, self[cause]))
+            .filter(|&(_, count)| count != 0)
+    }
+}
+
+impl Index<LossCause> for Loss {
+    type Output = u64;
+    fn index(&self, cause: LossCause) -> &u64 {
+        &self.0[cause as usize]
+    }
+}
+
+impl IndexMut<LossCause> for Loss {
+    fn index_mut(&mut self, cause: LossCause) -> &mut u64 {
+        &mut self.0[cause as usize]
+    }
+}
+
+impl AddAssign<&Loss> for Loss {
+    fn add_assign(&mut self, other: &Loss) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine = mine.saturating_add(*theirs);
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_zero() {
+            return f.write_str("nothing");
+        }
+        for (position, (cause, count)) in self.iter().enumerate() {
+            let comma = if position == 0 { "" } else { ", " };
+            write!(f, "{comma}{count} {}", cause.words())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_each_cause_that_counted() {
+        let mut loss = Loss::default();
+        assert!(loss.is_zero());
+        assert_eq!(loss.to_string(), "nothing");
+        loss[LossCause::FlowTableDatagrams] = 7;
+        loss[LossCause::RingFull] = 2;
+        assert_eq!(
+            loss.to_string(),
+            "2 closed connections (ring buffer full), 7 UDP datagrams (flow table full)"
+        );
+        let mut total = loss;
+        total += &loss;
+        assert_eq!(total[LossCause::RingFull], 4);
+    }
+
+    #[test]
+    fn every_cause_has_its_own_slot() {
+        for (position, cause) in LossCause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, position);
+        }
+    }
+}

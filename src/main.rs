@@ -1,0 +1,2 @@
+//! The `tcptop` command.
+fn main() {}

@@ -1,0 +1,398 @@
+//! The connection table: events in, the rows of an interval out.
+//!
+//! Owns every tracked connection and the arithmetic of rates. Pure: the clock
+//! comes with each tick, and nothing here knows where events come from or how
+//! rows are written. An idle connection costs a tick nothing: only those that
+//! moved in this interval or the one before are visited.
+
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
+use indexmap::map::Entry;
+use rustc_hash::FxBuildHasher;
+
+use crate::collector::CollectorEvent;
+use crate::connection::{Closed, ConnectionKey, Sample};
+
+/// A tracked connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConnectionRecord {
+    /// What the kernel said last.
+    pub sample: Sample,
+    /// Bytes per second received in the last interval.
+    pub rate_in: f64,
+    /// Bytes per second sent in the last interval.
+    pub rate_out: f64,
+    /// True in the interval in which the connection first appeared.
+    pub is_new: bool,
+    bytes_in_before: u64,
+    bytes_out_before: u64,
+    /// True where a sample since the last tick brought something new.
+    moved: bool,
+    /// Number of the tick that visited this record last; 0 for none.
+    visited: u32,
+}
+
+impl ConnectionRecord {
+    fn new(sample: Sample, lifetime: bool) -> ConnectionRecord {
+        // With lifetime totals, what an older connection moved before tcptop
+        // came is no traffic of this interval.
+        let (bytes_in_before, bytes_out_before) = if lifetime && sample.partial {
+            (sample.counters.bytes_in, sample.counters.bytes_out)
+        } else {
+            (0, 0)
+        };
+        ConnectionRecord {
+            sample,
+            rate_in: 0.0,
+            rate_out: 0.0,
+            is_new: true,
+            bytes_in_before,
+            bytes_out_before,
+            moved: true,
+            visited: 0,
+        }
+    }
+
+    /// Bytes per second of both directions in the last interval.
+    pub fn rate(&self) -> f64 {
+        self.rate_in + self.rate_out
+    }
+
+    /// Takes the newest sample. Totals never step back: a sample can catch the
+    /// kernel between the count of a FIN or a retransmission and its correction.
+    fn absorb(&mut self, sample: Sample) {
+        let before = self.sample;
+        self.moved |= sample.counters != before.counters
+            || sample.state != before.state
+            || sample.owner != before.owner;
+        self.sample = sample;
+        let now = &mut self.sample.counters;
+        now.bytes_in = now.bytes_in.max(before.counters.bytes_in);
+        now.bytes_out = now.bytes_out.max(before.counters.bytes_out);
+        now.packets_in = now.packets_in.max(before.counters.packets_in);
+        now.packets_out = now.packets_out.max(before.counters.packets_out);
+    }
+
+    /// Ends an interval of `elapsed_ns` (0: no rate can be told). Returns
+    /// whether it has something to tell: the connection is new, had traffic, a
+    /// new state or owner, or its rate has just fallen to zero.
+    fn tick(&mut self, elapsed_ns: u64) -> bool {
+        let had_rate = self.rate() > 0.0;
+        let per_second = |now: u64, before: u64| match elapsed_ns {
+            0 => 0.0,
+            _ => now.saturating_sub(before) as f64 * 1e9 / elapsed_ns as f64,
+        };
+        let now = self.sample.counters;
+        self.rate_in = per_second(now.bytes_in, self.bytes_in_before);
+        self.rate_out = per_second(now.bytes_out, self.bytes_out_before);
+        self.bytes_in_before = now.bytes_in;
+        self.bytes_out_before = now.bytes_out;
+        self.is_new = self.visited == 0;
+        let moved = std::mem::take(&mut self.moved);
+        moved || (had_rate && self.rate() == 0.0)
+    }
+}
+
+/// Every connection that is open, and those that closed in the last interval.
+#[derive(Debug, Default)]
+pub struct ConnectionTable {
+    records: IndexMap<ConnectionKey, ConnectionRecord, FxBuildHasher>,
+    lifetime: bool,
+    /// Records that got a sample since the last tick; a key may stand here twice.
+    sampled: Vec<ConnectionKey>,
+    /// Records that the last tick found changed.
+    changed: Vec<ConnectionKey>,
+    /// Connections that closed since the last tick.
+    closing: Vec<Closed>,
+    /// Connections that closed in the interval before the last tick.
+    closed: Vec<Closed>,
+    /// Keys closed since the last tick, and in the interval before it. The
+    /// tracepoint fires before the kernel stores the new state, so the iterator
+    /// on another processor can sample a socket whose close record is already
+    /// in the ring; such a sample must not raise a dead connection.
+    buried: HashSet<ConnectionKey, FxBuildHasher>,
+    buried_before: HashSet<ConnectionKey, FxBuildHasher>,
+    ticks: u32,
+    last_tick_ns: u64,
+}
+
+impl ConnectionTable {
+    /// An empty table. With `lifetime`, samples carry totals since a
+    /// connection opened, also for those older than tcptop.
+    pub fn new(lifetime: bool) -> ConnectionTable {
+        ConnectionTable { lifetime, ..ConnectionTable::default() }
+    }
+
+    /// Takes connections that existed before the first tick.
+    pub fn seed(&mut self, samples: impl IntoIterator<Item = Sample>) {
+        for sample in samples {
+            self.sample(&sample);
+        }
+    }
+
+    /// Takes one event.
+    pub fn update(&mut self, event: &CollectorEvent) {
+        match event {
+            CollectorEvent::Sample(sample) => self.sample(sample),
+            CollectorEvent::Closed(closed) => self.close(closed),
+            CollectorEvent::Expired(key) => {
+                self.records.swap_remove(key);
+            }
+            CollectorEvent::Tick(tick) => self.tick(tick.now_ns),
+        }
+    }
+
+    fn sample(&mut self, sample: &Sample) {
+        let key = sample.key;
+        if self.is_buried(&key) {
+            return;
+        }
+        self.sampled.push(key);
+        match self.records.entry(key) {
+            Entry::Occupied(mut record) => record.get_mut().absorb(*sample),
+            Entry::Vacant(vacant) => {
+                vacant.insert(ConnectionRecord::new(*sample, self.lifetime));
+            }
+        }
+    }
+
+    fn close(&mut self, closed: &Closed) {
+        let key = closed.sample.key;
+        if self.is_buried(&key) {
+            return;
+        }
+        self.buried.insert(key);
+        let mut closed = *closed;
+        if let Some(mut record) = self.records.swap_remove(&key) {
+            record.absorb(closed.sample);
+            closed.sample = record.sample;
+        }
+        self.closing.push(closed);
+    }
+
+    fn is_buried(&self, key: &ConnectionKey) -> bool {
+        self.buried.contains(key) || self.buried_before.contains(key)
+    }
+
+    /// Ends an interval at `now_ns` (CLOCK_MONOTONIC). Rates are over the time
+    /// since the tick before; the first tick can tell none.
+    pub fn tick(&mut self, now_ns: u64) {
+        let elapsed_ns = match self.ticks {
+            0 => 0,
+            _ => now_ns.saturating_sub(self.last_tick_ns),
+        };
+        self.last_tick_ns = now_ns;
+        self.ticks = self.ticks.wrapping_add(1).max(1);
+        self.buried_before = std::mem::take(&mut self.buried);
+        self.closed.clear();
+        std::mem::swap(&mut self.closed, &mut self.closing);
+
+        // Those that moved, and those that moved last time: their rate may fall
+        // to zero now, and they are no longer new.
+        let mut visit = std::mem::take(&mut self.sampled);
+        visit.append(&mut self.changed);
+        visit.retain(|key| match self.records.get_mut(key) {
+            Some(record) if record.visited != self.ticks => {
+                let changed = record.tick(elapsed_ns);
+                record.visited = self.ticks;
+                changed
+            }
+            _ => false,
+        });
+        self.changed = visit;
+    }
+
+    /// Every open connection, in no particular order.
+    pub fn all(&self) -> impl Iterator<Item = &ConnectionRecord> {
+        self.records.values()
+    }
+
+    /// The connections with something to tell of the interval that the last
+    /// tick ended: new ones, those with traffic, a new state or owner, and
+    /// those whose rate has just fallen to zero.
+    pub fn changed(&self) -> impl Iterator<Item = &ConnectionRecord> {
+        self.changed.iter().filter_map(|key| self.records.get(key))
+    }
+
+    /// The TCP connections that closed in that interval, in order.
+    pub fn closed(&self) -> &[Closed] {
+        &self.closed
+    }
+
+    /// How many connections are open.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// True where no connection is open.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::{CloseReason, Counters, Protocol, TcpState};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn sample(object: u64, bytes_in: u64, bytes_out: u64) -> Sample {
+        Sample {
+            key: ConnectionKey { object, born_ns: 1 },
+            protocol: Protocol::Tcp,
+            local: ([10, 0, 0, 1], 443).into(),
+            remote: ([10, 0, 0, 2], 40000).into(),
+            state: Some(TcpState::Established),
+            owner: None,
+            counters: Counters {
+                bytes_in,
+                bytes_out,
+                packets_in: bytes_in.div_ceil(1000),
+                packets_out: bytes_out.div_ceil(1000),
+            },
+            rtt_us: Some(100),
+            min_rtt_us: Some(90),
+            retransmits: 0,
+            partial: false,
+            uid: 0,
+            ifindex: 0,
+            netns: 1,
+            cgroup: 0,
+        }
+    }
+
+    fn closed(sample: Sample) -> Closed {
+        Closed { sample, reason: CloseReason::Fin, closed_ns: 5 * SECOND }
+    }
+
+    fn changed(table: &ConnectionTable) -> Vec<u64> {
+        let mut keys: Vec<u64> = table.changed().map(|r| r.sample.key.object).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn rates_are_over_the_measured_interval() {
+        let mut table = ConnectionTable::new(false);
+        table.tick(SECOND);
+        table.seed([sample(1, 3000, 500)]);
+        table.tick(3 * SECOND + SECOND / 2);
+        let record = table.changed().next().copied();
+        let record = record.expect("new");
+        assert_eq!((record.rate_in, record.rate_out), (1200.0, 200.0));
+        assert!(record.is_new);
+    }
+
+    #[test]
+    fn a_row_comes_once_more_when_its_rate_falls_to_zero() {
+        let mut table = ConnectionTable::new(false);
+        table.tick(0);
+        table.update(&CollectorEvent::Sample(sample(1, 0, 0)));
+        table.tick(SECOND);
+        assert_eq!(changed(&table), [1], "new");
+        table.tick(2 * SECOND);
+        assert_eq!(changed(&table), [] as [u64; 0], "idle from the start");
+        table.update(&CollectorEvent::Sample(sample(1, 10, 0)));
+        table.tick(3 * SECOND);
+        assert_eq!(changed(&table), [1], "traffic");
+        table.tick(4 * SECOND);
+        assert_eq!(changed(&table), [1], "rate back to zero");
+        assert_eq!(table.changed().next().map(|r| (r.rate(), r.is_new)), Some((0.0, false)));
+        table.tick(5 * SECOND);
+        assert_eq!(changed(&table), [] as [u64; 0]);
+        assert_eq!(table.all().count(), 1);
+    }
+
+    #[test]
+    fn a_new_state_is_news() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 0, 0)]);
+        table.tick(0);
+        table.tick(SECOND);
+        let mut closing = sample(1, 0, 0);
+        closing.state = Some(TcpState::FinWait1);
+        table.update(&CollectorEvent::Sample(closing));
+        table.tick(2 * SECOND);
+        assert_eq!(changed(&table), [1]);
+    }
+
+    #[test]
+    fn a_connection_within_one_interval_has_its_exact_totals() {
+        let mut table = ConnectionTable::new(false);
+        table.tick(0);
+        table.update(&CollectorEvent::Closed(closed(sample(1, 77, 88))));
+        table.tick(SECOND);
+        assert_eq!(table.closed().len(), 1);
+        assert_eq!(table.closed()[0].sample.counters.bytes_in, 77);
+        assert!(table.is_empty());
+        table.tick(2 * SECOND);
+        assert!(table.closed().is_empty(), "told once");
+    }
+
+    #[test]
+    fn a_sample_that_raced_with_the_close_raises_nothing() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 10, 0)]);
+        table.tick(0);
+        table.update(&CollectorEvent::Closed(closed(sample(1, 20, 0))));
+        table.update(&CollectorEvent::Sample(sample(1, 20, 0)));
+        table.tick(SECOND);
+        table.update(&CollectorEvent::Sample(sample(1, 20, 0)));
+        table.update(&CollectorEvent::Closed(closed(sample(1, 20, 0))));
+        table.tick(2 * SECOND);
+        assert!(table.is_empty());
+        assert!(table.closed().is_empty(), "closed once only");
+    }
+
+    #[test]
+    fn a_reused_socket_is_another_connection() {
+        let mut table = ConnectionTable::new(false);
+        table.tick(0);
+        table.update(&CollectorEvent::Closed(closed(sample(1, 5, 5))));
+        let mut again = sample(1, 7, 7);
+        again.key.born_ns = 2;
+        table.update(&CollectorEvent::Sample(again));
+        table.tick(SECOND);
+        assert_eq!(table.len(), 1);
+        assert_eq!(table.closed()[0].sample.counters.bytes_in, 5);
+    }
+
+    #[test]
+    fn totals_never_step_back() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 101, 10)]);
+        table.tick(0);
+        table.update(&CollectorEvent::Sample(sample(1, 100, 9)));
+        table.tick(SECOND);
+        let record = table.all().next().copied().expect("open");
+        assert_eq!((record.sample.counters.bytes_in, record.rate_in), (101, 0.0));
+    }
+
+    #[test]
+    fn lifetime_totals_are_no_traffic_of_the_first_interval() {
+        let mut table = ConnectionTable::new(true);
+        table.tick(0);
+        let mut old = sample(1, 1_000_000, 0);
+        old.partial = true;
+        table.update(&CollectorEvent::Sample(old));
+        table.tick(SECOND);
+        assert_eq!(table.all().next().map(|r| r.rate_in), Some(0.0));
+        old.counters.bytes_in += 500;
+        table.update(&CollectorEvent::Sample(old));
+        table.tick(2 * SECOND);
+        assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
+    }
+
+    #[test]
+    fn an_expired_flow_leaves_without_a_word() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 1, 1)]);
+        table.tick(0);
+        table.update(&CollectorEvent::Expired(ConnectionKey { object: 1, born_ns: 1 }));
+        table.tick(SECOND);
+        assert!(table.is_empty() && table.closed().is_empty());
+        assert_eq!(changed(&table), [] as [u64; 0]);
+    }
+}
