@@ -2,7 +2,14 @@
 //!
 //! Owns the [`NetworkCollector`] trait and the [`CollectorEvent`]s that cross
 //! the channel to the reporter. The Linux source is in [`linux`]; a recorded
-//! trace or another platform can stand in for it.
+//! trace or another platform can stand in for it. Only what is below this
+//! module names `libbpf_rs`.
+
+pub mod decode;
+mod hooks;
+pub mod linux;
+mod seed;
+mod wire;
 
 use crossbeam_channel::Sender;
 
@@ -33,8 +40,9 @@ pub struct Tick {
     pub lost: Loss,
     /// True for the listing at start, which ends no interval.
     pub listing: bool,
-    /// True where no further tick follows.
-    pub last: bool,
+    /// True where every open connection was sampled for this tick, so that one
+    /// which was not is gone: records of its end were lost.
+    pub complete: bool,
 }
 
 /// Events cross the channel in batches, so that a busy host does not pay for
@@ -43,12 +51,12 @@ pub type Batch = Vec<CollectorEvent>;
 
 /// A source of connections.
 pub trait NetworkCollector {
-    /// Lists what exists, then streams batches into `batches` until
-    /// [`stop`](NetworkCollector::stop) is called or the intervals asked for
-    /// are over. Returns once the last tick was handed over.
+    /// Lists what exists (ending with a tick whose `listing` is set), then
+    /// streams batches into `batches`, each interval ending with a tick, until
+    /// it is told to stop, its intervals are over or the receiver is gone.
     ///
     /// # Errors
-    /// Where the source fails for good; one lost record is not an error but
-    /// counted in [`Tick::lost`].
+    /// Where the source cannot start, before anything was sent, or fails for
+    /// good. One lost record is not an error but counted in [`Tick::lost`].
     fn run(&mut self, batches: Sender<Batch>) -> anyhow::Result<()>;
 }

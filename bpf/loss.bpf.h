@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Loss: a per-CPU counter for every cause, so that nothing is lost silently. */
+#ifndef TCPTOP_LOSS_BPF_H
+#define TCPTOP_LOSS_BPF_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TCPTOP_LOSS_CAUSES);
+	__type(key, __u32);
+	__type(value, __u64);
+} losses SEC(".maps");
+
+static __always_inline void lost(__u32 cause, __u64 amount)
+{
+	__u64 *count = bpf_map_lookup_elem(&losses, &cause);
+
+	/* A program can be interrupted by another one on the same CPU. */
+	if (count)
+		__sync_fetch_and_add(count, amount);
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* What a struct sock tells: addresses, counters, namespace, device, cgroup. */
+#ifndef TCPTOP_SOCK_BPF_H
+#define TCPTOP_SOCK_BPF_H
+
+#define AF_INET 2
+#define AF_INET6 10
+
+/*
+ * Before Linux 5.15 the pointer to the cgroup shared a word with two ids
+ * ("cgroup: consolidate cgroup v1 and v2 socket data", 8520e224f547); there the
+ * cgroup stays unknown.
+ */
+static __always_inline __u64 sock_cgroup(struct sock *sk)
+{
+	if (!bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
+		return 0;
+	return sk->sk_cgrp_data.cgroup->kn->id;
+}
+
+/* The device the socket is bound to, else the one its packets came in by, else
+ * its cached route's. */
+static __always_inline __u32 sock_ifindex(struct sock *sk)
+{
+	__u32 ifindex = sk->__sk_common.skc_bound_dev_if;
+
+	if (!ifindex && bpf_core_field_exists(sk->sk_rx_dst_ifindex))
+		ifindex = sk->sk_rx_dst_ifindex;
+	if (!ifindex)
+		ifindex = sk->sk_dst_cache->dev->ifindex;
+	return ifindex;
+}
+
+static __always_inline void fill_sock(struct tcptop_event *event, struct sock *sk)
+{
+	event->family = sk->__sk_common.skc_family;
+	if (event->family == AF_INET) {
+		__builtin_memset(event->local_addr, 0, sizeof(event->local_addr));
+		__builtin_memset(event->remote_addr, 0, sizeof(event->remote_addr));
+		*(__u32 *)event->local_addr = sk->__sk_common.skc_rcv_saddr;
+		*(__u32 *)event->remote_addr = sk->__sk_common.skc_daddr;
+	} else {
+		__u64 *local = (__u64 *)event->local_addr;
+		__u64 *remote = (__u64 *)event->remote_addr;
+		__u64 *from = (__u64 *)&sk->__sk_common.skc_v6_rcv_saddr;
+		__u64 *to = (__u64 *)&sk->__sk_common.skc_v6_daddr;
+
+		local[0] = from[0];
+		local[1] = from[1];
+		remote[0] = to[0];
+		remote[1] = to[1];
+	}
+	event->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	event->netns = sk->__sk_common.skc_net.net->ns.inum;
+	event->uid = sk->sk_uid.val;
+	event->ifindex = sock_ifindex(sk);
+	event->scope = sk->__sk_common.skc_bound_dev_if;
+	event->cgroup = sock_cgroup(sk);
+}
+
+#endif

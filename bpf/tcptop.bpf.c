@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+/*
+ * The kernel side: which hooks there are, and why.
+ *
+ *   inet_sock_set_state      a TCP connection begins or ends      lifecycle
+ *   sock_send_length, ...    a process sends or receives          owner
+ *   bpf_sk_storage_map       every tick, each tracked socket      samples
+ *   task_file, tcp           once at start, each existing socket  seed
+ *
+ * No program runs per byte or per segment: the kernel counts those in every
+ * tcp_sock, and here they are only read.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "event.h"
+#include "loss.bpf.h"
+#include "sock.bpf.h"
+#include "tracked.bpf.h"
+#include "tcp.bpf.h"
+#include "owner.bpf.h"
+
+/* Never set: it puts the type into this object's BTF, from where Rust takes it. */
+struct tcptop_event *wire_event;
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/*
+ * Lifecycle. Sees every transition of every TCP socket in every network
+ * namespace, before the new state is stored, often in softirq: only connect()
+ * and listen() are sure to run in the process that asked for them. Does not see
+ * request and TIME_WAIT sockets (they are no struct sock), and fires for other
+ * protocols too.
+ */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
+{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (new_state == TCP_CLOSE)
+		tcp_ends(sk, old_state);
+	else if (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)
+		tcp_begins(sk);
+	else if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
+		tcp_child_begins(sk);
+	return 0;
+}
+
+/*
+ * Owner, best provider (Linux 6.3). Both fire in process context with the
+ * result of the call, for every family, whatever system call it was (splice()
+ * from a socket excepted). A call that failed makes no owner.
+ */
+SEC("?tp_btf/sock_send_length")
+int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
+{
+	if (result >= 0)
+		owns(sk);
+	return 0;
+}
+
+SEC("?tp_btf/sock_recv_length")
+int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
+{
+	if (result >= 0)
+		owns(sk);
+	return 0;
+}
+
+/*
+ * Owner, where those tracepoints are missing: the entry of the protocol's send
+ * and receive functions. Their first argument is the socket on every kernel.
+ * The result is not known yet, so a call that will fail makes an owner too.
+ */
+SEC("?fentry/tcp_sendmsg")
+int BPF_PROG(tcp_sends, struct sock *sk)
+{
+	owns(sk);
+	return 0;
+}
+
+SEC("?fentry/tcp_recvmsg")
+int BPF_PROG(tcp_receives, struct sock *sk)
+{
+	owns(sk);
+	return 0;
+}
+
+/*
+ * Samples. Visits every socket that has storage, in all network namespaces, and
+ * puts those that changed since the last visit into the ring. The last call has
+ * no socket and writes the totals of the pass, the only thing that a reader of
+ * the descriptor gets. Does not lock the socket: a total can be caught between
+ * two steps of the kernel's and is right in the next sample.
+ */
+SEC("iter/bpf_sk_storage_map")
+int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct sock *sk = ctx->sk;
+	struct tracked *tracked = ctx->value;
+
+	if (!sk || !tracked)
+		return end_pass(ctx->meta->seq);
+	pass.visited++;
+	if (sk->sk_protocol == IPPROTO_TCP)
+		tcp_sample(sk, tracked);
+	return 0;
+}
+
+/*
+ * Seed: every socket that some process holds, in all network namespaces. A
+ * process found to hold it is taken for its owner until one does I/O. Misses sockets without a descriptor: not yet accepted, or closed by their
+ * process and still sending.
+ */
+SEC("iter/task_file")
+int seed_held(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket *socket;
+	struct sock *sk;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (sk && sk->sk_protocol == IPPROTO_TCP)
+		tcp_seed(sk, task);
+	return 0;
+}
+
+/* Seed: what seed_held misses, in the network namespace of the reader. */
+SEC("iter/tcp")
+int seed_unheld(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct tcp_sock *tp;
+
+	if (!common)
+		return 0;
+	/* Request and TIME_WAIT sockets are no tcp_sock. */
+	tp = bpf_skc_to_tcp_sock(common);
+	if (tp)
+		tcp_seed((struct sock *)tp, NULL);
+	return 0;
+}

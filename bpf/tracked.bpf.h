@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* What tcptop keeps in each socket it tracks, and the ring the records go into. */
+#ifndef TCPTOP_TRACKED_BPF_H
+#define TCPTOP_TRACKED_BPF_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes; user space sets the real size */
+} events SEC(".maps");
+
+/* How the owner of a socket is known. */
+enum evidence {
+	EVIDENCE_NONE,
+	/* It holds the socket's listener, and so may not hold the socket at all. */
+	EVIDENCE_INHERITED,
+	/* It was found to hold the socket. */
+	EVIDENCE_HOLDS,
+	/* It was seen using the socket. */
+	EVIDENCE_USES,
+};
+
+/* In the socket's own storage: it dies with the socket, so nothing leaks. */
+struct tracked {
+	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
+	/* What the kernel's counters said when tcptop began to count. */
+	__u64 base_bytes_in;
+	__u64 base_bytes_out;
+	__u32 base_segs_in;
+	__u32 base_segs_out;
+	__u32 base_retrans;
+	/* The last sample, to find what changed since: segs_in + segs_out grows
+	 * with every byte and every ACK. */
+	__u32 sampled_segs;
+	__u32 sampled_owner;
+	__u32 sampled_epoch;
+	__u8 sampled_state;
+	__u8 flags;    /* enum tcptop_event_flags */
+	__u8 evidence; /* enum evidence, for the owner */
+	__u8 pad;
+	/* Written by the owner hook: name first, version last. */
+	__u32 owner_version;
+	__u32 tgid; /* 0 unknown */
+	__u8 comm[16];
+};
+
+/*
+ * BPF_F_CLONE: an accepted socket inherits its listener's entry, and so its
+ * owner until a process does I/O on it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct tracked);
+} sockets SEC(".maps");
+
+/* Totals of the running pass. */
+static struct tcptop_pass pass;
+
+/* Several passes can make one tick; none samples a socket twice. */
+static __u32 epoch = 1;
+
+/* Set by user space where records were lost: sample every socket, changed or
+ * not, so that those that are gone can be told from those that are idle. */
+bool sample_all;
+
+/* Totals since connections opened, not since tcptop started. */
+const volatile bool lifetime;
+
+/* Room for lifecycle records: samples may fill half of the ring only. */
+static __always_inline bool ring_half_full(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >
+	       bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 2;
+}
+
+/*
+ * Waking the reader costs more than the record (2.5 us against 0.4), so it
+ * polls, and is woken only where the ring might fill before it does.
+ */
+static __always_inline __u64 wake_when_filling(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >
+			       bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4
+		       ? BPF_RB_FORCE_WAKEUP
+		       : BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline int end_pass(struct seq_file *seq)
+{
+	/* Cannot overflow: nothing else is written into this file. */
+	bpf_seq_write(seq, &pass, sizeof(pass));
+	if (!pass.deferred)
+		epoch++;
+	pass.visited = 0;
+	pass.deferred = 0;
+	pass.ownerless = 0;
+	return 0;
+}
+
+/*
+ * Makes the task's process the owner. Compares first: nearly always it is the
+ * owner already. The name is compared too, since exec() and prctl() change it.
+ * PID 0, the idle task, stands for a softirq: that is nobody.
+ */
+static __always_inline void set_owner(struct tracked *tracked, struct task_struct *task,
+				      __u8 evidence)
+{
+	__u64 *now = (__u64 *)task->group_leader->comm;
+	__u64 *known = (__u64 *)tracked->comm;
+	__u32 tgid = task->tgid;
+
+	if (tracked->tgid == tgid && known[0] == now[0] && known[1] == now[1]) {
+		if (tracked->evidence != evidence)
+			tracked->evidence = evidence;
+		return;
+	}
+	if (!tgid)
+		return;
+	known[0] = now[0];
+	known[1] = now[1];
+	tracked->tgid = tgid;
+	tracked->evidence = evidence;
+	tracked->owner_version++;
+}
+
+#endif

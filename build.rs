@@ -1,0 +1,37 @@
+//! The only build step: bpf/ and vmlinux/ become a skeleton in OUT_DIR.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+use libbpf_cargo::SkeletonBuilder;
+
+const SOURCE: &str = "bpf/tcptop.bpf.c";
+
+fn main() -> Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    SkeletonBuilder::new()
+        .source(SOURCE)
+        .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
+        .reference_obj(true)
+        .build_and_generate(out.join("tcptop.skel.rs"))
+        .with_context(|| {
+            format!(
+                "failed to compile {SOURCE}; it needs clang 14 or newer (`make deps` installs it)"
+            )
+        })?;
+
+    // Naming the files, not the folders: an editor's backup is no reason to rebuild.
+    for folder in ["bpf", "vmlinux"] {
+        for entry in
+            fs::read_dir(Path::new(folder)).with_context(|| format!("failed to list {folder}"))?
+        {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "c" || extension == "h") {
+                println!("cargo:rerun-if-changed={}", path.display());
+            }
+        }
+    }
+    println!("cargo:rerun-if-env-changed=CLANG");
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Bytes from the ring buffer become events.
+//!
+//! Pure: a record in, an event out. Touches no kernel and no clock, and never
+//! panics, since it runs in the ring buffer's callback.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use super::CollectorEvent;
+use super::wire::Event;
+use crate::connection::{
+    CloseReason, Closed, ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState,
+};
+
+// The values of bpf/event.h's enums, which are not part of any struct.
+const SAMPLE: u8 = 1;
+const CLOSED: u8 = 2;
+const PARTIAL: u8 = 1;
+const FIN_RECEIVED: u8 = 2;
+const NO_FIN_WAIT2: u8 = 4;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+
+/// `tcp_sock.rtt_min` before the first measurement.
+const NO_MIN_RTT: u32 = u32::MAX;
+
+/// The event in a record, or `None` where its kind, family, protocol or state
+/// is none that the kernel side writes.
+pub fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
+    let record: &Event = plain::from_bytes(bytes).ok()?;
+    if bytes.len() != size_of::<Event>() {
+        return None;
+    }
+    let sample = sample(record)?;
+    match record.kind {
+        SAMPLE => Some(CollectorEvent::Sample(sample)),
+        CLOSED => Some(CollectorEvent::Closed(Closed {
+            sample,
+            reason: close_reason(sample.state?, i32::from(record.error), record.flags),
+            closed_ns: record.time_ns,
+        })),
+        _ => None,
+    }
+}
+
+fn sample(record: &Event) -> Option<Sample> {
+    let (protocol, state) = match record.protocol {
+        IPPROTO_TCP => (Protocol::Tcp, Some(TcpState::from_kernel(record.state)?)),
+        IPPROTO_UDP => (Protocol::Udp, None),
+        _ => return None,
+    };
+    let local = address(record.family, &record.local_addr)?;
+    let remote = address(record.family, &record.remote_addr)?;
+    Some(Sample {
+        key: ConnectionKey { object: record.object, born_ns: record.born_ns },
+        protocol,
+        local: endpoint(local, record.local_port, record.scope),
+        remote: endpoint(remote, record.remote_port, record.scope),
+        state,
+        owner: (record.tgid != 0)
+            .then(|| Owner { pid: record.tgid, name: ProcessName::from_comm(record.comm) }),
+        counters: Counters {
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            packets_in: record.packets_in,
+            packets_out: record.packets_out,
+        },
+        rtt_us: (record.srtt_us != 0).then_some(record.srtt_us),
+        min_rtt_us: (record.srtt_us != 0 && record.min_rtt_us != NO_MIN_RTT)
+            .then_some(record.min_rtt_us),
+        retransmits: record.retransmits,
+        partial: record.flags & PARTIAL != 0,
+        uid: record.uid,
+        ifindex: record.ifindex,
+        netns: record.netns,
+        cgroup: record.cgroup,
+    })
+}
+
+/// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) becomes IPv4: that is
+/// what is on the wire.
+fn address(family: u8, bytes: &[u8; 16]) -> Option<IpAddr> {
+    match family {
+        AF_INET => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        AF_INET6 => Some(Ipv6Addr::from(*bytes).to_canonical()),
+        _ => None,
+    }
+}
+
+/// A link-local address means something only together with its device (RFC 4007).
+fn endpoint(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
+    match address {
+        IpAddr::V4(v4) => SocketAddrV4::new(v4, port).into(),
+        IpAddr::V6(v6) => {
+            let scope = if v6.is_unicast_link_local() { scope } else { 0 };
+            SocketAddrV6::new(v6, port, 0, scope).into()
+        }
+    }
+}
+
+/// Why a connection went from `last` to CLOSE with `errno` in `sk_err`.
+///
+/// The kernel sets the error before the state (`tcp_reset`, `tcp_write_err`,
+/// `tcp_v4_err`, `tcp_abort`), but closes without one where this host decides:
+/// an orderly end, `close()` with unread data, `SO_LINGER` 0.
+pub fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason {
+    use nix::errno::Errno;
+    match Errno::from_raw(errno) {
+        Errno::UnknownErrno if errno == 0 => match last {
+            TcpState::LastAck | TcpState::Closing => CloseReason::Fin,
+            // Without TCP_LINGER2 below 0 the rest is left to a TIME_WAIT socket.
+            TcpState::FinWait2 if flags & FIN_RECEIVED == 0 && flags & NO_FIN_WAIT2 != 0 => {
+                CloseReason::Abort
+            }
+            TcpState::FinWait2 => CloseReason::Fin,
+            // The process gave up a connect() that had no answer: no packet says so.
+            TcpState::SynSent => CloseReason::Unknown,
+            TcpState::Established
+            | TcpState::SynRecv
+            | TcpState::FinWait1
+            | TcpState::CloseWait => CloseReason::Abort,
+        },
+        Errno::ECONNREFUSED => CloseReason::Refused,
+        Errno::ECONNRESET | Errno::EPIPE => CloseReason::Reset,
+        Errno::ECONNABORTED => CloseReason::Abort,
+        Errno::ETIMEDOUT => CloseReason::Timeout,
+        // What ICMP and ICMPv6 errors become (icmp_err_convert, icmpv6_err_convert).
+        Errno::EHOSTUNREACH
+        | Errno::ENETUNREACH
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::ENOPROTOOPT
+        | Errno::EPROTO
+        | Errno::EACCES => CloseReason::Unreachable,
+        _ => CloseReason::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::libc;
+
+    fn record() -> Event {
+        let mut record = Event {
+            kind: SAMPLE,
+            family: AF_INET,
+            protocol: IPPROTO_TCP,
+            state: 1,
+            object: 7,
+            born_ns: 9,
+            bytes_in: 1000,
+            local_port: 443,
+            remote_port: 40000,
+            tgid: 1234,
+            srtt_us: 87,
+            min_rtt_us: 55,
+            ..Event::default()
+        };
+        record.local_addr[..4].copy_from_slice(&[10, 0, 0, 1]);
+        record.remote_addr[..4].copy_from_slice(&[10, 0, 0, 2]);
+        record.comm[..4].copy_from_slice(b"curl");
+        record
+    }
+
+    fn bytes(record: &Event) -> &[u8] {
+        // SAFETY: Event is Plain: initialised bytes without padding.
+        unsafe { plain::as_bytes(record) }
+    }
+
+    fn decoded(record: &Event) -> Sample {
+        match decode(bytes(record)) {
+            Some(CollectorEvent::Sample(sample)) => sample,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_sample_says_what_the_record_says() {
+        let sample = decoded(&record());
+        assert_eq!(sample.local.to_string(), "10.0.0.1:443");
+        assert_eq!(sample.remote.to_string(), "10.0.0.2:40000");
+        let owner = sample.owner.expect("owner");
+        assert_eq!((owner.pid, owner.name.as_bytes()), (1234, &b"curl"[..]));
+        assert_eq!((sample.rtt_us, sample.min_rtt_us), (Some(87), Some(55)));
+        assert_eq!(sample.state, Some(TcpState::Established));
+        assert!(!sample.partial);
+    }
+
+    #[test]
+    fn a_mapped_address_is_shown_as_ipv4() {
+        let mut record = record();
+        record.family = AF_INET6;
+        record.local_addr = "::ffff:192.0.2.1".parse::<Ipv6Addr>().expect("address").octets();
+        record.remote_addr = "2001:db8::1".parse::<Ipv6Addr>().expect("address").octets();
+        record.scope = 3;
+        let sample = decoded(&record);
+        assert_eq!(sample.local.to_string(), "192.0.2.1:443");
+        assert_eq!(sample.remote.to_string(), "[2001:db8::1]:40000", "global: no scope");
+        record.local_addr = "fe80::1".parse::<Ipv6Addr>().expect("address").octets();
+        assert_eq!(decoded(&record).local.to_string(), "[fe80::1%3]:443");
+    }
+
+    #[test]
+    fn unknown_is_not_zero() {
+        let mut record = record();
+        record.tgid = 0;
+        record.srtt_us = 0;
+        record.min_rtt_us = NO_MIN_RTT;
+        let sample = decoded(&record);
+        assert_eq!((sample.owner, sample.rtt_us, sample.min_rtt_us), (None, None, None));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let good = record();
+        assert_eq!(decode(&bytes(&good)[..80]), None, "short");
+        for spoil in [
+            |record: &mut Event| record.kind = 77,
+            |record: &mut Event| record.family = 1,
+            |record: &mut Event| record.protocol = 132,
+            |record: &mut Event| record.state = 10,
+        ] {
+            let mut bad = good;
+            spoil(&mut bad);
+            assert_eq!(decode(bytes(&bad)), None);
+        }
+    }
+
+    #[test]
+    fn the_reason_follows_the_error_and_the_last_state() {
+        use CloseReason::*;
+        for (last, errno, flags, reason) in [
+            (TcpState::LastAck, 0, FIN_RECEIVED, Fin),
+            (TcpState::Closing, 0, FIN_RECEIVED, Fin),
+            (TcpState::FinWait2, 0, FIN_RECEIVED, Fin),
+            (TcpState::FinWait2, 0, 0, Fin),
+            (TcpState::FinWait2, 0, NO_FIN_WAIT2, Abort),
+            (TcpState::Established, 0, 0, Abort),
+            (TcpState::CloseWait, 0, FIN_RECEIVED, Abort),
+            (TcpState::SynSent, 0, 0, Unknown),
+            (TcpState::SynSent, libc::ECONNREFUSED, 0, Refused),
+            (TcpState::SynSent, libc::ETIMEDOUT, 0, Timeout),
+            (TcpState::SynSent, libc::EHOSTUNREACH, 0, Unreachable),
+            (TcpState::Established, libc::ECONNRESET, 0, Reset),
+            (TcpState::CloseWait, libc::EPIPE, FIN_RECEIVED, Reset),
+            (TcpState::Established, libc::ETIMEDOUT, 0, Timeout),
+            (TcpState::Established, libc::ECONNABORTED, 0, Abort),
+            (TcpState::Established, libc::ENOMEM, 0, Unknown),
+        ] {
+            assert_eq!(close_reason(last, errno, flags), reason, "{last:?} {errno}");
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The Linux collector: ring buffer and iterators become batches of events.
+//!
+//! Owns the thread that polls: it runs the iterators each interval, drains the
+//! ring in between and sends batches through the channel. Prints nothing and
+//! keeps no connections.
+//!
+//! A reporter that is blocked (a paused pager) stops the sampling, not the
+//! counting: totals are cumulative, so the next tick makes up for it. Close
+//! records are kept meanwhile, up to [`BACKLOG`], and counted as lost beyond.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+
+use super::hooks::{Hooks, Knobs};
+use super::wire::Pass;
+use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
+use crate::loss::{Loss, LossCause};
+
+/// Events in a batch, at most.
+const BATCH: usize = 1024;
+
+/// Batches in the channel between collector and reporter.
+pub const CHANNEL: usize = 8;
+
+/// Close records kept while the reporter is blocked: 16 MiB of them.
+const BACKLOG: usize = 65_536;
+
+/// Room for 6,000 close records before anything is lost. The pages are mapped
+/// twice and count twice in the resident size.
+const RING_BYTES: u32 = 1 << 20;
+
+/// Records taken from the ring at a time.
+const CHUNK: usize = 1024;
+
+/// How long a look-up of owners may take, as a share of the time since the last.
+const OWNER_LOOKUP_SHARE: u32 = 50;
+
+/// When to tick and when to end.
+#[derive(Debug)]
+pub struct Schedule {
+    /// Length of an interval.
+    pub interval: Duration,
+    /// End after so many intervals.
+    pub count: Option<u64>,
+    /// End after so long; the last interval is cut short.
+    pub duration: Option<Duration>,
+    /// End when the other end of this pipe is closed.
+    pub stop: OwnedFd,
+}
+
+/// The host's connections, from the running kernel.
+#[derive(Debug)]
+pub struct LinuxCollector {
+    /// When to tick and when to end.
+    pub schedule: Schedule,
+    /// Totals since connections opened instead of since tcptop's start.
+    pub lifetime: bool,
+}
+
+impl NetworkCollector for LinuxCollector {
+    fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
+        let mut storage = MaybeUninit::uninit();
+        let knobs = Knobs { ring_bytes: RING_BYTES, lifetime: self.lifetime };
+        let hooks = Hooks::attach(&mut storage, knobs)?;
+        let inbox = RefCell::new(Inbox::default());
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&hooks.skel.maps.events, |record| {
+                // Nothing else runs while libbpf calls this, so the borrow holds.
+                if let Ok(mut inbox) = inbox.try_borrow_mut() {
+                    inbox.take(record);
+                }
+                0
+            })
+            .context("failed to map the ring buffer")?;
+        let ring = builder.build().context("failed to map the ring buffer")?;
+        Running {
+            schedule: &self.schedule,
+            hooks,
+            ring,
+            inbox: &inbox,
+            batches,
+            lost_before: Loss::default(),
+            resync: false,
+            owners_after_ns: 0,
+        }
+        .run()
+    }
+}
+
+/// What came out of the ring and was not yet sent.
+#[derive(Default)]
+struct Inbox {
+    events: Vec<CollectorEvent>,
+    lost: Loss,
+}
+
+impl Inbox {
+    fn take(&mut self, record: &[u8]) {
+        match decode::decode(record) {
+            None => self.lost[LossCause::Malformed] += 1,
+            Some(_) if self.events.len() >= BACKLOG => self.lost[LossCause::ChannelFull] += 1,
+            Some(event) => self.events.push(event),
+        }
+    }
+}
+
+/// The receiver is gone: the reporter ended, and says itself why.
+struct ReporterGone;
+
+struct Running<'run> {
+    schedule: &'run Schedule,
+    hooks: Hooks<'run>,
+    ring: RingBuffer<'run>,
+    inbox: &'run RefCell<Inbox>,
+    batches: Sender<Batch>,
+    /// Kernel counters at the last tick.
+    lost_before: Loss,
+    /// Close records were lost: the next pass samples every socket.
+    resync: bool,
+    /// No look-up of owners before.
+    owners_after_ns: u64,
+}
+
+impl Running<'_> {
+    fn run(mut self) -> Result<()> {
+        // Attached already: what begins from now on is seen, so nothing falls
+        // between the listing and the stream.
+        seed::held(&self.hooks.seed_held)?;
+        seed::unheld(&self.hooks.seed_unheld)?;
+        let start = monotonic()?;
+        if self.tick(start, true)?.is_err() {
+            return Ok(());
+        }
+        let interval = duration_ns(self.schedule.interval);
+        let end = self
+            .schedule
+            .duration
+            .map_or(u64::MAX, |duration| start.saturating_add(duration_ns(duration)));
+        let mut deadline = start.saturating_add(interval);
+        let mut ticks = 0;
+        loop {
+            let stopping = match self.wait(deadline.min(end))? {
+                Ok(stopping) => stopping,
+                Err(ReporterGone) => return Ok(()),
+            };
+            let now = monotonic()?;
+            let last = stopping
+                || now >= end
+                || self.schedule.count.is_some_and(|count| ticks + 1 >= count);
+            if !last && !self.batches.is_empty() {
+                // The reporter still has the last interval: this one gets longer.
+                deadline = next_deadline(deadline, interval, now);
+                continue;
+            }
+            if last {
+                // Nothing begins or ends from here on, so the last interval is whole.
+                self.hooks.attached.clear();
+            }
+            if self.tick(now, false)?.is_err() || last {
+                return Ok(());
+            }
+            ticks += 1;
+            deadline = next_deadline(deadline, interval, monotonic()?);
+        }
+    }
+
+    /// Drains the ring until `deadline` (true: told to stop before).
+    fn wait(&mut self, deadline_ns: u64) -> Result<Result<bool, ReporterGone>> {
+        loop {
+            let now = monotonic()?;
+            if now >= deadline_ns {
+                return Ok(Ok(false));
+            }
+            let timeout = TimeSpec::from_duration(Duration::from_nanos(deadline_ns - now));
+            // SAFETY: the descriptor belongs to self.ring, which outlives this borrow.
+            let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
+            let mut waiting = [
+                PollFd::new(ring, PollFlags::POLLIN),
+                PollFd::new(self.schedule.stop.as_fd(), PollFlags::POLLIN),
+            ];
+            match ppoll(&mut waiting, Some(timeout), None) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("failed to wait for the ring buffer"),
+            }
+            if waiting[1].revents().is_some_and(|events| !events.is_empty()) {
+                return Ok(Ok(true));
+            }
+            self.drain()?;
+            if self.forward().is_err() {
+                return Ok(Err(ReporterGone));
+            }
+        }
+    }
+
+    /// Takes everything out of the ring, also while more comes in.
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            let taken = self.ring.consume_raw_n(CHUNK);
+            if taken < 0 {
+                return Err(Errno::from_raw(-taken)).context("failed to read the ring buffer");
+            }
+            if (taken as usize) < CHUNK {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands over whole batches where the channel has room, without waiting.
+    fn forward(&mut self) -> Result<(), ReporterGone> {
+        let events = &mut self.inbox.borrow_mut().events;
+        while events.len() >= BATCH {
+            let rest = events.split_off(BATCH);
+            match self.batches.try_send(std::mem::replace(events, rest)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(mut batch)) => {
+                    batch.append(events);
+                    *events = batch;
+                    return Ok(());
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(ReporterGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over everything, waiting for room and draining the ring meanwhile.
+    fn deliver(&mut self) -> Result<Result<(), ReporterGone>> {
+        loop {
+            let mut batch = {
+                let events = &mut self.inbox.borrow_mut().events;
+                let rest = events.split_off(events.len().min(BATCH));
+                std::mem::replace(events, rest)
+            };
+            if batch.is_empty() {
+                return Ok(Ok(()));
+            }
+            loop {
+                match self.batches.send_timeout(batch, Duration::from_millis(50)) {
+                    Ok(()) => break,
+                    Err(SendTimeoutError::Disconnected(_)) => return Ok(Err(ReporterGone)),
+                    Err(SendTimeoutError::Timeout(unsent)) => {
+                        batch = unsent;
+                        self.drain()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Samples what changed and ends the interval.
+    fn tick(&mut self, now_ns: u64, listing: bool) -> Result<Result<(), ReporterGone>> {
+        let complete = self.resync;
+        self.set_sample_all(complete)?;
+        loop {
+            let pass = self.pass()?;
+            self.drain()?;
+            if self.deliver()?.is_err() {
+                return Ok(Err(ReporterGone));
+            }
+            if pass.ownerless > 0 && now_ns >= self.owners_after_ns {
+                self.look_up_owners(now_ns)?;
+                continue;
+            }
+            if pass.deferred == 0 {
+                break;
+            }
+        }
+        let lost = self.lost()?;
+        // A connection whose end was lost would stay in the table for ever.
+        self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
+        let tick = Tick { now_ns, lost, listing, complete };
+        self.inbox.borrow_mut().events.push(CollectorEvent::Tick(tick));
+        self.deliver()
+    }
+
+    fn pass(&self) -> Result<Pass> {
+        let mut pass = Pass::default();
+        // SAFETY: Pass is Plain: any bytes are a valid one.
+        let bytes = unsafe { plain::as_mut_bytes(&mut pass) };
+        let expected = bytes.len();
+        let length =
+            seed::run(&self.hooks.sample, bytes).context("failed to sample the sockets")?;
+        if length != expected {
+            return Err(anyhow!("failed to sample the sockets: the iterator ended early"));
+        }
+        Ok(pass)
+    }
+
+    /// Sockets that were accepted and not used since still show their listener's
+    /// owner: find who holds them. That visits every descriptor of the host, so
+    /// it is done as seldom as it is slow.
+    fn look_up_owners(&mut self, now_ns: u64) -> Result<()> {
+        seed::held(&self.hooks.seed_held)?;
+        let took = monotonic()?.saturating_sub(now_ns);
+        self.owners_after_ns =
+            now_ns.saturating_add(took.saturating_mul(u64::from(OWNER_LOOKUP_SHARE)));
+        Ok(())
+    }
+
+    fn set_sample_all(&mut self, all: bool) -> Result<()> {
+        let bss = self
+            .hooks
+            .skel
+            .maps
+            .bss_data
+            .as_deref_mut()
+            .context("the BPF object has no variables")?;
+        bss.sample_all = all;
+        Ok(())
+    }
+
+    /// What was lost since the last call: the kernel's counters and our own.
+    fn lost(&mut self) -> Result<Loss> {
+        const KERNEL: [LossCause; 2] = [LossCause::RingFull, LossCause::StorageFull];
+        let mut total = Loss::default();
+        for (index, cause) in (0u32..).zip(KERNEL) {
+            let per_cpu = self
+                .hooks
+                .skel
+                .maps
+                .losses
+                .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
+                .context("failed to read the loss counters")?
+                .unwrap_or_default();
+            total[cause] = per_cpu
+                .iter()
+                .filter_map(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)))
+                .sum();
+        }
+        let mut lost = std::mem::take(&mut self.inbox.borrow_mut().lost);
+        for cause in KERNEL {
+            lost[cause] += total[cause].saturating_sub(self.lost_before[cause]);
+        }
+        self.lost_before = total;
+        Ok(lost)
+    }
+}
+
+/// The next deadline after `now` on the grid that `deadline` lies on, so that
+/// intervals do not drift.
+fn next_deadline(deadline: u64, interval: u64, now: u64) -> u64 {
+    let missed = now.saturating_sub(deadline) / interval;
+    deadline.saturating_add(interval.saturating_mul(missed + 1))
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the clock of the BPF programs.
+fn monotonic() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_stay_on_their_grid() {
+        assert_eq!(next_deadline(1000, 100, 1000), 1100);
+        assert_eq!(next_deadline(1000, 100, 1099), 1100);
+        assert_eq!(next_deadline(1000, 100, 1100), 1200);
+        assert_eq!(next_deadline(1000, 100, 1350), 1400);
+        assert_eq!(next_deadline(u64::MAX - 1, 100, u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,93 @@
+//! The connections that are older than tcptop.
+//!
+//! Owns the iterators over existing sockets and the walk through network
+//! namespaces. Sends nothing: the programs create the sockets' storage, and the
+//! next pass samples them like any other.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::{io, thread};
+
+use anyhow::{Context, Result};
+use libbpf_rs::{Iter, Link};
+use nix::sched::{CloneFlags, setns};
+
+/// Runs an iterator to its end and returns what it wrote last, where that fills
+/// `out`. An iterator that skipped a million objects answers EAGAIN: read on
+/// (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
+pub fn run(link: &Link, out: &mut [u8]) -> io::Result<usize> {
+    let mut iter = Iter::new(link).map_err(io::Error::other)?;
+    let mut total = 0;
+    let mut scratch = [0; 64];
+    loop {
+        match io::Read::read(&mut iter, &mut scratch) {
+            Ok(0) => return Ok(total),
+            Ok(length) => {
+                let end = (total + length).min(out.len());
+                let taken = end.saturating_sub(total);
+                if let (Some(to), Some(from)) = (out.get_mut(total..end), scratch.get(..taken)) {
+                    to.copy_from_slice(from);
+                }
+                total += taken;
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Every socket that some process holds, in all network namespaces.
+///
+/// # Errors
+/// Where the iterator cannot be read.
+pub fn held(link: &Link) -> Result<()> {
+    run(link, &mut []).map(drop).context("failed to list the sockets of all processes")
+}
+
+/// Every TCP socket that no process holds: not yet accepted, or closed and still
+/// sending. The iterator sees the namespace of the thread that opens it, so a
+/// thread of its own visits one after the other. Where that is not allowed (it
+/// needs CAP_SYS_ADMIN) such sockets of other namespaces stay unknown.
+///
+/// # Errors
+/// Where the iterator cannot be read in tcptop's own namespace.
+pub fn unheld(link: &Link) -> Result<()> {
+    run(link, &mut []).context("failed to list the TCP sockets")?;
+    let others = other_network_namespaces();
+    if others.is_empty() {
+        return Ok(());
+    }
+    thread::scope(|scope| {
+        let visitor = thread::Builder::new().name("namespaces".into()).spawn_scoped(scope, || {
+            for namespace in &others {
+                if setns(namespace, CloneFlags::CLONE_NEWNET).is_err()
+                    || run(link, &mut []).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        visitor.map(drop).context("failed to start a thread")
+    })
+}
+
+/// One descriptor for each network namespace that a process is in, without our own.
+fn other_network_namespaces() -> Vec<File> {
+    let mut known = HashSet::new();
+    if let Ok(own) = fs::metadata("/proc/self/ns/net") {
+        known.insert(own.ino());
+    }
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .filter_map(|entry| {
+            let path = entry.path().join("ns/net");
+            let namespace = fs::metadata(&path).ok()?;
+            known.insert(namespace.ino()).then(|| File::open(path).ok()).flatten()
+        })
+        .collect()
+}
