@@ -11,6 +11,8 @@ use crate::connection::Closed;
 use crate::loss::Loss;
 use crate::table::ConnectionRecord;
 
+pub mod text;
+
 /// What one interval has to say, ready to be written.
 pub struct Interval<'a> {
     /// The wall-clock time of its end: one for all its rows.
