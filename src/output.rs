@@ -5,11 +5,14 @@
 
 use std::io;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::connection::Closed;
+use crate::connection::{Closed, Sample};
 use crate::loss::Loss;
 use crate::table::ConnectionRecord;
+
+pub mod lines;
+pub mod text;
 
 /// What one interval has to say, ready to be written.
 pub struct Interval<'a> {
@@ -34,4 +37,114 @@ pub trait Sink {
     /// # Errors
     /// Those of the writer; `BrokenPipe` means that the reader went away.
     fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()>;
+}
+
+/// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.
+fn timestamp(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// What stands in the state column: `UDP` for what has no state.
+fn state_name(sample: &Sample) -> &'static str {
+    match sample.state {
+        Some(state) => state.name(),
+        None => sample.protocol.name(),
+    }
+}
+
+/// Gives back the memory that a burst left behind, once it is far more than an
+/// interval needs.
+fn release(buffer: &mut Vec<u8>) {
+    const KEEP: usize = 64 * 1024;
+    if buffer.capacity() > KEEP.max(buffer.len().saturating_mul(8)) {
+        buffer.shrink_to(KEEP.max(buffer.len().saturating_mul(2)));
+    }
+}
+
+#[cfg(test)]
+mod fixtures {
+    //! Connections that the formats' tests write.
+
+    use super::*;
+    use crate::connection::{
+        CloseReason, ConnectionKey, Counters, Owner, ProcessName, Protocol, TcpState,
+    };
+    use crate::table::ConnectionTable;
+
+    pub(super) fn name(text: &str) -> ProcessName {
+        let mut comm = [0; 16];
+        comm[..text.len()].copy_from_slice(text.as_bytes());
+        ProcessName::from_comm(comm)
+    }
+
+    pub(super) fn tcp() -> Sample {
+        Sample {
+            key: ConnectionKey { object: 1, born_ns: 1_000_000_000 },
+            protocol: Protocol::Tcp,
+            local: ([10, 0, 0, 1], 12345).into(),
+            remote: ([93, 184, 216, 34], 443).into(),
+            state: Some(TcpState::Established),
+            owner: Some(Owner { pid: 1234, name: name("curl") }),
+            counters: Counters {
+                bytes_in: 1_258_291,
+                bytes_out: 340,
+                packets_in: 900,
+                packets_out: 12,
+            },
+            rtt_us: Some(5000),
+            min_rtt_us: Some(4321),
+            retransmits: 3,
+            partial: false,
+            uid: 1000,
+            ifindex: 2,
+            netns: 4_026_531_840,
+            cgroup: 77,
+        }
+    }
+
+    pub(super) fn udp() -> Sample {
+        Sample {
+            key: ConnectionKey { object: 2, born_ns: 2_000_000_000 },
+            protocol: Protocol::Udp,
+            local: "[2001:db8::1]:5353".parse().unwrap(),
+            remote: "[fe80::1%2]:5353".parse().unwrap(),
+            state: None,
+            owner: Some(Owner { pid: 99, name: name("my resolver") }),
+            counters: Counters { bytes_in: 2048, bytes_out: 0, packets_in: 2, packets_out: 0 },
+            rtt_us: None,
+            min_rtt_us: None,
+            retransmits: 0,
+            ifindex: 0,
+            cgroup: 0,
+            ..tcp()
+        }
+    }
+
+    pub(super) fn record(sample: Sample, rate_in: f64, rate_out: f64) -> ConnectionRecord {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample]);
+        let mut record = *table.all().next().unwrap();
+        record.rate_in = rate_in;
+        record.rate_out = rate_out;
+        record
+    }
+
+    pub(super) fn closed(sample: Sample, reason: CloseReason, age_ns: u64) -> Closed {
+        Closed { sample, reason, closed_ns: sample.key.born_ns + age_ns }
+    }
+
+    pub(super) fn interval<'a>(
+        rows: &'a [&'a ConnectionRecord],
+        closed: &'a [Closed],
+    ) -> Interval<'a> {
+        static NOTHING: std::sync::OnceLock<Loss> = std::sync::OnceLock::new();
+        Interval {
+            time: "2026-03-04T05:06:07.089123Z".parse().unwrap(),
+            now_ns: 11_500_000_000,
+            rows,
+            closed,
+            lost: NOTHING.get_or_init(Loss::default),
+            listing: false,
+        }
+    }
 }

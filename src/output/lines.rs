@@ -1,0 +1,507 @@
+//! Lines: one row per connection, for a person and for awk.
+//!
+//! Owns the columns, their widths, the `[CLOSED]` line and colours. Which rows
+//! there are, and in which order, was decided before; whether to colour is
+//! told, never asked of a terminal. Nothing moves the cursor.
+//!
+//! A row has exactly 13 blank-separated fields, and `[PARTIAL]` where it
+//! applies as a 14th; a time (`-t`) comes before all of them. A `[CLOSED]` line
+//! ends with `end=WHY`, and there too with `[PARTIAL]` where it applies.
+//!
+//! `age=` is in seconds (see [`Age`]). With `--raw` every number is plain:
+//! bytes, bytes per second, microseconds for round-trip times, and seconds with
+//! six decimals for the age.
+
+use std::io::{self, Write};
+
+use unicode_width::UnicodeWidthStr;
+
+use super::text::{Age, Name, Rate, RawAge, RawRtt, Rtt, Size, push, whole};
+use super::{Interval, Sink, release, timestamp};
+use crate::connection::{Closed, Owner, Sample};
+use crate::table::ConnectionRecord;
+
+/// A column: its title, whether it holds numbers (aligned right), and the
+/// width it has at least. Addresses have room for any IPv4 one, names for any.
+const COLUMNS: [(&str, bool, usize); 13] = [
+    ("PROTO", false, 5),
+    ("LOCAL", false, 21),
+    ("REMOTE", false, 21),
+    ("PID", true, 7),
+    ("PROCESS", false, 15),
+    ("STATE", false, 11),
+    ("BYTES_IN", true, 13),
+    ("BYTES_OUT", true, 13),
+    ("PKTS_IN", true, 8),
+    ("PKTS_OUT", true, 8),
+    ("RTT", true, 7),
+    ("RATE_IN", true, 10),
+    ("RATE_OUT", true, 10),
+];
+
+const NEW: &[u8] = b"\x1b[32m";
+const CLOSING: &[u8] = b"\x1b[31m";
+const RESET: &[u8] = b"\x1b[0m";
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LineStyle {
+    /// Plain integers instead of readable units (`--raw`).
+    pub raw: bool,
+    /// The interval's time first on every line (`-t`).
+    pub timestamp: bool,
+    /// Totals are since the connections opened, so none is marked `[PARTIAL]`.
+    pub lifetime: bool,
+    /// New rows green, closing ones red.
+    pub color: bool,
+}
+
+/// Writes intervals as lines.
+#[derive(Debug)]
+pub struct Lines<W> {
+    out: W,
+    style: LineStyle,
+    /// Columns grow for what is wider and never shrink.
+    widths: [usize; COLUMNS.len()],
+    header_due: bool,
+    /// The interval's bytes; written at once.
+    buffer: Vec<u8>,
+    /// The time of the interval and a blank, or nothing.
+    time: String,
+    cells: Cells,
+}
+
+impl<W: Write> Lines<W> {
+    /// Lines into `out`; the header comes with the first interval.
+    pub fn new(out: W, style: LineStyle) -> Lines<W> {
+        Lines {
+            out,
+            style,
+            widths: COLUMNS.map(|(_, _, least)| least),
+            header_due: true,
+            buffer: Vec::new(),
+            time: String::new(),
+            cells: Cells::default(),
+        }
+    }
+
+    fn header(&mut self) {
+        if self.style.timestamp {
+            push(&mut self.buffer, format_args!("{:<24} ", "TIME"));
+        }
+        self.cells.clear();
+        for (title, _, _) in COLUMNS {
+            self.cells.text(title);
+        }
+        self.cells.emit(&self.widths, &mut self.buffer);
+        self.buffer.push(b'\n');
+    }
+
+    fn row(&mut self, row: &ConnectionRecord, listing: bool) {
+        self.cells.fill(row, self.style.raw);
+        self.cells.widen(&mut self.widths);
+        // The listing at start finds everything for the first time.
+        let color = self.style.color && row.is_new && !listing;
+        self.begin(if color { NEW } else { b"" });
+        self.cells.emit(&self.widths, &mut self.buffer);
+        self.end(row.sample.partial, color);
+    }
+
+    fn closed(&mut self, closed: &Closed) {
+        let Sample { protocol, local, remote, counters, .. } = closed.sample;
+        self.begin(if self.style.color { CLOSING } else { b"" });
+        let out = &mut self.buffer;
+        let owner = closed.sample.owner.as_ref();
+        let name = Name(owner.map(|owner| &owner.name));
+        push(out, format_args!("[CLOSED] {} {local} -> {remote} ({name}, PID ", protocol.name()));
+        push_pid(out, owner);
+        let (bytes_in, bytes_out) = (counters.bytes_in, counters.bytes_out);
+        let (rtt, age) = (closed.sample.rtt_us, closed.age_ns());
+        if self.style.raw {
+            push(out, format_args!(") in={bytes_in} out={bytes_out}"));
+        } else {
+            push(out, format_args!(") in={} out={}", Size(bytes_in), Size(bytes_out)));
+        }
+        let (packets_in, packets_out) = (counters.packets_in, counters.packets_out);
+        push(out, format_args!(" pkts_in={packets_in} pkts_out={packets_out}"));
+        if self.style.raw {
+            push(out, format_args!(" rtt={}", RawRtt(rtt)));
+        } else {
+            push(out, format_args!(" rtt={}", Rtt(rtt)));
+        }
+        push(out, format_args!(" retrans={}", closed.sample.retransmits));
+        if self.style.raw {
+            push(out, format_args!(" age={}", RawAge(age)));
+        } else {
+            push(out, format_args!(" age={}", Age(age)));
+        }
+        push(out, format_args!(" end={}", closed.reason.name().unwrap_or("-")));
+        self.end(closed.sample.partial, self.style.color);
+    }
+
+    fn begin(&mut self, color: &[u8]) {
+        self.buffer.extend_from_slice(color);
+        self.buffer.extend_from_slice(self.time.as_bytes());
+    }
+
+    fn end(&mut self, partial: bool, color: bool) {
+        if partial && !self.style.lifetime {
+            self.buffer.extend_from_slice(b" [PARTIAL]");
+        }
+        if color {
+            // Before the newline, so that a cut line leaves no colour behind.
+            self.buffer.extend_from_slice(RESET);
+        }
+        self.buffer.push(b'\n');
+    }
+}
+
+impl<W: Write> Sink for Lines<W> {
+    fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
+        self.buffer.clear();
+        if self.style.timestamp {
+            self.time = timestamp(interval.time);
+            self.time.push(' ');
+        }
+        if std::mem::take(&mut self.header_due) {
+            // The header stands over columns that fit the first rows.
+            for row in interval.rows {
+                self.cells.fill(row, self.style.raw);
+                self.cells.widen(&mut self.widths);
+            }
+            self.header();
+        }
+        for row in interval.rows {
+            self.row(row, interval.listing);
+        }
+        for closed in interval.closed {
+            self.closed(closed);
+        }
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.out.write_all(&self.buffer)?;
+        self.out.flush()?;
+        release(&mut self.buffer);
+        Ok(())
+    }
+}
+
+/// The fields of one row, before their columns are known to be wide enough.
+#[derive(Debug, Default)]
+struct Cells {
+    text: Vec<u8>,
+    /// Where each cell ends in `text`, and how many columns of the screen it takes.
+    ends: [(usize, usize); COLUMNS.len()],
+    count: usize,
+}
+
+impl Cells {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.count = 0;
+    }
+
+    /// Ends the cell whose text was appended since the last one.
+    fn end(&mut self) {
+        let begin = match self.count {
+            0 => 0,
+            count => self.ends[count - 1].0,
+        };
+        let cell = &self.text[begin..];
+        let width = match std::str::from_utf8(cell) {
+            Ok(text) if !text.is_ascii() => text.width(),
+            _ => cell.len(),
+        };
+        self.ends[self.count] = (self.text.len(), width);
+        self.count += 1;
+    }
+
+    fn text(&mut self, text: &str) {
+        self.text.extend_from_slice(text.as_bytes());
+        self.end();
+    }
+
+    fn value(&mut self, value: impl std::fmt::Display) {
+        push(&mut self.text, value);
+        self.end();
+    }
+
+    fn fill(&mut self, row: &ConnectionRecord, raw: bool) {
+        let sample = &row.sample;
+        let counters = &sample.counters;
+        let owner = sample.owner.as_ref();
+        self.clear();
+        self.text(sample.protocol.name());
+        self.value(sample.local);
+        self.value(sample.remote);
+        push_pid(&mut self.text, owner);
+        self.end();
+        self.value(Name(owner.map(|owner| &owner.name)));
+        self.text(super::state_name(sample));
+        if raw {
+            self.value(counters.bytes_in);
+            self.value(counters.bytes_out);
+        } else {
+            self.value(Size(counters.bytes_in));
+            self.value(Size(counters.bytes_out));
+        }
+        self.value(counters.packets_in);
+        self.value(counters.packets_out);
+        if raw {
+            self.value(RawRtt(sample.rtt_us));
+            self.value(whole(row.rate_in));
+            self.value(whole(row.rate_out));
+        } else {
+            self.value(Rtt(sample.rtt_us));
+            self.value(Rate(row.rate_in));
+            self.value(Rate(row.rate_out));
+        }
+    }
+
+    fn widen(&self, widths: &mut [usize; COLUMNS.len()]) {
+        for (width, &(_, cell)) in widths.iter_mut().zip(&self.ends) {
+            *width = cell.max(*width);
+        }
+    }
+
+    fn emit(&self, widths: &[usize; COLUMNS.len()], out: &mut Vec<u8>) {
+        let mut begin = 0;
+        for (column, (&(end, cell), width)) in self.ends.iter().zip(widths).enumerate() {
+            let padding = width.saturating_sub(cell);
+            let (_, number, _) = COLUMNS[column];
+            if column > 0 {
+                out.push(b' ');
+            }
+            if number {
+                out.resize(out.len() + padding, b' ');
+            }
+            out.extend_from_slice(&self.text[begin..end]);
+            if !number {
+                out.resize(out.len() + padding, b' ');
+            }
+            begin = end;
+        }
+    }
+}
+
+fn push_pid(out: &mut Vec<u8>, owner: Option<&Owner>) {
+    match owner {
+        Some(owner) => push(out, owner.pid),
+        None => out.push(b'-'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{closed, interval, name, record, tcp, udp};
+    use super::*;
+    use crate::connection::{CloseReason, Counters, ProcessName};
+    use proptest::prelude::*;
+
+    const PLAIN: LineStyle =
+        LineStyle { raw: false, timestamp: false, lifetime: false, color: false };
+
+    fn write(style: LineStyle, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
+        let mut out = Vec::new();
+        let rows: Vec<_> = rows.iter().collect();
+        Lines::new(&mut out, style).interval(&interval(&rows, ended)).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn rows_stand_under_the_header() {
+        let mut old = tcp();
+        old.partial = true;
+        old.owner = None;
+        old.counters = Counters::default();
+        let rows =
+            [record(tcp(), 1536.0, 0.4), record(udp(), 0.0, 1_258_291.2), record(old, 0.0, 0.0)];
+        assert_eq!(
+            write(PLAIN, &rows, &[]),
+            "\
+PROTO LOCAL                 REMOTE                    PID PROCESS         STATE            BYTES_IN     BYTES_OUT  PKTS_IN PKTS_OUT     RTT    RATE_IN   RATE_OUT
+TCP   10.0.0.1:12345        93.184.216.34:443        1234 curl            ESTABLISHED 1258291(1.2M)          340B      900       12   5.0ms    1.5KB/s       0B/s
+UDP   [2001:db8::1]:5353    [fe80::1%2]:5353           99 my_resolver     UDP            2048(2.0K)            0B        2        0       -       0B/s    1.2MB/s
+TCP   10.0.0.1:12345        93.184.216.34:443           - -               ESTABLISHED            0B            0B        0        0   5.0ms       0B/s       0B/s [PARTIAL]
+"
+        );
+    }
+
+    #[test]
+    fn a_close_is_told_to_the_letter() {
+        let fin = closed(tcp(), CloseReason::Fin, 12_345_600_000);
+        let mut old = tcp();
+        old.partial = true;
+        old.owner = None;
+        old.rtt_us = None;
+        let old = closed(old, CloseReason::Unknown, 1);
+        let text = write(PLAIN, &[], &[fin, old]);
+        assert_eq!(
+            text.split_once('\n').unwrap().1,
+            "\
+[CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291(1.2M) out=340B pkts_in=900 pkts_out=12 rtt=5.0ms retrans=3 age=12.346s end=fin
+[CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (-, PID -) in=1258291(1.2M) out=340B pkts_in=900 pkts_out=12 rtt=- retrans=3 age=- end=- [PARTIAL]
+"
+        );
+    }
+
+    #[test]
+    fn raw_is_plain_integers_and_time_comes_first_on_every_line() {
+        let style = LineStyle { raw: true, timestamp: true, ..PLAIN };
+        let fin = closed(tcp(), CloseReason::Abort, 312_400);
+        assert_eq!(
+            write(style, &[record(tcp(), 1536.4, 0.0)], &[fin]),
+            "\
+TIME                     PROTO LOCAL                 REMOTE                    PID PROCESS         STATE            BYTES_IN     BYTES_OUT  PKTS_IN PKTS_OUT     RTT    RATE_IN   RATE_OUT
+2026-03-04T05:06:07.089Z TCP   10.0.0.1:12345        93.184.216.34:443        1234 curl            ESTABLISHED       1258291           340      900       12    5000       1536          0
+2026-03-04T05:06:07.089Z [CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291 out=340 pkts_in=900 pkts_out=12 rtt=5000 retrans=3 age=0.000312 end=abort
+"
+        );
+    }
+
+    #[test]
+    fn lifetime_totals_lack_nothing_and_carry_no_mark() {
+        let mut old = tcp();
+        old.partial = true;
+        let style = LineStyle { lifetime: true, ..PLAIN };
+        let text = write(style, &[record(old, 0.0, 0.0)], &[closed(old, CloseReason::Fin, 1)]);
+        assert!(!text.contains("PARTIAL"), "{text}");
+    }
+
+    #[test]
+    fn colours_cover_whole_lines_of_what_is_new_or_closing() {
+        let style = LineStyle { color: true, timestamp: true, ..PLAIN };
+        let mut known = record(tcp(), 0.0, 0.0);
+        known.is_new = false;
+        let text =
+            write(style, &[record(tcp(), 0.0, 0.0), known], &[closed(tcp(), CloseReason::Fin, 1)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(!lines[0].contains('\x1b'));
+        assert!(lines[1].starts_with("\x1b[32m2026-") && lines[1].ends_with("B/s\x1b[0m"));
+        assert!(!lines[2].contains('\x1b'));
+        assert!(lines[3].starts_with("\x1b[31m2026-") && lines[3].ends_with("end=fin\x1b[0m"));
+
+        let row = record(tcp(), 0.0, 0.0);
+        let mut out = Vec::new();
+        let rows = [&row];
+        let listing = Interval { listing: true, ..interval(&rows, &[]) };
+        Lines::new(&mut out, style).interval(&listing).unwrap();
+        assert!(!out.contains(&0x1b), "nothing in the listing at start is new");
+    }
+
+    /// Counts the calls, as `strace` would see them.
+    #[derive(Default)]
+    struct Calls(Vec<Vec<u8>>, usize);
+
+    impl Write for &mut Calls {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.1 += 1;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_interval_is_one_write_and_a_silent_one_is_none() {
+        let mut calls = Calls::default();
+        let mut lines = Lines::new(&mut calls, PLAIN);
+        lines.interval(&interval(&[], &[])).unwrap();
+        lines.interval(&interval(&[], &[])).unwrap();
+        let row = record(tcp(), 0.0, 0.0);
+        lines.interval(&interval(&[&row, &row], &[closed(tcp(), CloseReason::Fin, 1)])).unwrap();
+        assert_eq!((calls.0.len(), calls.1), (2, 2));
+        assert!(calls.0[0].starts_with(b"PROTO "), "the header does not wait for a row");
+        assert_eq!(calls.0[1].iter().filter(|&&byte| byte == b'\n').count(), 3);
+    }
+
+    #[test]
+    fn columns_grow_for_all_that_follows_and_never_shrink() {
+        let mut long = tcp();
+        long.local = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap();
+        let (short, long) = (record(tcp(), 0.0, 0.0), record(long, 0.0, 0.0));
+        let text = write(PLAIN, &[short, long], &[]);
+        let at = |line: &str| line.find(" 93.184").map(|at| at + 1);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0].find("REMOTE"), Some(53), "the first listing sets the widths");
+        assert_eq!((at(lines[1]), at(lines[2])), (Some(53), Some(53)));
+
+        let mut out = Vec::new();
+        let mut lines = Lines::new(&mut out, PLAIN);
+        for row in [&short, &long, &short] {
+            lines.interval(&interval(&[row], &[])).unwrap();
+        }
+        let text = String::from_utf8(out).unwrap();
+        let starts: Vec<_> = text.lines().skip(1).map(at).collect();
+        assert_eq!(starts, [Some(28), Some(53), Some(53)]);
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let mut wide = tcp();
+        wide.owner = Some(Owner { pid: 7, name: name("日本語") });
+        let text = write(PLAIN, &[record(wide, 0.0, 0.0), record(tcp(), 0.0, 0.0)], &[]);
+        let ends: Vec<_> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.find("ESTABLISHED").map(|at| line[..at].width()))
+            .collect();
+        assert_eq!(ends[0], ends[1]);
+    }
+
+    fn samples() -> impl Strategy<Value = (Sample, [f64; 2], bool)> {
+        let address = prop_oneof![
+            any::<([u8; 4], u16)>().prop_map(std::net::SocketAddr::from),
+            any::<([u16; 8], u16)>().prop_map(std::net::SocketAddr::from),
+            any::<([u16; 8], u16, u32)>().prop_map(|(address, port, scope)| {
+                std::net::SocketAddrV6::new(address.into(), port, 0, scope).into()
+            }),
+        ];
+        let owner = proptest::option::of(any::<(u32, [u8; 16])>());
+        (
+            (address.clone(), address, owner),
+            any::<[u64; 4]>(),
+            (any::<Option<u32>>(), any::<[f64; 2]>(), any::<[bool; 3]>()),
+        )
+            .prop_map(|((local, remote, owner), numbers, (rtt_us, rates, flags))| {
+                let mut sample = if flags[0] { tcp() } else { udp() };
+                sample.local = local;
+                sample.remote = remote;
+                sample.owner =
+                    owner.map(|(pid, comm)| Owner { pid, name: ProcessName::from_comm(comm) });
+                let [bytes_in, bytes_out, packets_in, packets_out] = numbers;
+                sample.counters = Counters { bytes_in, bytes_out, packets_in, packets_out };
+                sample.rtt_us = rtt_us;
+                sample.partial = flags[1];
+                (sample, rates, flags[2])
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_has_the_promised_fields((sample, rates, time) in samples(), raw: bool) {
+            let style = LineStyle { raw, timestamp: time, ..PLAIN };
+            let row = record(sample, rates[0], rates[1]);
+            let text = write(style, &[row], &[closed(sample, CloseReason::Fin, 5)]);
+            let lines: Vec<_> = text.split('\n').collect();
+            prop_assert_eq!(lines.len(), 4, "header, row, close and the end: {}", text);
+            // As awk splits: blanks, tabs.
+            let fields = |line: &str| line.split([' ', '\t']).filter(|field| !field.is_empty()).count();
+            let expected = 13 + usize::from(time);
+            prop_assert_eq!(fields(lines[0]), expected);
+            prop_assert_eq!(fields(lines[1]), expected + usize::from(sample.partial));
+            let cells: Vec<_> = lines[1].split_whitespace().skip(usize::from(time)).collect();
+            for (cell, count) in [(6, sample.counters.bytes_in), (7, sample.counters.bytes_out)] {
+                let digits = cells[cell].bytes().take_while(u8::is_ascii_digit).count();
+                prop_assert_eq!(cells[cell][..digits].parse(), Ok(count));
+            }
+            prop_assert_eq!(cells[1].parse(), Ok(sample.local));
+            prop_assert_eq!(cells[2].parse(), Ok(sample.remote));
+            prop_assert_eq!(cells.get(13).copied(), sample.partial.then_some("[PARTIAL]"));
+            prop_assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
+        }
+    }
+}
