@@ -4,3 +4,4 @@ pub mod connection;
 pub mod loss;
 pub mod output;
 pub mod table;
+pub mod view;
