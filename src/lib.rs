@@ -1,6 +1,9 @@
 //! tcptop: who is talking to whom, and how much.
+pub mod cli;
 pub mod collector;
 pub mod connection;
 pub mod loss;
+pub mod manual;
 pub mod output;
 pub mod table;
+pub mod view;

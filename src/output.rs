@@ -62,7 +62,7 @@ fn release(buffer: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-mod fixtures {
+pub(crate) mod fixtures {
     //! Connections that the formats' tests write.
 
     use super::*;
@@ -71,13 +71,13 @@ mod fixtures {
     };
     use crate::table::ConnectionTable;
 
-    pub(super) fn name(text: &str) -> ProcessName {
+    pub(crate) fn name(text: &str) -> ProcessName {
         let mut comm = [0; 16];
         comm[..text.len()].copy_from_slice(text.as_bytes());
         ProcessName::from_comm(comm)
     }
 
-    pub(super) fn tcp() -> Sample {
+    pub(crate) fn tcp() -> Sample {
         Sample {
             key: ConnectionKey { object: 1, born_ns: 1_000_000_000 },
             protocol: Protocol::Tcp,
@@ -102,7 +102,7 @@ mod fixtures {
         }
     }
 
-    pub(super) fn udp() -> Sample {
+    pub(crate) fn udp() -> Sample {
         Sample {
             key: ConnectionKey { object: 2, born_ns: 2_000_000_000 },
             protocol: Protocol::Udp,
@@ -120,7 +120,7 @@ mod fixtures {
         }
     }
 
-    pub(super) fn record(sample: Sample, rate_in: f64, rate_out: f64) -> ConnectionRecord {
+    pub(crate) fn record(sample: Sample, rate_in: f64, rate_out: f64) -> ConnectionRecord {
         let mut table = ConnectionTable::new(false);
         table.seed([sample]);
         let mut record = *table.all().next().unwrap();
@@ -129,11 +129,11 @@ mod fixtures {
         record
     }
 
-    pub(super) fn closed(sample: Sample, reason: CloseReason, age_ns: u64) -> Closed {
+    pub(crate) fn closed(sample: Sample, reason: CloseReason, age_ns: u64) -> Closed {
         Closed { sample, reason, closed_ns: sample.key.born_ns + age_ns }
     }
 
-    pub(super) fn interval<'a>(
+    pub(crate) fn interval<'a>(
         rows: &'a [&'a ConnectionRecord],
         closed: &'a [Closed],
     ) -> Interval<'a> {

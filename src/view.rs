@@ -1,0 +1,128 @@
+//! Which rows come first, and how many.
+//!
+//! Owns `--sort` and `--top`. Pure: the rows of an interval in, the same rows
+//! ordered and cut out. What a row looks like is the business of `output`.
+
+use std::cmp::Ordering;
+
+use crate::table::ConnectionRecord;
+
+/// What the rows of an interval are ordered by; the highest comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Bytes per second of both directions in this interval
+    #[default]
+    Rate,
+    /// Bytes of both directions so far
+    Bytes,
+    /// Round-trip time; rows without one come last
+    Rtt,
+    /// The longest open first
+    Age,
+}
+
+impl Sort {
+    /// The order of two rows. Where they are equal their keys decide, so that
+    /// the same rows always come in the same order.
+    fn compare(self, a: &ConnectionRecord, b: &ConnectionRecord) -> Ordering {
+        let (first, second) = (&a.sample, &b.sample);
+        let order = match self {
+            Sort::Rate => b.rate().total_cmp(&a.rate()),
+            Sort::Bytes => second.counters.bytes().cmp(&first.counters.bytes()),
+            Sort::Rtt => second.rtt_us.cmp(&first.rtt_us),
+            // What is older than tcptop was first seen when it started.
+            Sort::Age => first.key.born_ns.cmp(&second.key.born_ns),
+        };
+        order.then_with(|| first.key.cmp(&second.key))
+    }
+}
+
+/// Orders `rows` and keeps the first `top` of them.
+///
+/// With `top`, only those are sorted: the first ten of 100,000 cost one pass.
+pub fn arrange(rows: &mut Vec<&ConnectionRecord>, sort: Sort, top: Option<usize>) {
+    if let Some(top) = top.filter(|&top| top < rows.len()) {
+        if top > 0 {
+            rows.select_nth_unstable_by(top - 1, |a, b| sort.compare(a, b));
+        }
+        rows.truncate(top);
+    }
+    rows.sort_unstable_by(|a, b| sort.compare(a, b));
+}
+
+/// An empty list of rows in the memory of an earlier one, whose borrow of the
+/// table is over: an interval then allocates only where it has more rows than
+/// any before.
+pub fn reuse<'new>(mut rows: Vec<&ConnectionRecord>) -> Vec<&'new ConnectionRecord> {
+    rows.clear();
+    // Collecting a vector's own iterator keeps its memory.
+    rows.into_iter().map_while(|_| None).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::fixtures::{record, tcp};
+    use proptest::prelude::*;
+
+    /// (object, born_ns, bytes, rtt, rate)
+    fn row(
+        (object, born_ns, bytes, rtt_us, rate): (u64, u64, u64, Option<u32>, f64),
+    ) -> ConnectionRecord {
+        let mut sample = tcp();
+        sample.key.object = object;
+        sample.key.born_ns = born_ns;
+        sample.counters.bytes_in = bytes;
+        sample.counters.bytes_out = 0;
+        sample.rtt_us = rtt_us;
+        record(sample, rate, 0.0)
+    }
+
+    fn order(records: &[ConnectionRecord], sort: Sort, top: Option<usize>) -> Vec<u64> {
+        let mut rows: Vec<_> = records.iter().collect();
+        arrange(&mut rows, sort, top);
+        rows.iter().map(|row| row.sample.key.object).collect()
+    }
+
+    #[test]
+    fn the_highest_comes_first() {
+        let rows = [
+            (1, 30, 500, None, 1.0),
+            (2, 10, 700, Some(9), 5.0),
+            (3, 20, 600, Some(80), 0.0),
+            (4, 20, 600, None, 5.0),
+        ]
+        .map(row);
+        assert_eq!(order(&rows, Sort::Rate, None), [2, 4, 1, 3]);
+        assert_eq!(order(&rows, Sort::Bytes, None), [2, 3, 4, 1]);
+        assert_eq!(order(&rows, Sort::Rtt, None), [3, 2, 1, 4]);
+        assert_eq!(order(&rows, Sort::Age, None), [2, 3, 4, 1]);
+        assert_eq!(order(&rows, Sort::Rate, Some(2)), [2, 4]);
+        assert_eq!(order(&rows, Sort::Rate, Some(9)), [2, 4, 1, 3]);
+        assert_eq!(order(&[], Sort::Rate, Some(1)), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn the_list_keeps_its_memory() {
+        let record = row((1, 1, 1, None, 0.0));
+        let rows = vec![&record; 100];
+        let (memory, capacity) = (rows.as_ptr(), rows.capacity());
+        let rows = reuse(rows);
+        assert_eq!((rows.len(), rows.as_ptr(), rows.capacity()), (0, memory, capacity));
+    }
+
+    proptest! {
+        #[test]
+        fn top_is_the_head_of_the_whole_order(
+            values in proptest::collection::vec((0u64..9, 0u64..3, 0u64..3, any::<Option<u32>>(), 0.0..9.0), 0..40),
+            top in 1usize..45,
+        ) {
+            let rows: Vec<_> = values.into_iter().map(row).collect();
+            for sort in [Sort::Rate, Sort::Bytes, Sort::Rtt, Sort::Age] {
+                let mut whole = order(&rows, sort, None);
+                whole.truncate(top);
+                prop_assert_eq!(order(&rows, sort, Some(top)), whole);
+            }
+        }
+    }
+}
