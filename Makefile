@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help run build check test vmlinux man install uninstall
+.PHONY: help run build check test test-kernels vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,14 @@ check: ## Format and lints
 test: ## Everything: format, lints, tests (the live ones as root), no needless rebuild
 	@scripts/install-deps.sh --test
 	@scripts/test.sh
+
+# Which executable cargo made of tests/live.rs
+LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
+	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
+
+test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest")
+	@kernels/install.sh
+	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(BIN) "$(LIVE)"
 
 vmlinux: ## Generate vmlinux/vmlinux.h anew (BTF=FILE: not from the running kernel)
 	python3 vmlinux/generate.py --btf $(BTF)

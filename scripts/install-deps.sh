@@ -112,7 +112,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # a list of packages
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $packages >&2
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends $packages >&2
 
 list=$(missing 1)
 if [ -n "$list" ]; then
