@@ -29,5 +29,5 @@ ended=$(sed -n 's/^guest: exit //p' "$output" | tail -n 1)
 grep -av '^guest: exit ' "$output" | sed '${/^$/d}' || true
 [ -z "$ended" ] || exit "$ended"
 [ $status -ne 124 ] || exit 124
-tail -n 25 "$console" | sed 's/^/console: /' >&2
+tail -n 60 "$console" | sed 's/^/console: /' >&2
 exit 125

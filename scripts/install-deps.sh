@@ -26,6 +26,7 @@ build  command:clang      compiles_the_BPF_programs        clang            clan
 build  command:pkg-config finds_the_libraries              pkg-config       pkgconf-pkg-config   pkg-config     pkgconf     pkgconf
 build  library:libelf     libbpf_reads_BPF_objects_with_it libelf-dev       elfutils-libelf-devel libelf-devel  libelf      elfutils-dev
 build  library:zlib       libelf_needs_it                  zlib1g-dev       zlib-devel           zlib-devel     zlib        zlib-dev
+test   command:bash       scripts/test.sh_is_written_in_it  bash             bash                 bash           bash        bash
 test   command:ip         network_namespaces_for_the_tests iproute2         iproute              iproute2       iproute2    iproute2
 test   command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
 test   command:tc         loss_and_delay_for_the_tests     iproute2         iproute-tc           iproute2       iproute2    iproute2-tc
@@ -46,15 +47,14 @@ present() {
     esac
 }
 
-# Prints "package reason" lines for what is missing, in column $1 of the table.
+# Prints "package reason" for what is missing, as the package manager $1 calls it.
+# shellcheck disable=SC2034 # the columns are chosen by name
 missing() {
-    table | grep -v '^#' | while read -r what check why packages; do
+    table | grep -v '^#' | while read -r what check why apt dnf zypper pacman apk; do
         [ "$what" = build ] || [ "$with_tests" = yes ] || continue
         present "$check" && continue
-        # shellcheck disable=SC2086 # the columns are words
-        set -- "$1" $packages
-        shift "$1"
-        echo "$1" | tr ',' '\n' | sed "s/\$/ $(echo "$why" | tr _ ' ')/"
+        eval "packages=\$$1"
+        echo "$packages" | tr ',' '\n' | sed "s/\$/ $(echo "$why" | tr _ ' ')/"
     done | sort -u -k 1,1
 }
 
@@ -81,14 +81,14 @@ if [ "$with_tests" = yes ]; then
 fi
 
 # --- packages ------------------------------------------------------------------
-if command -v apt-get >/dev/null; then column=1
-elif command -v dnf >/dev/null; then column=2 install="dnf install"
-elif command -v zypper >/dev/null; then column=3 install="zypper install"
-elif command -v pacman >/dev/null; then column=4 install="pacman -S"
-elif command -v apk >/dev/null; then column=5 install="apk add"
-else column=1 install="(Debian's names)"
-fi
-list=$(missing "$column")
+manager=apt install="(as Debian calls them)"
+for candidate in "apt-get install" "dnf install" "zypper install" "pacman -S" "apk add"; do
+    command -v "${candidate%% *}" >/dev/null || continue
+    manager=${candidate%% *} install=$candidate
+    manager=${manager%-get}
+    break
+done
+list=$(missing "$manager")
 [ -n "$list" ] || exit 0
 packages=$(echo "$list" | cut -d' ' -f1 | tr '\n' ' ')
 
@@ -104,7 +104,7 @@ fi
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null; then
-        say "Please install them as root: apt-get install $packages"
+        say "Please install them as root: $install $packages"
         exit 1
     fi
     as_root=sudo
@@ -114,7 +114,7 @@ $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # a list of packages
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends $packages >&2
 
-list=$(missing 1)
+list=$(missing apt)
 if [ -n "$list" ]; then
     say "Still missing after the installation: $(echo "$list" | cut -d' ' -f1 | tr '\n' ' ')"
     exit 1
