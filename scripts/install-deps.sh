@@ -26,7 +26,7 @@ build  command:clang      compiles_the_BPF_programs        clang            clan
 build  command:pkg-config finds_the_libraries              pkg-config       pkgconf-pkg-config   pkg-config     pkgconf     pkgconf
 build  library:libelf     libbpf_reads_BPF_objects_with_it libelf-dev       elfutils-libelf-devel libelf-devel  libelf      elfutils-dev
 build  library:zlib       libelf_needs_it                  zlib1g-dev       zlib-devel           zlib-devel     zlib        zlib-dev
-test   command:bash       scripts/test.sh_is_written_in_it  bash             bash                 bash           bash        bash
+test   command:bash       runs_the_tests                   bash             bash                 bash           bash        bash
 test   command:ip         network_namespaces_for_the_tests iproute2         iproute              iproute2       iproute2    iproute2
 test   command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
 test   command:tc         loss_and_delay_for_the_tests     iproute2         iproute-tc           iproute2       iproute2    iproute2-tc
