@@ -1,0 +1,33 @@
+#!/bin/bash
+# boot.sh KERNEL INITRAMFS CONSOLE [SECONDS] — boot the kernel of a directory under
+# QEMU, print what the guest's job prints, and end with its status.  124: no end
+# within the time, 125: the guest died.  The kernel's messages go to the file CONSOLE.
+#
+# Always emulated (TCG): /dev/kvm is no promise that a stock kernel boots with it,
+# and behaviour is tested here, not speed.
+set -euo pipefail
+
+kernel=$1 initramfs=$2 console=$3 seconds=${4:-900}
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+case ${TCPTOP_KERNELS_ARCH:-amd64} in
+amd64) machine=(qemu-system-x86_64 -machine q35 -cpu max) tty=ttyS0 ;;
+# Pointer authentication with the real cipher makes the emulation several times slower.
+arm64) machine=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on") tty=ttyAMA0 ;;
+esac
+
+status=0
+timeout -k 5 "$seconds" "${machine[@]}" -accel tcg,thread=multi -smp 2 -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
+    -nodefaults -no-user-config -display none -no-reboot \
+    -kernel "$kernel/vmlinuz" -initrd "$initramfs" \
+    -append "console=$tty panic=-1 oops=panic quiet mitigations=off" \
+    -chardev "file,id=console,path=$console" -serial chardev:console \
+    -chardev "file,id=output,path=$output" -serial chardev:output </dev/null >&2 || status=$?
+
+ended=$(sed -n 's/^guest: exit //p' "$output" | tail -n 1)
+grep -av '^guest: exit ' "$output" | sed '${/^$/d}' || true
+[ -z "$ended" ] || exit "$ended"
+[ $status -ne 124 ] || exit 124
+tail -n 60 "$console" | sed 's/^/console: /' >&2
+exit 125

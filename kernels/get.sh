@@ -1,0 +1,123 @@
+#!/bin/bash
+# get.sh SERIES... — fetch Debian's newest kernel of each series (6.1, 6.12, ...;
+# `newest` is the newest series of all) and unpack it below the cache:
+#
+#   SERIES/vmlinuz  SERIES/modules/  SERIES/abi (the package's name for it)
+#
+# Prints the series, one a line, `newest` replaced by its number.  What is in the
+# cache is not fetched again.  The machine's own apt sources stay as they are.
+set -euo pipefail
+
+cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
+arch=${TCPTOP_KERNELS_ARCH:-amd64}
+apt=$cache/apt-$arch
+store=$cache/$arch
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# The cloud flavour: half the download, and all that a virtual machine needs.
+flavour=cloud-$arch
+
+say() { echo "$*" >&2; }
+
+# --- an apt of its own, that knows several releases of Debian ---------------------
+sources() { # $1: where the oldest release is
+    # the machine's own mirror, where it has one
+    local mirror
+    mirror=$(awk '/^URIs:/ { print $2; exit }' /etc/apt/sources.list.d/debian.sources 2>/dev/null || true)
+    mirror=${mirror:-http://deb.debian.org/debian}
+    echo "deb [arch=$arch signed-by=$keys] ${1:-$mirror} bullseye main"
+    for suite in bookworm trixie trixie-backports sid experimental; do
+        echo "deb [arch=$arch signed-by=$keys] $mirror $suite main"
+    done
+}
+
+configure() {
+    mkdir -p "$apt"/{lists/partial,cache/archives/partial,none}
+    : >"$apt/status" # nothing is ever installed from here
+    # Parts "none": a container's own snippets would switch the package cache off.
+    cat >"$apt/conf" <<END
+APT::Architecture "$arch";
+APT::Architectures { "$arch"; };
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Acquire::Check-Valid-Until "false";
+Dir::Etc::parts "$apt/none";
+Dir::Etc::sourcelist "$apt/sources.list";
+Dir::Etc::sourceparts "$apt/none";
+Dir::Etc::preferencesparts "$apt/none";
+Dir::State "$apt";
+Dir::State::lists "$apt/lists";
+Dir::State::status "$apt/status";
+Dir::Cache "$apt/cache";
+END
+    export APT_CONFIG=$apt/conf
+    # Package lists are good for a day.
+    [ -z "$(find "$apt/fresh" -mtime -1 2>/dev/null)" ] || return 0
+    sources >"$apt/sources.list"
+    if ! apt-get update -qq >&2; then
+        say "get.sh: looking for Debian 11 in the archive"
+        sources http://archive.debian.org/debian >"$apt/sources.list"
+        apt-get update -qq >&2
+    fi
+    touch "$apt/fresh"
+}
+
+# --- which packages make a kernel --------------------------------------------------
+# Up to 6.18 linux-image-ABI has it all.  From 6.19 on linux-binary-ABI has the
+# kernel and linux-modules-ABI the modules; each may be "unsigned" by name.
+# An ABI that has lost its modules is of no use.
+complete() { # the ABIs of this flavour, newest first
+    sed -nE "s/^linux-image-(unsigned-)?([0-9].*-$flavour)(-unsigned)?\$/\2/p" <<<"$packages" |
+        sort -u | { grep -vxFf <(binaries) || true; } | cat - <(binaries | grep -xFf <(modules) || true) |
+        sort -uVr
+}
+binaries() { sed -nE "s/^linux-binary-(unsigned-)?([0-9].*-$flavour)\$/\2/p" <<<"$packages"; }
+modules() { sed -nE "s/^linux-modules-([0-9].*-$flavour)\$/\1/p" <<<"$packages"; }
+
+has() { grep -qxF -- "$1" <<<"$packages"; }
+
+packages_of() { # ABI
+    local name
+    for name in "linux-binary-$1" "linux-binary-unsigned-$1" "linux-image-$1" "linux-image-$1-unsigned"; do
+        has "$name" && echo "$name" && break
+    done
+    if has "linux-modules-$1"; then echo "linux-modules-$1"; fi
+}
+
+fetch() { # series
+    local series=$1 abi directory
+    directory=$store/$series
+    [ ! -e "$directory/abi" ] || return 0
+    abi=$(grep -m 1 -E "^${series//./\\.}[.+~-]" <<<"$abis") || {
+        say "get.sh: Debian has no kernel $series ($flavour)"
+        return 1
+    }
+    say "get.sh: fetching $abi"
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    # shellcheck disable=SC2046 # a list of packages
+    (cd "$work" && apt-get download -qq $(packages_of "$abi") >&2)
+    for package in "$work"/*.deb; do
+        dpkg-deb -x "$package" "$work/root"
+    done
+    # Where things lie depends on the packages' age.
+    mkdir -p "$work/kernel"
+    mv "$(find "$work/root" -type f -name 'vmlinu[xz]*' -print -quit)" "$work/kernel/vmlinuz"
+    mv "$(dirname "$(find "$work/root" -type d -path '*lib/modules/*/kernel' -print -quit)")" "$work/kernel/modules"
+    echo "$abi" >"$work/kernel/abi"
+    rm -rf "$directory"
+    mv "$work/kernel" "$directory"
+    rm -rf "$work"
+}
+
+work=
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$store"
+configure
+packages=$(apt-cache pkgnames linux-)
+abis=$(complete)
+for series; do
+    [ "$series" != newest ] || series=$(head -n 1 <<<"$abis" | cut -d. -f1,2 | sed 's/[^0-9.].*//')
+    fetch "$series"
+    echo "$series"
+done

@@ -1,0 +1,37 @@
+#!/bin/sh
+# /init of the test guest: mounts, modules, loopback, then /job as root.  What the
+# job prints goes to the second serial line, ended by "guest: exit STATUS"; the
+# first one is the kernel's console.
+export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/root TERM=dumb
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mkdir -p /run/netns
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/mounts /etc/mtab
+
+out=/dev/ttyS1
+[ "$(uname -m)" != aarch64 ] || out=/dev/ttyAMA1
+stty -F $out raw -echo -ixon
+
+while read -r module; do
+    insmod "$module"
+done </etc/modules
+ip link set lo up
+# The kernel's own limit is 4096; a system's init raises it.
+# shellcheck disable=SC3045
+ulimit -n 65536
+
+cd /root || exit
+setsid /job </dev/null >$out 2>&1
+printf '\nguest: exit %s\n' $? >$out
+poweroff -f

@@ -1,0 +1,121 @@
+#!/bin/sh
+# install-deps.sh [--test] — what it takes to build tcptop, and with --test what
+# its tests call as well.  Silent where nothing is missing.  On Debian and Ubuntu
+# the missing packages are installed, elsewhere they are named (status 1).
+set -eu
+
+with_tests=no
+case ${1:-} in
+--test) with_tests=yes ;;
+'') ;;
+*)
+    sed -n '2,4s/^# //p' "$0" >&2
+    exit 2
+    ;;
+esac
+
+say() { echo "$*" >&2; }
+
+# What for, how to see that it is there, why, and who calls it what.
+table() {
+    cat <<'END'
+# for  check              why                              apt              dnf                  zypper         pacman      apk
+build  command:make       builds_libbpf                    make             make                 make           make        make
+build  command:cc         builds_libbpf_and_links          gcc,libc6-dev    gcc                  gcc            gcc         gcc,musl-dev,linux-headers
+build  command:clang      compiles_the_BPF_programs        clang            clang                clang          clang       clang
+build  command:pkg-config finds_the_libraries              pkg-config       pkgconf-pkg-config   pkg-config     pkgconf     pkgconf
+build  library:libelf     libbpf_reads_BPF_objects_with_it libelf-dev       elfutils-libelf-devel libelf-devel  libelf      elfutils-dev
+build  library:zlib       libelf_needs_it                  zlib1g-dev       zlib-devel           zlib-devel     zlib        zlib-dev
+test   command:bash       runs_the_tests                   bash             bash                 bash           bash        bash
+test   command:ip         network_namespaces_for_the_tests iproute2         iproute              iproute2       iproute2    iproute2
+test   command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
+test   command:tc         loss_and_delay_for_the_tests     iproute2         iproute-tc           iproute2       iproute2    iproute2-tc
+test   command:iperf3     steady_traffic_for_the_tests     iperf3           iperf3               iperf          iperf3      iperf3
+test   command:gawk       reads_lines_and_CSV_in_the_tests gawk             gawk                 gawk           gawk        gawk
+test   command:python3    reads_CSV_and_JSON_in_the_tests  python3          python3              python3        python      python3
+test   command:sqlite3    reads_CSV_in_the_tests           sqlite3          sqlite               sqlite3        sqlite      sqlite
+test   command:setcap     capabilities_for_the_tests       libcap2-bin      libcap               libcap-progs   libcap      libcap-setcap
+test   command:setpriv    capabilities_for_the_tests       util-linux       util-linux           util-linux     util-linux  setpriv
+test   command:ps         memory_use_in_the_tests          procps           procps-ng            procps         procps-ng   procps
+END
+}
+
+present() {
+    case $1 in
+    command:*) command -v "${1#command:}" >/dev/null ;;
+    library:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#library:}" ;;
+    esac
+}
+
+# Prints "package reason" for what is missing, as the package manager $1 calls it.
+# shellcheck disable=SC2034 # the columns are chosen by name
+missing() {
+    table | grep -v '^#' | while read -r what check why apt dnf zypper pacman apk; do
+        [ "$what" = build ] || [ "$with_tests" = yes ] || continue
+        present "$check" && continue
+        eval "packages=\$$1"
+        echo "$packages" | tr ',' '\n' | sed "s/\$/ $(echo "$why" | tr _ ' ')/"
+    done | sort -u -k 1,1
+}
+
+# --- cargo: from rustup, never from here -------------------------------------
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+if ! command -v cargo >/dev/null; then
+    say "tcptop is built with cargo, which is not installed: see https://rustup.rs"
+    [ -z "${SUDO_USER:-}" ] || say "(where $SUDO_USER has it: run make without sudo, it asks for sudo when needed)"
+    exit 1
+fi
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+found=$(cargo --version | cut -d' ' -f2)
+if [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" != "$wanted" ]; then
+    say "tcptop needs cargo $wanted or newer, this is $found: rustup update, or see https://rustup.rs"
+    exit 1
+fi
+if [ "$with_tests" = yes ]; then
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 && continue
+        [ $component = fmt ] && component=rustfmt
+        say "Installing $component: make check runs it"
+        rustup component add "$component" >&2
+    done
+fi
+
+# --- packages ------------------------------------------------------------------
+manager=apt install="(as Debian calls them)"
+for candidate in "apt-get install" "dnf install" "zypper install" "pacman -S" "apk add"; do
+    command -v "${candidate%% *}" >/dev/null || continue
+    manager=${candidate%% *} install=$candidate
+    manager=${manager%-get}
+    break
+done
+list=$(missing "$manager")
+[ -n "$list" ] || exit 0
+packages=$(echo "$list" | cut -d' ' -f1 | tr '\n' ' ')
+
+say "Missing here:"
+echo "$list" | while read -r package why; do
+    printf '  %-22s %s\n' "$package" "$why" >&2
+done
+
+if ! command -v apt-get >/dev/null; then
+    say "Please install them: $install $packages"
+    exit 1
+fi
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        say "Please install them as root: $install $packages"
+        exit 1
+    fi
+    as_root=sudo
+    say "Installing them with sudo apt-get"
+fi
+$as_root apt-get update -qq >&2
+# shellcheck disable=SC2086 # a list of packages
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends $packages >&2
+
+list=$(missing apt)
+if [ -n "$list" ]; then
+    say "Still missing after the installation: $(echo "$list" | cut -d' ' -f1 | tr '\n' ' ')"
+    exit 1
+fi
