@@ -65,6 +65,8 @@ pub struct Config {
     pub color: ColorChoice,
     /// Status 3 where something was lost.
     pub strict: bool,
+    /// Created once the listing at start is written: for scripts that wait for it.
+    pub ready_file: Option<PathBuf>,
 }
 
 /// Which connections to show. Empty lists and `None` let everything pass;
@@ -382,6 +384,10 @@ struct Args {
     #[arg(allow_negative_numbers = true)]
     udp_flows: u32,
 
+    /// Create this file once the listing at start is written
+    #[arg(long, value_name = "FILE", hide = true)]
+    ready_file: Option<PathBuf>,
+
     /// Tell which kernel hooks serve, and prove on loopback that they fire
     #[arg(long, help_heading = MORE, exclusive = true)]
     doctor: bool,
@@ -487,6 +493,7 @@ impl Args {
             append: self.append,
             color: self.color,
             strict: self.strict,
+            ready_file: self.ready_file,
         })))
     }
 }
@@ -604,6 +611,7 @@ mod tests {
                 append: false,
                 color: ColorChoice::Auto,
                 strict: false,
+                ready_file: None,
             }
         );
     }
@@ -644,6 +652,7 @@ mod tests {
                 append: true,
                 color: ColorChoice::Never,
                 strict: true,
+                ready_file: None,
             }
         );
     }
@@ -803,7 +812,7 @@ mod tests {
     #[test]
     fn the_manual_page_has_every_option_and_its_sections() {
         let page = String::from_utf8(Generated::Man.text()).expect("UTF-8").replace("\\-", "-");
-        for argument in command().get_arguments() {
+        for argument in command().get_arguments().filter(|argument| !argument.is_hide_set()) {
             let flag = match (argument.get_long(), argument.get_short()) {
                 (Some(long), _) => format!("\\fB--{long}\\fR"),
                 (None, short) => format!("\\fB-{}\\fR", short.unwrap_or_default()),

@@ -2,8 +2,12 @@
 pub mod cli;
 pub mod collector;
 pub mod connection;
+pub mod filter;
 pub mod loss;
 pub mod manual;
 pub mod output;
+pub mod privileges;
+pub mod report;
+pub mod signals;
 pub mod table;
 pub mod view;

@@ -1,2 +1,166 @@
 //! The `tcptop` command.
-fn main() {}
+//!
+//! ```text
+//! kernel hook → ring buffer → channel → table → lines
+//!  bpf/          collector/    report    table   output/
+//! ```
+//!
+//! Owns the order of things at start and at the end, and the exit status.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::OFlag;
+use nix::net::if_::if_nametoindex;
+use nix::unistd::pipe2;
+use tcptop::cli::{self, Config, Format, Task};
+use tcptop::collector::NetworkCollector;
+use tcptop::collector::linux::{CHANNEL, LinuxCollector, Schedule};
+use tcptop::filter::Filter;
+use tcptop::output::Sink;
+use tcptop::output::lines::{LineStyle, Lines};
+use tcptop::privileges;
+use tcptop::report::{Reporter, Summary, say};
+use tcptop::signals::{End, Signals};
+
+/// `--strict`, and something was lost.
+const LOST: u8 = 3;
+/// `EX_NOPERM` of sysexits.h.
+const NOT_PRIVILEGED: u8 = 77;
+
+fn main() -> ExitCode {
+    let task = match cli::parse(std::env::args_os()) {
+        Ok(task) => task,
+        // Prints help and version as well, each to where it belongs.
+        Err(error) => error.exit(),
+    };
+    match perform(task) {
+        Ok(status) => status,
+        Err(error) => {
+            say(&format!("tcptop: error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Run(config) => stream(*config),
+        Task::Doctor => bail!("--doctor is not there yet"),
+        Task::Generate(what) => match io::stdout().write_all(&what.text()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(error).context("failed to write to the standard output")
+            }
+            _ => Ok(ExitCode::SUCCESS),
+        },
+    }
+}
+
+fn stream(config: Config) -> Result<ExitCode> {
+    let sink = sink(&config)?;
+    if !privileges::may_trace() {
+        say("error: tcptop requires root privileges. Run with sudo.");
+        return Ok(ExitCode::from(NOT_PRIVILEGED));
+    }
+    privileges::check_kernel()?;
+    let filter = filter(&config)?;
+    let mut signals = Signals::install()?;
+
+    // Closed to tell the collector to stop, and by the reporter when it is done.
+    let (stop, running) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
+    let (done, working) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
+    let (sender, receiver) = crossbeam_channel::bounded(CHANNEL);
+    let mut collector = LinuxCollector {
+        schedule: Schedule {
+            interval: config.interval,
+            count: config.count,
+            duration: config.duration,
+            stop,
+        },
+        lifetime: config.lifetime,
+    };
+    let reporter = Reporter {
+        sink,
+        filter,
+        sort: config.sort,
+        top: config.top,
+        all: config.all || config.format != Format::Lines,
+        lifetime: config.lifetime,
+        ready_file: config.ready_file,
+    };
+    let collecting = thread::Builder::new()
+        .name("collector".into())
+        .spawn(move || collector.run(sender))
+        .context("failed to start a thread")?;
+    let reporting = thread::Builder::new()
+        .name("reporter".into())
+        .spawn(move || {
+            let result = reporter.run(&receiver);
+            drop((receiver, working));
+            result
+        })
+        .context("failed to start a thread")?;
+
+    let end = signals.wait(&done)?;
+    drop(running);
+    if end == End::ReaderGone {
+        // The reporter may have nothing to write and so never notice. Whatever
+        // is attached goes with the process.
+        return Ok(ExitCode::SUCCESS);
+    }
+    let summary: Summary = reporting.join().map_err(|_| anyhow!("the reporter panicked"))??;
+    collecting.join().map_err(|_| anyhow!("the collector panicked"))??;
+    if !summary.reader_gone {
+        say(&format!(
+            "tcptop: {} connections closed, {} open, lost: {}",
+            summary.closed, summary.open, summary.lost
+        ));
+    }
+    if config.strict && !summary.lost.is_zero() {
+        return Ok(ExitCode::from(LOST));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The format and its destination. A file is opened here, before anything else.
+fn sink(config: &Config) -> Result<Box<dyn Sink + Send>> {
+    let stdout = io::stdout();
+    match config.format {
+        Format::Lines => {
+            let color = config.color.resolve(stdout.is_terminal(), |name| std::env::var_os(name));
+            let style = LineStyle {
+                raw: config.raw,
+                timestamp: config.timestamp,
+                lifetime: config.lifetime,
+                color,
+            };
+            Ok(Box::new(Lines::new(stdout, style)))
+        }
+        Format::Csv | Format::Json => bail!("this format is not there yet"),
+    }
+}
+
+/// What the user's words for the filter mean on this host.
+fn filter(config: &Config) -> Result<Filter> {
+    let asked = config.filter.clone();
+    for pid in &asked.pids {
+        if !fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
+            say(&format!("tcptop: no process has PID {pid} yet; waiting for it"));
+        }
+    }
+    let interfaces = asked
+        .interfaces
+        .iter()
+        .map(|name| {
+            if_nametoindex(name.as_str()).with_context(|| {
+                format!("no network device is named '{name}' here; `ip -br link` lists them")
+            })
+        })
+        .collect::<Result<Vec<u32>>>()?;
+    let own = fs::metadata("/proc/self/ns/net").context("failed to read /proc/self/ns/net")?.ino();
+    Ok(Filter::new(asked, interfaces, own as u32))
+}

@@ -12,7 +12,7 @@ use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
 
 use crate::collector::CollectorEvent;
-use crate::connection::{Closed, ConnectionKey, Sample};
+use crate::connection::{Closed, ConnectionKey, Protocol, Sample};
 
 /// A tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,10 +31,12 @@ pub struct ConnectionRecord {
     moved: bool,
     /// Number of the tick that visited this record last; 0 for none.
     visited: u32,
+    /// Number of the tick before the last sample.
+    sampled: u32,
 }
 
 impl ConnectionRecord {
-    fn new(sample: Sample, lifetime: bool) -> ConnectionRecord {
+    fn new(sample: Sample, lifetime: bool, ticks: u32) -> ConnectionRecord {
         // With lifetime totals, what an older connection moved before tcptop
         // came is no traffic of this interval.
         let (bytes_in_before, bytes_out_before) = if lifetime && sample.partial {
@@ -51,6 +53,7 @@ impl ConnectionRecord {
             bytes_out_before,
             moved: true,
             visited: 0,
+            sampled: ticks,
         }
     }
 
@@ -70,8 +73,8 @@ impl ConnectionRecord {
         let now = &mut self.sample.counters;
         now.bytes_in = now.bytes_in.max(before.counters.bytes_in);
         now.bytes_out = now.bytes_out.max(before.counters.bytes_out);
-        now.packets_in = now.packets_in.max(before.counters.packets_in);
-        now.packets_out = now.packets_out.max(before.counters.packets_out);
+        now.packets_in = forward(before.counters.packets_in, now.packets_in);
+        now.packets_out = forward(before.counters.packets_out, now.packets_out);
     }
 
     /// Ends an interval of `elapsed_ns` (0: no rate can be told). Returns
@@ -91,6 +94,20 @@ impl ConnectionRecord {
         self.is_new = self.visited == 0;
         let moved = std::mem::take(&mut self.moved);
         moved || (had_rate && self.rate() == 0.0)
+    }
+}
+
+/// The count of packets after `before` that a sample gives as `now`. The kernel
+/// counts segments modulo 2^32 (`tcp_sock.segs_in`), so the distance counts; one
+/// of half the range is a step back.
+fn forward(before: u64, now: u64) -> u64 {
+    let distance = (now as u32).wrapping_sub(before as u32);
+    if now >= before {
+        now
+    } else if distance < 1 << 31 {
+        before + u64::from(distance)
+    } else {
+        before
     }
 }
 
@@ -139,7 +156,12 @@ impl ConnectionTable {
             CollectorEvent::Expired(key) => {
                 self.records.swap_remove(key);
             }
-            CollectorEvent::Tick(tick) => self.tick(tick.now_ns),
+            CollectorEvent::Tick(tick) => {
+                if tick.complete {
+                    self.drop_unsampled();
+                }
+                self.tick(tick.now_ns);
+            }
         }
     }
 
@@ -150,9 +172,13 @@ impl ConnectionTable {
         }
         self.sampled.push(key);
         match self.records.entry(key) {
-            Entry::Occupied(mut record) => record.get_mut().absorb(*sample),
+            Entry::Occupied(mut occupied) => {
+                let record = occupied.get_mut();
+                record.absorb(*sample);
+                record.sampled = self.ticks;
+            }
             Entry::Vacant(vacant) => {
-                vacant.insert(ConnectionRecord::new(*sample, self.lifetime));
+                vacant.insert(ConnectionRecord::new(*sample, self.lifetime, self.ticks));
             }
         }
     }
@@ -203,6 +229,14 @@ impl ConnectionTable {
         self.changed = visit;
     }
 
+    /// Forgets TCP connections that the last interval brought no sample of: each
+    /// open one was sampled, so the record of their end was lost (and counted).
+    fn drop_unsampled(&mut self) {
+        let ticks = self.ticks;
+        self.records
+            .retain(|_, record| record.sample.protocol != Protocol::Tcp || record.visited == ticks);
+    }
+
     /// Every open connection, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = &ConnectionRecord> {
         self.records.values()
@@ -234,7 +268,9 @@ impl ConnectionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{CloseReason, Counters, Protocol, TcpState};
+    use crate::collector::Tick;
+    use crate::connection::{CloseReason, Counters, TcpState};
+    use crate::loss::Loss;
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -383,6 +419,31 @@ mod tests {
         table.update(&CollectorEvent::Sample(old));
         table.tick(2 * SECOND);
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
+    }
+
+    #[test]
+    fn a_connection_whose_end_was_lost_leaves_with_a_complete_tick() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 1, 1), sample(2, 1, 1)]);
+        table.tick(0);
+        table.update(&CollectorEvent::Sample(sample(2, 1, 1)));
+        let tick = Tick { now_ns: SECOND, lost: Loss::default(), listing: false, complete: true };
+        table.update(&CollectorEvent::Tick(tick));
+        assert_eq!(table.all().map(|r| r.sample.key.object).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn segments_are_counted_beyond_two_to_the_32nd() {
+        let mut table = ConnectionTable::new(false);
+        let mut busy = sample(1, 1, 1);
+        for step in 1..=6u64 {
+            busy.counters.packets_in = step * 1_000_000_000 % (1 << 32);
+            table.update(&CollectorEvent::Sample(busy));
+        }
+        busy.counters.packets_in = 6_000_000_007 % (1 << 32);
+        table.update(&CollectorEvent::Closed(closed(busy)));
+        table.tick(SECOND);
+        assert_eq!(table.closed()[0].sample.counters.packets_in, 6_000_000_007);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 
 /// Who tells which process uses a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OwnerProvider {
+pub(super) enum OwnerProvider {
     /// `tp_btf/sock_send_length` and `sock_recv_length` (Linux 6.3).
     SocketTracepoints,
     /// `fentry` on `tcp_sendmsg` and `tcp_recvmsg`; needs BPF trampolines.
@@ -31,7 +31,7 @@ impl OwnerProvider {
 
 /// What the programs are told before they are loaded.
 #[derive(Clone, Copy, Debug)]
-pub struct Knobs {
+pub(super) struct Knobs {
     /// Size of the ring buffer in bytes: a power of two of pages.
     pub ring_bytes: u32,
     /// Totals since connections opened.
@@ -39,7 +39,7 @@ pub struct Knobs {
 }
 
 /// The loaded programs with everything that keeps them attached.
-pub struct Hooks<'object> {
+pub(super) struct Hooks<'object> {
     /// Maps and programs.
     pub skel: TcptopSkel<'object>,
     /// What is attached to the running kernel; dropping it detaches.
@@ -59,7 +59,7 @@ impl<'object> Hooks<'object> {
     ///
     /// # Errors
     /// Where no combination of providers can be loaded and attached.
-    pub fn attach(
+    pub(super) fn attach(
         storage: &'object mut MaybeUninit<OpenObject>,
         knobs: Knobs,
     ) -> Result<Hooks<'object>> {

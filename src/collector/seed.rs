@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 /// Runs an iterator to its end and returns what it wrote last, where that fills
 /// `out`. An iterator that skipped a million objects answers EAGAIN: read on
 /// (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
-pub fn run(link: &Link, out: &mut [u8]) -> io::Result<usize> {
+pub(super) fn run(link: &Link, out: &mut [u8]) -> io::Result<usize> {
     let mut iter = Iter::new(link).map_err(io::Error::other)?;
     let mut total = 0;
     let mut scratch = [0; 64];
@@ -43,7 +43,7 @@ pub fn run(link: &Link, out: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// Where the iterator cannot be read.
-pub fn held(link: &Link) -> Result<()> {
+pub(super) fn held(link: &Link) -> Result<()> {
     run(link, &mut []).map(drop).context("failed to list the sockets of all processes")
 }
 
@@ -54,7 +54,7 @@ pub fn held(link: &Link) -> Result<()> {
 ///
 /// # Errors
 /// Where the iterator cannot be read in tcptop's own namespace.
-pub fn unheld(link: &Link) -> Result<()> {
+pub(super) fn unheld(link: &Link) -> Result<()> {
     run(link, &mut []).context("failed to list the TCP sockets")?;
     let others = other_network_namespaces();
     if others.is_empty() {

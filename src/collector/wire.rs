@@ -4,7 +4,12 @@
 //! records themselves are defined once, in `bpf/event.h`.
 
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 

@@ -1,0 +1,113 @@
+//! Which connections the user asked for.
+//!
+//! Owns the decision about one connection. Pure: what the names of devices
+//! mean is looked up before. Follows the owner, so a connection that changes
+//! hands comes and goes.
+
+use std::net::SocketAddr;
+
+use crate::cli::{Family, Filter as Asked};
+use crate::connection::Sample;
+
+/// All conditions that are given must hold; within one, any of its values.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    asked: Asked,
+    interfaces: Vec<u32>,
+    own_netns: u32,
+}
+
+impl Filter {
+    /// `interfaces` are the indices of the devices asked for, in the network
+    /// namespace with the inode number `own_netns`: tcptop's own, since the
+    /// names of devices are those that the user sees.
+    pub fn new(asked: Asked, interfaces: Vec<u32>, own_netns: u32) -> Filter {
+        Filter { asked, interfaces, own_netns }
+    }
+
+    /// True where every condition holds.
+    pub fn matches(&self, sample: &Sample) -> bool {
+        let asked = &self.asked;
+        let port = |endpoint: &SocketAddr| asked.ports.contains(&endpoint.port());
+        asked.protocol.is_none_or(|protocol| protocol == sample.protocol)
+            && asked.family.is_none_or(|family| (family == Family::V6) == sample.remote.is_ipv6())
+            && (asked.ports.is_empty() || port(&sample.local) || port(&sample.remote))
+            && (asked.interfaces.is_empty()
+                || (sample.netns == self.own_netns && self.interfaces.contains(&sample.ifindex)))
+            && (asked.pids.is_empty()
+                || sample.owner.is_some_and(|owner| asked.pids.contains(&owner.pid)))
+            && (asked.processes.is_empty()
+                || sample.owner.is_some_and(|owner| {
+                    let name = owner.name.to_text();
+                    asked.processes.iter().any(|part| name.contains(part.as_str()))
+                }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Protocol;
+    use crate::output::fixtures::tcp;
+
+    fn asked(change: impl FnOnce(&mut Asked)) -> Filter {
+        let mut asked = Asked::default();
+        change(&mut asked);
+        Filter::new(asked, vec![2, 3], 77)
+    }
+
+    #[test]
+    fn each_condition_alone() {
+        let sample = tcp();
+        let owner = sample.owner.expect("fixture has an owner");
+        let name = owner.name.to_text().into_owned();
+        let matches = |change: &dyn Fn(&mut Asked)| asked(change).matches(&sample);
+        assert!(matches(&|_| {}));
+        assert!(matches(&|a| a.ports = vec![1, sample.local.port()]));
+        assert!(matches(&|a| a.ports = vec![sample.remote.port()]));
+        assert!(!matches(&|a| a.ports = vec![1]));
+        assert!(matches(&|a| a.pids = vec![1, owner.pid]));
+        assert!(!matches(&|a| a.pids = vec![owner.pid + 1]));
+        assert!(matches(&|a| a.processes = vec![name[1..].to_owned()]));
+        assert!(!matches(&|a| a.processes = vec![name.to_uppercase()]));
+        assert!(matches(&|a| a.protocol = Some(Protocol::Tcp)));
+        assert!(!matches(&|a| a.protocol = Some(Protocol::Udp)));
+        assert!(matches(&|a| a.family = Some(Family::V4)));
+        assert!(!matches(&|a| a.family = Some(Family::V6)));
+    }
+
+    #[test]
+    fn all_conditions_must_hold() {
+        let sample = tcp();
+        let port = sample.local.port();
+        let both = |protocol| {
+            asked(|a| {
+                a.ports = vec![port];
+                a.protocol = Some(protocol);
+            })
+            .matches(&sample)
+        };
+        assert!(both(Protocol::Tcp));
+        assert!(!both(Protocol::Udp));
+    }
+
+    #[test]
+    fn a_device_counts_in_its_own_namespace_only() {
+        let mut sample = tcp();
+        let filter = asked(|a| a.interfaces = vec!["eth0".into()]);
+        (sample.netns, sample.ifindex) = (77, 3);
+        assert!(filter.matches(&sample));
+        sample.ifindex = 4;
+        assert!(!filter.matches(&sample));
+        (sample.netns, sample.ifindex) = (78, 3);
+        assert!(!filter.matches(&sample));
+    }
+
+    #[test]
+    fn nobody_has_no_name() {
+        let mut sample = tcp();
+        sample.owner = None;
+        assert!(!asked(|a| a.pids = vec![1]).matches(&sample));
+        assert!(!asked(|a| a.processes = vec![String::new()]).matches(&sample));
+    }
+}

@@ -1,0 +1,133 @@
+//! The reporter: batches of events in, written intervals out.
+//!
+//! Owns the connection table and the sink. Runs in a thread of its own and may
+//! block on its output as long as it likes: the collector goes on counting.
+
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, TimeDelta, Utc};
+use crossbeam_channel::Receiver;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::collector::{Batch, CollectorEvent, Tick};
+use crate::connection::Closed;
+use crate::filter::Filter;
+use crate::loss::Loss;
+use crate::output::{Interval, Sink};
+use crate::table::{ConnectionRecord, ConnectionTable};
+use crate::view::{self, Sort};
+
+/// What is reported, and how much of it.
+pub struct Reporter {
+    /// Where it is written.
+    pub sink: Box<dyn Sink + Send>,
+    /// Which connections.
+    pub filter: Filter,
+    /// Their order.
+    pub sort: Sort,
+    /// Keep the first of that order only.
+    pub top: Option<usize>,
+    /// Every tracked connection in every interval, not only what changed.
+    pub all: bool,
+    /// Totals since connections opened.
+    pub lifetime: bool,
+    /// Created once the listing at start is written: traffic from then on counts.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// What was seen from start to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Connections that were open at the end.
+    pub open: usize,
+    /// Connections that ended.
+    pub closed: u64,
+    /// What could not be kept.
+    pub lost: Loss,
+    /// The reader of the output went away.
+    pub reader_gone: bool,
+}
+
+impl Reporter {
+    /// Reports until the collector hangs up or the reader of the output goes away.
+    ///
+    /// # Errors
+    /// Where the output cannot be written.
+    pub fn run(mut self, batches: &Receiver<Batch>) -> Result<Summary> {
+        let mut table = ConnectionTable::new(self.lifetime);
+        let mut summary = Summary::default();
+        let mut rows = Vec::new();
+        for event in batches.iter().flatten() {
+            table.update(&event);
+            let CollectorEvent::Tick(tick) = event else { continue };
+            summary.open = table.len();
+            summary.closed += table.closed().len() as u64;
+            summary.lost += &tick.lost;
+            if !tick.lost.is_zero() {
+                say(&format!("tcptop: lost in this interval: {}", tick.lost));
+            }
+            match self.write(&table, &tick, &mut rows) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    summary.reader_gone = true;
+                    return Ok(summary);
+                }
+                Err(error) => return Err(error).context("failed to write the output"),
+            }
+            if tick.listing {
+                if let Some(path) = &self.ready_file {
+                    std::fs::write(path, "")
+                        .with_context(|| format!("failed to write {}", path.display()))?;
+                }
+            }
+        }
+        Ok(summary)
+    }
+
+    fn write(&mut self, table: &ConnectionTable, tick: &Tick, memory: &mut Rows) -> io::Result<()> {
+        let mut rows = view::reuse(std::mem::take(memory));
+        let shown = |record: &&ConnectionRecord| self.filter.matches(&record.sample);
+        if self.all || tick.listing {
+            rows.extend(table.all().filter(shown));
+        } else {
+            rows.extend(table.changed().filter(shown));
+        }
+        view::arrange(&mut rows, self.sort, self.top);
+        let closed: Vec<Closed> = table
+            .closed()
+            .iter()
+            .filter(|closed| self.filter.matches(&closed.sample))
+            .copied()
+            .collect();
+        let result = self.sink.interval(&Interval {
+            time: wall_clock(tick.now_ns),
+            now_ns: tick.now_ns,
+            rows: &rows,
+            closed: &closed,
+            lost: &tick.lost,
+            listing: tick.listing,
+        });
+        *memory = view::reuse(rows);
+        result
+    }
+}
+
+/// The memory of an interval's rows, between two intervals.
+type Rows = Vec<&'static ConnectionRecord>;
+
+/// The wall-clock time at which CLOCK_MONOTONIC showed `monotonic_ns`. Measured
+/// anew each time, since the wall clock can be set; not the time of printing,
+/// which may be long after.
+fn wall_clock(monotonic_ns: u64) -> DateTime<Utc> {
+    let now = Utc::now();
+    let Ok(monotonic) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return now };
+    let since = monotonic.tv_sec() * 1_000_000_000 + monotonic.tv_nsec() - monotonic_ns as i64;
+    now - TimeDelta::nanoseconds(since)
+}
+
+/// A message on stderr. One that cannot be written is no reason to end.
+pub fn say(message: &str) {
+    let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{message}\n").as_bytes());
+}
