@@ -229,12 +229,12 @@ impl ConnectionTable {
         self.changed = visit;
     }
 
-    /// Forgets TCP connections that the last interval brought no sample of: each
-    /// open one was sampled, so the record of their end was lost (and counted).
+    /// Forgets TCP connections that had no sample since the last tick although
+    /// each open one was sampled: the record of their end was lost (and counted).
     fn drop_unsampled(&mut self) {
         let ticks = self.ticks;
         self.records
-            .retain(|_, record| record.sample.protocol != Protocol::Tcp || record.visited == ticks);
+            .retain(|_, record| record.sample.protocol != Protocol::Tcp || record.sampled == ticks);
     }
 
     /// Every open connection, in no particular order.
