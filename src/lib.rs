@@ -4,6 +4,7 @@ pub mod collector;
 pub mod connection;
 pub mod loss;
 pub mod manual;
+pub mod names;
 pub mod output;
 pub mod table;
 pub mod view;

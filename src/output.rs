@@ -39,6 +39,26 @@ pub trait Sink {
     fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()>;
 }
 
+/// Names for the numbers of a connection, for the formats that write them.
+pub trait Names {
+    /// An interval begins: what may have changed is to be asked for anew.
+    fn refresh(&mut self);
+
+    /// Where a connection is.
+    fn place(&mut self, sample: &Sample) -> Place<'_>;
+}
+
+/// Where a connection is, by names; `None` where one is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Name of the device.
+    pub interface: Option<&'a str>,
+    /// Path of the cgroup below the cgroup v2 mount, beginning with `/`.
+    pub cgroup: Option<&'a str>,
+    /// Id of the container.
+    pub container: Option<&'a str>,
+}
+
 /// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.
 fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
