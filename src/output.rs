@@ -13,6 +13,7 @@ use crate::loss::Loss;
 use crate::table::ConnectionRecord;
 
 pub mod csv;
+pub mod json;
 pub mod lines;
 mod log_file;
 pub mod text;

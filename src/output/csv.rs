@@ -337,6 +337,12 @@ fn short<S: Serializer>(serializer: S, value: impl fmt::Display) -> Result<S::Ok
     }
 }
 
+/// The names of all columns.
+#[cfg(test)]
+pub(super) fn columns() -> impl Iterator<Item = &'static str> {
+    WIDE_HEADER.trim_end().split(',')
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{closed, interval, name, record, tcp, udp};
