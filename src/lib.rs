@@ -5,6 +5,7 @@ pub mod connection;
 pub mod filter;
 pub mod loss;
 pub mod manual;
+pub mod names;
 pub mod output;
 pub mod privileges;
 pub mod report;

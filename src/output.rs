@@ -3,7 +3,8 @@
 //! Owns the [`Sink`] trait and what the formats share. Pure but for the writer
 //! that a sink is given: no clock, no kernel, no terminal queries.
 
-use std::io;
+use std::net::SocketAddr;
+use std::{fmt, io};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -11,7 +12,10 @@ use crate::connection::{Closed, Sample};
 use crate::loss::Loss;
 use crate::table::ConnectionRecord;
 
+pub mod csv;
+pub mod json;
 pub mod lines;
+mod log_file;
 pub mod text;
 
 /// What one interval has to say, ready to be written.
@@ -37,6 +41,91 @@ pub trait Sink {
     /// # Errors
     /// Those of the writer; `BrokenPipe` means that the reader went away.
     fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()>;
+}
+
+/// Names for the numbers of a connection, for the formats that write them.
+pub trait Names {
+    /// An interval begins: what may have changed is to be asked for anew.
+    fn refresh(&mut self);
+
+    /// Where a connection is.
+    fn place(&mut self, sample: &Sample) -> Place<'_>;
+}
+
+/// Where a connection is, by names; `None` where one is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Name of the device.
+    pub interface: Option<&'a str>,
+    /// Path of the cgroup below the cgroup v2 mount, beginning with `/`.
+    pub cgroup: Option<&'a str>,
+    /// Id of the container.
+    pub container: Option<&'a str>,
+}
+
+/// What CSV and JSON say of a connection beyond its sample.
+struct Facts<'a> {
+    sample: &'a Sample,
+    state: &'static str,
+    rate_in: f64,
+    rate_out: f64,
+    /// `None` where the connection is older than tcptop.
+    age_ns: Option<u64>,
+    partial: bool,
+    end: Option<&'static str>,
+}
+
+impl<'a> Facts<'a> {
+    /// Of an open connection, at `now_ns` (CLOCK_MONOTONIC).
+    fn open(row: &'a ConnectionRecord, now_ns: u64, lifetime: bool) -> Facts<'a> {
+        let sample = &row.sample;
+        Facts {
+            sample,
+            state: state_name(sample),
+            rate_in: row.rate_in,
+            rate_out: row.rate_out,
+            age_ns: (!sample.partial).then(|| now_ns.saturating_sub(sample.key.born_ns)),
+            partial: sample.partial && !lifetime,
+            end: None,
+        }
+    }
+
+    /// Of one that ended; there is no interval left to tell a rate of.
+    fn closed(closed: &'a Closed, lifetime: bool) -> Facts<'a> {
+        Facts {
+            sample: &closed.sample,
+            state: "CLOSED",
+            rate_in: 0.0,
+            rate_out: 0.0,
+            age_ns: closed.age_ns(),
+            partial: closed.sample.partial && !lifetime,
+            end: closed.reason.name(),
+        }
+    }
+
+    fn netns(&self) -> Option<u32> {
+        (self.sample.netns != 0).then_some(self.sample.netns)
+    }
+}
+
+/// An address without its port; a scope follows as in `fe80::1%2`.
+struct Host<'a>(&'a SocketAddr);
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SocketAddr::V6(address) if address.scope_id() != 0 => {
+                write!(f, "{}%{}", address.ip(), address.scope_id())
+            }
+            address => write!(f, "{}", address.ip()),
+        }
+    }
+}
+
+/// A rate in hundredths of a byte per second, rounded.
+fn cents(rate: f64) -> u64 {
+    // `as` saturates: nothing negative, and no NaN, is left.
+    (rate * 100.0).round() as u64
 }
 
 /// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.

@@ -209,9 +209,9 @@ impl Cells {
             count => self.ends[count - 1].0,
         };
         let cell = &self.text[begin..];
-        let width = match std::str::from_utf8(cell) {
-            Ok(text) if !text.is_ascii() => text.width(),
-            _ => cell.len(),
+        let width = match cell.is_ascii() {
+            true => cell.len(),
+            false => std::str::from_utf8(cell).map_or(cell.len(), |text| text.width()),
         };
         self.ends[self.count] = (self.text.len(), width);
         self.count += 1;
