@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,8 +22,11 @@ use tcptop::cli::{self, Config, Format, Task};
 use tcptop::collector::NetworkCollector;
 use tcptop::collector::linux::{CHANNEL, LinuxCollector, Schedule};
 use tcptop::filter::Filter;
-use tcptop::output::Sink;
+use tcptop::names::HostNames;
+use tcptop::output::csv::{CsvLogger, CsvStyle};
+use tcptop::output::json::JsonLines;
 use tcptop::output::lines::{LineStyle, Lines};
+use tcptop::output::{Names, Sink};
 use tcptop::privileges;
 use tcptop::report::{Reporter, Summary, say};
 use tcptop::signals::{End, Signals};
@@ -90,6 +94,11 @@ fn stream(config: Config) -> Result<ExitCode> {
         top: config.top,
         all: config.all || config.format != Format::Lines,
         lifetime: config.lifetime,
+        greeting: config.log.as_ref().map(|log| {
+            let interval = config.interval.as_secs_f64();
+            format!("tcptop: logging to {} (interval: {interval}s, Ctrl-C to stop)", log.display())
+        }),
+        reopen: if config.log.is_some() { Signals::hang_up()? } else { Arc::default() },
         ready_file: config.ready_file,
     };
     let collecting = thread::Builder::new()
@@ -114,7 +123,12 @@ fn stream(config: Config) -> Result<ExitCode> {
     }
     let summary: Summary = reporting.join().map_err(|_| anyhow!("the reporter panicked"))??;
     collecting.join().map_err(|_| anyhow!("the collector panicked"))??;
-    if !summary.reader_gone {
+    if let Some(log) = &config.log {
+        if !summary.lost.is_zero() {
+            say(&format!("tcptop: lost in total: {}", summary.lost));
+        }
+        say(&format!("tcptop: logging stopped, CSV written to {}", log.display()));
+    } else if !summary.reader_gone {
         say(&format!(
             "tcptop: {} connections closed, {} open, lost: {}",
             summary.closed, summary.open, summary.lost
@@ -140,7 +154,25 @@ fn sink(config: &Config) -> Result<Box<dyn Sink + Send>> {
             };
             Ok(Box::new(Lines::new(stdout, style)))
         }
-        Format::Csv | Format::Json => bail!("this format is not there yet"),
+        Format::Csv => {
+            let wide = config.wide.then(|| Box::new(HostNames::new()) as Box<dyn Names + Send>);
+            let style = CsvStyle { wide, lifetime: config.lifetime };
+            let csv = match &config.log {
+                None => CsvLogger::stream(Box::new(stdout), style),
+                Some(log) if config.append => CsvLogger::append(log, style)?,
+                Some(log) => CsvLogger::new(log, style)?,
+            };
+            if csv.repaired() > 0 {
+                say(&format!(
+                    "tcptop: cut off an unfinished row of {} bytes that an earlier run left",
+                    csv.repaired()
+                ));
+            }
+            Ok(Box::new(csv))
+        }
+        Format::Json => {
+            Ok(Box::new(JsonLines::new(stdout, Box::new(HostNames::new()), config.lifetime)))
+        }
     }
 }
 

@@ -41,6 +41,14 @@ pub trait Sink {
     /// # Errors
     /// Those of the writer; `BrokenPipe` means that the reader went away.
     fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()>;
+
+    /// Opens the destination again, where that is a file (SIGHUP).
+    ///
+    /// # Errors
+    /// Those of opening.
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Names for the numbers of a connection, for the formats that write them.

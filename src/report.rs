@@ -5,6 +5,8 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -33,6 +35,10 @@ pub struct Reporter {
     pub all: bool,
     /// Totals since connections opened.
     pub lifetime: bool,
+    /// Said on stderr once everything works and the first interval begins.
+    pub greeting: Option<String>,
+    /// Set by SIGHUP: open the destination again.
+    pub reopen: Arc<AtomicBool>,
     /// Created once the listing at start is written: traffic from then on counts.
     pub ready_file: Option<PathBuf>,
 }
@@ -74,9 +80,12 @@ impl Reporter {
                     summary.reader_gone = true;
                     return Ok(summary);
                 }
-                Err(error) => return Err(error).context("failed to write the output"),
+                Err(error) => return Err(error.into()),
             }
             if tick.listing {
+                if let Some(greeting) = &self.greeting {
+                    say(greeting);
+                }
                 if let Some(path) = &self.ready_file {
                     std::fs::write(path, "")
                         .with_context(|| format!("failed to write {}", path.display()))?;
@@ -101,6 +110,9 @@ impl Reporter {
             .filter(|closed| self.filter.matches(&closed.sample))
             .copied()
             .collect();
+        if self.reopen.swap(false, Ordering::Relaxed) {
+            self.sink.reopen()?;
+        }
         let result = self.sink.interval(&Interval {
             time: wall_clock(tick.now_ns),
             now_ns: tick.now_ns,

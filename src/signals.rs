@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
 /// Why the wait was over.
@@ -47,7 +47,21 @@ impl Signals {
                 .and_then(|_| pipe::register(signal, sender.try_clone()?))
                 .context("failed to install the signal handlers")?;
         }
+        // A file that reaches its size limit (`ulimit -f`) is a failed write, which
+        // can be told, instead of a signal that kills.
+        flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+            .context("failed to install the signal handlers")?;
         Ok(Signals { stream })
+    }
+
+    /// Makes SIGHUP set the flag that this returns, instead of ending tcptop.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the handler.
+    pub fn hang_up() -> Result<Arc<AtomicBool>> {
+        let told = Arc::new(AtomicBool::new(false));
+        flag::register(SIGHUP, Arc::clone(&told)).context("failed to install a signal handler")?;
+        Ok(told)
     }
 
     /// Waits for a signal, for the reader of standard output to go away, or for

@@ -265,6 +265,10 @@ impl Sink for CsvLogger {
     fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
         self.write_snapshot(interval)
     }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        CsvLogger::reopen(self)
+    }
 }
 
 struct Rows<'a> {
