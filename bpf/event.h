@@ -13,6 +13,8 @@ enum tcptop_event_kind {
 	TCPTOP_SAMPLE = 1,
 	/* A TCP connection ended; state is the last one before CLOSE. */
 	TCPTOP_CLOSED = 2,
+	/* A UDP flow was silent for the timeout and is forgotten. */
+	TCPTOP_EXPIRED = 3,
 };
 
 enum tcptop_event_flags {
@@ -32,8 +34,9 @@ struct tcptop_event {
 	__u8 flags;    /* enum tcptop_event_flags */
 	__u8 pad;
 	__u16 error; /* sk_err, an errno; 0 for none */
-	/* What keeps two connections apart: the socket's address and the moment
-	 * (CLOCK_MONOTONIC) at which this use of it was first seen. */
+	/* What keeps two connections apart: the socket's address (UDP: the number
+	 * of the flow's slot) and the moment (CLOCK_MONOTONIC) at which this use of
+	 * it was first seen. */
 	__u64 object;
 	__u64 born_ns;
 	__u64 time_ns; /* CLOCK_MONOTONIC of a close; 0 in a sample */
@@ -73,6 +76,8 @@ _Static_assert(sizeof(struct tcptop_pass) == 24, "wire size");
 enum tcptop_loss {
 	TCPTOP_LOST_RING_FULL,	  /* close records without room in the ring */
 	TCPTOP_LOST_STORAGE_FULL, /* sockets without storage */
+	TCPTOP_LOST_FLOW_DATAGRAMS, /* UDP datagrams that found the flow table full */
+	TCPTOP_LOST_FLOW_BYTES,	    /* their payload */
 	TCPTOP_LOSS_CAUSES,
 };
 

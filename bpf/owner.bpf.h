@@ -3,7 +3,11 @@
 #ifndef TCPTOP_OWNER_BPF_H
 #define TCPTOP_OWNER_BPF_H
 
-/* The current process uses the socket. */
+/* UDP flows are counted by cgroup_skb programs, which do not see who receives. */
+const volatile bool track_receivers;
+
+/* The current process uses the socket. What is no TCP has no storage, but for
+ * the sockets of udp_received_by(): then it costs one comparison. */
 static __always_inline void owns(struct sock *sk)
 {
 	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);

@@ -3,9 +3,6 @@
 #ifndef TCPTOP_TCP_BPF_H
 #define TCPTOP_TCP_BPF_H
 
-/* A socket that was accepted and not used for so long has its owner looked up. */
-#define OWNERLESS_FOR_NS 1000000000ULL
-
 static __always_inline bool fin_received(struct sock *sk)
 {
 	return sk->__sk_common.skc_flags & (1UL << SOCK_DONE);

@@ -6,6 +6,9 @@
  *   sock_send_length, ...    a process sends or receives          owner
  *   bpf_sk_storage_map       every tick, each tracked socket      samples
  *   task_file, tcp           once at start, each existing socket  seed
+ *   ip_send_skb, ...         a UDP datagram is sent or received   UDP
+ *   cgroup_skb               the same, without BPF trampolines    UDP
+ *   taken_slots              every tick, each UDP flow            UDP samples
  *
  * No program runs per byte or per segment: the kernel counts those in every
  * tcp_sock, and here they are only read.
@@ -21,6 +24,8 @@
 #include "sock.bpf.h"
 #include "tracked.bpf.h"
 #include "tcp.bpf.h"
+#include "udp.bpf.h"
+#include "packet.bpf.h"
 #include "owner.bpf.h"
 
 /* Never set: it puts the type into this object's BTF, from where Rust takes it. */
@@ -57,7 +62,7 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 SEC("?tp_btf/sock_send_length")
 int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
 {
-	if (result >= 0)
+	if (result >= 0 && sk->sk_protocol == IPPROTO_TCP)
 		owns(sk);
 	return 0;
 }
@@ -65,8 +70,12 @@ int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
 SEC("?tp_btf/sock_recv_length")
 int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 {
-	if (result >= 0)
+	if (result < 0)
+		return 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
 		owns(sk);
+	else if (track_receivers && is_udp(sk))
+		udp_received_by(sk);
 	return 0;
 }
 
@@ -129,8 +138,12 @@ int seed_held(struct bpf_iter__task_file *ctx)
 	if (!socket)
 		return 0;
 	sk = socket->sk;
-	if (sk && sk->sk_protocol == IPPROTO_TCP)
+	if (!sk)
+		return 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
 		tcp_seed(sk, task);
+	else if (count_udp && is_udp(sk))
+		udp_seed(sk, task);
 	return 0;
 }
 
@@ -147,5 +160,90 @@ int seed_unheld(struct bpf_iter__tcp *ctx)
 	tp = bpf_skc_to_tcp_sock(common);
 	if (tp)
 		tcp_seed((struct sock *)tp, NULL);
+	return 0;
+}
+
+/*
+ * UDP, best provider: BPF trampolines on functions with one signature on every
+ * kernel. Sending is seen where the IP packet is complete and not yet routed
+ * through netfilter: corked sends as one datagram, a UDP_SEGMENT batch as one
+ * packet with the number of its segments. Receiving is seen where a process
+ * takes the datagram from the socket, in its context: what overflowed the
+ * receive buffer, or failed its checksum, is not counted. Both miss in-kernel
+ * users that do not go through a socket's send and receive functions (tunnels).
+ */
+SEC("?fentry/ip_send_skb")
+int BPF_PROG(udp_sends_ipv4, struct net *net, struct sk_buff *skb)
+{
+	udp_sends(skb, AF_INET);
+	return 0;
+}
+
+SEC("?fentry/ip6_send_skb")
+int BPF_PROG(udp_sends_ipv6, struct sk_buff *skb)
+{
+	udp_sends(skb, AF_INET6);
+	return 0;
+}
+
+SEC("?fentry/skb_consume_udp")
+int BPF_PROG(udp_receives, struct sock *sk, struct sk_buff *skb, int len)
+{
+	/* A length below 0 is a peek: the datagram stays. */
+	if (len >= 0)
+		udp_consumed(sk, skb);
+	return 0;
+}
+
+/*
+ * UDP, where trampolines are refused: every packet of every socket of the host
+ * passes here, TCP's too. Sending is seen before fragmentation and segmentation,
+ * in the sender's context; receiving in softirq, for each socket that gets the
+ * datagram, before the room in its receive buffer is checked: a datagram that is
+ * dropped there is counted. Always lets the packet pass. Misses sockets whose
+ * packets IPsec has wrapped by then.
+ */
+SEC("?cgroup_skb/egress")
+int udp_egress(struct __sk_buff *skb)
+{
+	udp_packet(skb, true);
+	return 1;
+}
+
+SEC("?cgroup_skb/ingress")
+int udp_ingress(struct __sk_buff *skb)
+{
+	udp_packet(skb, false);
+	return 1;
+}
+
+/* UDP samples: each element stands for 64 slots of the flow table. */
+SEC("iter/bpf_map_elem")
+int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
+{
+	__u32 *key = ctx->key;
+	__u64 *value = ctx->value;
+	__u64 *taken, now;
+	__u32 word;
+
+	if (!key || !value)
+		return end_flow_pass(ctx->meta->seq);
+	if (!*value)
+		return 0;
+	word = *key;
+	taken = bpf_map_lookup_elem(&taken_slots, &word);
+	if (!taken)
+		return 0;
+	now = bpf_ktime_get_ns();
+	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++) {
+		__u32 slot = word * SLOTS_PER_WORD + bit;
+		struct flow *flow;
+
+		if (!(*taken & (1ULL << bit)))
+			continue;
+		flow = bpf_map_lookup_elem(&flows, &slot);
+		if (flow)
+			flow_sample(flow, slot, taken, 1ULL << bit, now);
+	}
 	return 0;
 }

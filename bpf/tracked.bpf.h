@@ -60,6 +60,12 @@ static struct tcptop_pass pass;
 /* Several passes can make one tick; none samples a socket twice. */
 static __u32 epoch = 1;
 
+/* Until the sockets that are older than tcptop have been seen. */
+bool starting = true;
+
+/* A socket or flow that nobody was seen using for so long has its owner looked up. */
+#define OWNERLESS_FOR_NS 1000000000ULL
+
 /* Set by user space where records were lost: sample every socket, changed or
  * not, so that those that are gone can be told from those that are idle. */
 bool sample_all;

@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 
 use crate::connection::Protocol;
+use crate::plan::Provider;
 use crate::view::Sort;
 
 /// What tcptop is asked to do.
@@ -67,6 +68,8 @@ pub struct Config {
     pub strict: bool,
     /// Created once the listing at start is written: for scripts that wait for it.
     pub ready_file: Option<PathBuf>,
+    /// Providers that are not to be tried: for tests of the lower-ranked ones.
+    pub without: Vec<Provider>,
 }
 
 /// Which connections to show. Empty lists and `None` let everything pass;
@@ -388,6 +391,10 @@ struct Args {
     #[arg(long, value_name = "FILE", hide = true)]
     ready_file: Option<PathBuf>,
 
+    /// Do as if the kernel refused this provider
+    #[arg(long, value_name = "PROVIDER", hide = true, value_parser = provider)]
+    without: Vec<Provider>,
+
     /// Tell which kernel hooks serve, and prove on loopback that they fire
     #[arg(long, help_heading = MORE, exclusive = true)]
     doctor: bool,
@@ -494,12 +501,20 @@ impl Args {
             color: self.color,
             strict: self.strict,
             ready_file: self.ready_file,
+            without: self.without,
         })))
     }
 }
 
 fn contradiction(reason: &str) -> clap::Error {
     command().error(ErrorKind::ArgumentConflict, reason)
+}
+
+fn provider(name: &str) -> Result<Provider, String> {
+    Provider::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = Provider::ALL.iter().map(|provider| provider.name()).collect();
+        format!("one of {}", names.join(", "))
+    })
 }
 
 const DAY: u32 = 86_400;
@@ -612,6 +627,7 @@ mod tests {
                 color: ColorChoice::Auto,
                 strict: false,
                 ready_file: None,
+                without: Vec::new(),
             }
         );
     }
@@ -653,6 +669,7 @@ mod tests {
                 color: ColorChoice::Never,
                 strict: true,
                 ready_file: None,
+                without: Vec::new(),
             }
         );
     }

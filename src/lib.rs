@@ -7,6 +7,7 @@ pub mod loss;
 pub mod manual;
 pub mod names;
 pub mod output;
+pub mod plan;
 pub mod privileges;
 pub mod report;
 pub mod signals;

@@ -21,6 +21,7 @@ use nix::unistd::pipe2;
 use tcptop::cli::{self, Config, Format, Task};
 use tcptop::collector::NetworkCollector;
 use tcptop::collector::linux::{CHANNEL, LinuxCollector, Schedule};
+use tcptop::connection::Protocol;
 use tcptop::filter::Filter;
 use tcptop::names::HostNames;
 use tcptop::output::csv::{CsvLogger, CsvStyle};
@@ -86,6 +87,11 @@ fn stream(config: Config) -> Result<ExitCode> {
             stop,
         },
         lifetime: config.lifetime,
+        udp: config.filter.protocol != Some(Protocol::Tcp),
+        udp_flows: config.udp_flows,
+        udp_timeout: config.udp_timeout,
+        without: config.without.clone(),
+        notice: |message| say(&format!("tcptop: {message}")),
     };
     let reporter = Reporter {
         sink,

@@ -31,11 +31,10 @@ impl HostNames {
     /// Finds out where tcptop itself is; the rest waits until it is asked for.
     pub fn new() -> HostNames {
         let netns = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
-        let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
         HostNames {
             netns: u32::try_from(netns).unwrap_or(0),
             devices: HashMap::default(),
-            cgroups: Cgroups::new(cgroup_mount(&mounts)),
+            cgroups: Cgroups::new(cgroup_root()),
         }
     }
 }
@@ -129,6 +128,11 @@ impl Cgroups {
             self.gone.clear();
         }
     }
+}
+
+/// The root of cgroup v2 as far as it is visible; `None` where it is not mounted.
+pub fn cgroup_root() -> Option<PathBuf> {
+    cgroup_mount(&fs::read("/proc/self/mountinfo").ok()?)
 }
 
 /// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`

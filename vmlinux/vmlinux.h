@@ -87,6 +87,7 @@ enum {
 enum {
 	BPF_F_NO_PREALLOC = 1,
 	BPF_F_CLONE = 512,
+	BPF_F_MMAPABLE = 1024,
 };
 
 enum {
@@ -123,6 +124,11 @@ enum {
 	TCP_NEW_SYN_RECV = 12,
 	TCP_BOUND_INACTIVE = 13,
 	TCP_MAX_STATES = 14,
+};
+
+enum {
+	false = 0,
+	true = 1,
 };
 
 #pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
@@ -414,13 +420,12 @@ typedef unsigned int sk_buff_data_t;
 struct sk_buff {
 	struct sock *sk;
 	unsigned int len;
-	unsigned int data_len;
+	int skb_iif;
 	__be16 protocol;
 	__u16 transport_header;
 	__u16 network_header;
 	sk_buff_data_t end;
 	unsigned char *head;
-	unsigned char *data;
 };
 
 struct skb_shared_info {

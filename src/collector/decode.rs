@@ -14,6 +14,7 @@ use crate::connection::{
 // The values of bpf/event.h's enums, which are not part of any struct.
 const SAMPLE: u8 = 1;
 const CLOSED: u8 = 2;
+const EXPIRED: u8 = 3;
 const PARTIAL: u8 = 1;
 const FIN_RECEIVED: u8 = 2;
 const NO_FIN_WAIT2: u8 = 4;
@@ -41,6 +42,7 @@ pub fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
             reason: close_reason(sample.state?, i32::from(record.error), record.flags),
             closed_ns: record.time_ns,
         })),
+        EXPIRED => Some(CollectorEvent::Expired(sample.key)),
         _ => None,
     }
 }

@@ -1,81 +1,106 @@
-//! Loading and attaching: which hooks serve which signal on this kernel.
+//! Loading and attaching: the hook plan carried out on this kernel.
 //!
-//! Owns the choice between providers. What works is found by loading and
-//! attaching, best first, never from a kernel version.
+//! Owns the BPF objects. What works is found by loading and attaching the very
+//! programs that are to serve, one provider at a time and off the main object,
+//! since one program that the kernel refuses takes a whole object down.
 
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject};
 
 use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
+use crate::plan::{Choice, Provider, Signal, choose};
 
-/// Who tells which process uses a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OwnerProvider {
-    /// `tp_btf/sock_send_length` and `sock_recv_length` (Linux 6.3).
-    SocketTracepoints,
-    /// `fentry` on `tcp_sendmsg` and `tcp_recvmsg`; needs BPF trampolines.
-    ProtocolEntry,
-    /// Only the iterator over the files of all processes: who holds a socket,
-    /// not who uses it.
-    Holders,
-}
-
-impl OwnerProvider {
-    const RANKED: [OwnerProvider; 3] =
-        [OwnerProvider::SocketTracepoints, OwnerProvider::ProtocolEntry, OwnerProvider::Holders];
-}
+/// Slots of the flow table that one element of the map of taken ones stands for
+/// (`bpf/udp.bpf.h`).
+const SLOTS_PER_WORD: u32 = 64;
 
 /// What the programs are told before they are loaded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Knobs {
     /// Size of the ring buffer in bytes: a power of two of pages.
-    pub ring_bytes: u32,
+    pub(super) ring_bytes: u32,
     /// Totals since connections opened.
-    pub lifetime: bool,
+    pub(super) lifetime: bool,
+    /// Count UDP.
+    pub(super) udp: bool,
+    /// Slots of the table of UDP flows; rounded up to a power of two.
+    pub(super) udp_flows: u32,
+    /// A UDP flow without a datagram for so long is forgotten.
+    pub(super) udp_timeout: Duration,
+    /// Providers that are not to be tried.
+    pub(super) without: Vec<Provider>,
 }
 
 /// The loaded programs with everything that keeps them attached.
 pub(super) struct Hooks<'object> {
     /// Maps and programs.
-    pub skel: TcptopSkel<'object>,
+    pub(super) skel: TcptopSkel<'object>,
     /// What is attached to the running kernel; dropping it detaches.
-    pub attached: Vec<Link>,
+    pub(super) attached: Vec<Link>,
     /// Iterator over every tracked socket.
-    pub sample: Link,
+    pub(super) sample: Link,
+    /// Iterator over the table of UDP flows, where UDP is counted.
+    pub(super) sample_flows: Option<Link>,
     /// Iterator over the files of all processes.
-    pub seed_held: Link,
+    pub(super) seed_held: Link,
     /// Iterator over the TCP sockets of the opener's network namespace.
-    pub seed_unheld: Link,
-    /// The provider in use.
-    pub owner: OwnerProvider,
+    pub(super) seed_unheld: Link,
+    /// Who serves the owner, and UDP where it was asked for.
+    pub(super) plan: Vec<Choice>,
+}
+
+/// libbpf's own words: shown only with `-v`, errors are told in ours.
+pub(super) fn quiet() {
+    libbpf_rs::set_print(None);
 }
 
 impl<'object> Hooks<'object> {
-    /// Loads and attaches everything.
+    /// Finds the best providers, loads and attaches them.
     ///
     /// # Errors
-    /// Where no combination of providers can be loaded and attached.
+    /// Where TCP cannot be served. Without a provider for UDP the plan says so.
     pub(super) fn attach(
         storage: &'object mut MaybeUninit<OpenObject>,
-        knobs: Knobs,
+        knobs: &Knobs,
     ) -> Result<Hooks<'object>> {
-        let owner = choose_owner(knobs)?;
+        let mut plan =
+            vec![choose(Signal::Owner, &knobs.without, |provider| attempt(provider, knobs))];
+        if knobs.udp {
+            plan.push(choose(Signal::Udp, &knobs.without, |provider| attempt(provider, knobs)));
+        }
+        let mut providers = vec![Provider::StateTracepoint, Provider::StorageIterator];
+        providers.extend(plan.iter().filter_map(|choice| choice.provider));
+
         let mut skel =
-            open(storage, knobs, owner)?.load().context("failed to load the BPF programs")?;
+            open(storage, knobs, &providers)?.load().context("failed to load the BPF programs")?;
         let mut attached = Vec::new();
-        attached.push(
-            skel.progs.tcp_state.attach().context("failed to attach to inet_sock_set_state")?,
-        );
-        attach_owner(&mut skel, owner, &mut attached)?;
+        for &provider in &providers {
+            attach(&mut skel, provider, &mut attached)
+                .with_context(|| format!("failed to attach {}", provider.name()))?;
+        }
         let sample = skel
             .progs
             .sample
             .attach_iter(skel.maps.sockets.as_fd())
             .context("failed to attach the iterator over tracked sockets")?;
+        let sample_flows = if providers.iter().any(|provider| is_udp(*provider)) {
+            let link = skel
+                .progs
+                .sample_flows
+                .attach_iter(skel.maps.taken_slots.as_fd())
+                .context("failed to attach the iterator over UDP flows")?;
+            Some(link)
+        } else {
+            None
+        };
         let seed_held =
             skel.progs.seed_held.attach().context("failed to attach the iterator over files")?;
         let seed_unheld = skel
@@ -83,76 +108,99 @@ impl<'object> Hooks<'object> {
             .seed_unheld
             .attach()
             .context("failed to attach the iterator over TCP sockets")?;
-        Ok(Hooks { skel, attached, sample, seed_held, seed_unheld, owner })
+        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, plan })
     }
 }
 
+fn is_udp(provider: Provider) -> bool {
+    Signal::Udp.providers().contains(&provider)
+}
+
+/// Loads and attaches a provider's programs alone, and lets go of them again.
+fn attempt(provider: Provider, knobs: &Knobs) -> Result<(), String> {
+    let knobs = Knobs { ring_bytes: 4096, udp_flows: 16, ..knobs.clone() };
+    let mut storage = MaybeUninit::uninit();
+    let result = open(&mut storage, &knobs, &[provider])
+        .and_then(|open| open.load().context("load"))
+        .and_then(|mut skel| attach(&mut skel, provider, &mut Vec::new()).context("attach"));
+    result.map_err(|error| format!("{error:#}"))
+}
+
+/// The object with the programs of `providers` set to be loaded, and the iterators.
 fn open<'object>(
     storage: &'object mut MaybeUninit<OpenObject>,
-    knobs: Knobs,
-    owner: OwnerProvider,
+    knobs: &Knobs,
+    providers: &[Provider],
 ) -> Result<OpenTcptopSkel<'object>> {
     let mut open =
         TcptopSkelBuilder::default().open(storage).context("failed to open the BPF object")?;
-    open.maps
-        .events
-        .set_max_entries(knobs.ring_bytes)
-        .context("failed to set the size of the ring buffer")?;
-    let rodata = open.maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
-    rodata.lifetime = knobs.lifetime;
-    match owner {
-        OwnerProvider::SocketTracepoints => {
-            open.progs.sock_sent.set_autoload(true);
-            open.progs.sock_received.set_autoload(true);
-        }
-        OwnerProvider::ProtocolEntry => {
-            open.progs.tcp_sends.set_autoload(true);
-            open.progs.tcp_receives.set_autoload(true);
-        }
-        OwnerProvider::Holders => {}
+    let has = |provider| providers.contains(&provider);
+    let whole = has(Provider::StorageIterator);
+    let udp = providers.iter().any(|provider| is_udp(*provider));
+    let slots = knobs.udp_flows.next_power_of_two();
+
+    let progs = &mut open.progs;
+    progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
+    progs.sample.set_autoload(whole);
+    progs.seed_held.set_autoload(whole);
+    progs.seed_unheld.set_autoload(whole);
+    progs.sample_flows.set_autoload(whole && udp);
+    progs.sock_sent.set_autoload(has(Provider::SocketTracepoints));
+    progs.sock_received.set_autoload(has(Provider::SocketTracepoints));
+    progs.tcp_sends.set_autoload(has(Provider::TcpEntry));
+    progs.tcp_receives.set_autoload(has(Provider::TcpEntry));
+    progs.udp_sends_ipv4.set_autoload(has(Provider::UdpEntry));
+    progs.udp_sends_ipv6.set_autoload(has(Provider::UdpEntry));
+    progs.udp_receives.set_autoload(has(Provider::UdpEntry));
+    progs.udp_egress.set_autoload(has(Provider::CgroupSkb));
+    progs.udp_ingress.set_autoload(has(Provider::CgroupSkb));
+
+    let maps = &mut open.maps;
+    maps.events.set_max_entries(knobs.ring_bytes).context("failed to size the ring buffer")?;
+    if udp {
+        maps.flows.set_max_entries(slots).context("failed to size the flow table")?;
+        maps.taken_slots
+            .set_max_entries(slots.div_ceil(SLOTS_PER_WORD))
+            .context("failed to size the flow table")?;
     }
+    let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
+    rodata.lifetime = knobs.lifetime;
+    rodata.count_udp = udp;
+    rodata.track_receivers = has(Provider::CgroupSkb);
+    rodata.flow_mask = slots - 1;
+    // The only random numbers that the standard library gives away.
+    rodata.flow_seed = RandomState::new().build_hasher().finish();
+    rodata.flow_timeout_ns = u64::try_from(knobs.udp_timeout.as_nanos()).unwrap_or(u64::MAX);
     Ok(open)
 }
 
-fn attach_owner(
-    skel: &mut TcptopSkel<'_>,
-    owner: OwnerProvider,
-    links: &mut Vec<Link>,
-) -> Result<()> {
-    match owner {
-        OwnerProvider::SocketTracepoints => {
-            links.push(
-                skel.progs.sock_sent.attach().context("failed to attach to sock_send_length")?,
-            );
-            links.push(
-                skel.progs
-                    .sock_received
-                    .attach()
-                    .context("failed to attach to sock_recv_length")?,
-            );
+fn attach(skel: &mut TcptopSkel<'_>, provider: Provider, links: &mut Vec<Link>) -> Result<()> {
+    let progs = &mut skel.progs;
+    match provider {
+        Provider::StateTracepoint => links.push(progs.tcp_state.attach()?),
+        Provider::SocketTracepoints => {
+            links.push(progs.sock_sent.attach()?);
+            links.push(progs.sock_received.attach()?);
         }
-        OwnerProvider::ProtocolEntry => {
-            links.push(skel.progs.tcp_sends.attach().context("failed to attach to tcp_sendmsg")?);
-            links
-                .push(skel.progs.tcp_receives.attach().context("failed to attach to tcp_recvmsg")?);
+        Provider::TcpEntry => {
+            links.push(progs.tcp_sends.attach()?);
+            links.push(progs.tcp_receives.attach()?);
         }
-        OwnerProvider::Holders => {}
+        Provider::UdpEntry => {
+            links.push(progs.udp_sends_ipv4.attach()?);
+            links.push(progs.udp_sends_ipv6.attach()?);
+            links.push(progs.udp_receives.attach()?);
+        }
+        Provider::CgroupSkb => {
+            let path = crate::names::cgroup_root()
+                .ok_or_else(|| anyhow!("cgroup v2 is not mounted (`mount -t cgroup2`)"))?;
+            let root =
+                File::open(&path).with_context(|| format!("failed to open {}", path.display()))?;
+            links.push(progs.udp_egress.attach_cgroup(root.as_raw_fd())?);
+            links.push(progs.udp_ingress.attach_cgroup(root.as_raw_fd())?);
+        }
+        // Iterators: attached by who reads them.
+        Provider::StorageIterator | Provider::FileIterator => {}
     }
     Ok(())
-}
-
-/// The best provider that really loads and attaches, tried off the main object:
-/// one program that the kernel refuses takes a whole object down.
-fn choose_owner(knobs: Knobs) -> Result<OwnerProvider> {
-    let probe = Knobs { ring_bytes: 4096, ..knobs };
-    for owner in OwnerProvider::RANKED {
-        let mut storage = MaybeUninit::uninit();
-        let loaded = open(&mut storage, probe, owner)?.load();
-        if let Ok(mut skel) = loaded {
-            if attach_owner(&mut skel, owner, &mut Vec::new()).is_ok() {
-                return Ok(owner);
-            }
-        }
-    }
-    Ok(OwnerProvider::Holders)
 }

@@ -13,18 +13,19 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
-use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{Link, MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-use super::hooks::{Hooks, Knobs};
+use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
 use crate::loss::{Loss, LossCause};
+use crate::plan::Provider;
 
 /// Events in a batch, at most.
 const BATCH: usize = 1024;
@@ -42,8 +43,8 @@ const RING_BYTES: u32 = 1 << 20;
 /// Records taken from the ring at a time.
 const CHUNK: usize = 1024;
 
-/// How long a look-up of owners may take, as a share of the time since the last.
-const OWNER_LOOKUP_SHARE: u32 = 50;
+/// A look-up of owners is followed by a pause of so many times its own length.
+const OWNER_LOOKUP_SHARE: u64 = 50;
 
 /// When to tick and when to end.
 #[derive(Debug)]
@@ -59,19 +60,44 @@ pub struct Schedule {
 }
 
 /// The host's connections, from the running kernel.
-#[derive(Debug)]
 pub struct LinuxCollector {
     /// When to tick and when to end.
     pub schedule: Schedule,
     /// Totals since connections opened instead of since tcptop's start.
     pub lifetime: bool,
+    /// Watch UDP too.
+    pub udp: bool,
+    /// How many UDP flows the kernel keeps, rounded up to a power of two.
+    pub udp_flows: u32,
+    /// Forget a UDP flow after this time without a datagram.
+    pub udp_timeout: Duration,
+    /// Providers that are not to be tried.
+    pub without: Vec<Provider>,
+    /// Told what cannot be shown, and why, in one line.
+    pub notice: fn(&str),
 }
 
 impl NetworkCollector for LinuxCollector {
     fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
+        hooks::quiet();
         let mut storage = MaybeUninit::uninit();
-        let knobs = Knobs { ring_bytes: RING_BYTES, lifetime: self.lifetime };
-        let hooks = Hooks::attach(&mut storage, knobs)?;
+        let knobs = Knobs {
+            ring_bytes: RING_BYTES,
+            lifetime: self.lifetime,
+            udp: self.udp,
+            udp_flows: self.udp_flows,
+            udp_timeout: self.udp_timeout,
+            without: self.without.clone(),
+        };
+        let hooks = Hooks::attach(&mut storage, &knobs)?;
+        for choice in &hooks.plan {
+            if let Some(reason) = choice.failure() {
+                (self.notice)(&format!(
+                    "no {} here ({reason}); it may need CAP_NET_ADMIN",
+                    choice.signal.name()
+                ));
+            }
+        }
         let inbox = RefCell::new(Inbox::default());
         let mut builder = RingBufferBuilder::new();
         builder
@@ -138,6 +164,9 @@ impl Running<'_> {
         // between the listing and the stream.
         seed::held(&self.hooks.seed_held)?;
         seed::unheld(&self.hooks.seed_unheld)?;
+        if let Some(bss) = self.hooks.skel.maps.data_data.as_deref_mut() {
+            bss.starting = false;
+        }
         let start = monotonic()?;
         if self.tick(start, true)?.is_err() {
             return Ok(());
@@ -263,13 +292,18 @@ impl Running<'_> {
         let complete = self.resync;
         self.set_sample_all(complete)?;
         loop {
-            let pass = self.pass()?;
+            let mut pass = pass(&self.hooks.sample)?;
+            if let Some(link) = &self.hooks.sample_flows {
+                let flows = self::pass(link)?;
+                pass.deferred += flows.deferred;
+                pass.ownerless += flows.ownerless;
+            }
             self.drain()?;
             if self.deliver()?.is_err() {
                 return Ok(Err(ReporterGone));
             }
             if pass.ownerless > 0 && now_ns >= self.owners_after_ns {
-                self.look_up_owners(now_ns)?;
+                self.look_up_owners()?;
                 continue;
             }
             if pass.deferred == 0 {
@@ -284,27 +318,15 @@ impl Running<'_> {
         self.deliver()
     }
 
-    fn pass(&self) -> Result<Pass> {
-        let mut pass = Pass::default();
-        // SAFETY: Pass is Plain: any bytes are a valid one.
-        let bytes = unsafe { plain::as_mut_bytes(&mut pass) };
-        let expected = bytes.len();
-        let length =
-            seed::run(&self.hooks.sample, bytes).context("failed to sample the sockets")?;
-        if length != expected {
-            return Err(anyhow!("failed to sample the sockets: the iterator ended early"));
-        }
-        Ok(pass)
-    }
-
     /// Sockets that were accepted and not used since still show their listener's
     /// owner: find who holds them. That visits every descriptor of the host, so
     /// it is done as seldom as it is slow.
-    fn look_up_owners(&mut self, now_ns: u64) -> Result<()> {
+    fn look_up_owners(&mut self) -> Result<()> {
+        let start = monotonic()?;
         seed::held(&self.hooks.seed_held)?;
-        let took = monotonic()?.saturating_sub(now_ns);
-        self.owners_after_ns =
-            now_ns.saturating_add(took.saturating_mul(u64::from(OWNER_LOOKUP_SHARE)));
+        let end = monotonic()?;
+        let pause = (end - start).saturating_mul(OWNER_LOOKUP_SHARE);
+        self.owners_after_ns = end.saturating_add(pause);
         Ok(())
     }
 
@@ -322,7 +344,13 @@ impl Running<'_> {
 
     /// What was lost since the last call: the kernel's counters and our own.
     fn lost(&mut self) -> Result<Loss> {
-        const KERNEL: [LossCause; 2] = [LossCause::RingFull, LossCause::StorageFull];
+        // In the order of enum tcptop_loss in bpf/event.h.
+        const KERNEL: [LossCause; 4] = [
+            LossCause::RingFull,
+            LossCause::StorageFull,
+            LossCause::FlowTableDatagrams,
+            LossCause::FlowTableBytes,
+        ];
         let mut total = Loss::default();
         for (index, cause) in (0u32..).zip(KERNEL) {
             let per_cpu = self
@@ -345,6 +373,19 @@ impl Running<'_> {
         self.lost_before = total;
         Ok(lost)
     }
+}
+
+/// Runs an iterator that samples.
+fn pass(link: &Link) -> Result<Pass> {
+    let mut pass = Pass::default();
+    // SAFETY: Pass is Plain: any bytes are a valid one.
+    let bytes = unsafe { plain::as_mut_bytes(&mut pass) };
+    let expected = bytes.len();
+    let length = seed::run(link, bytes).context("failed to sample the connections")?;
+    if length != expected {
+        bail!("failed to sample the connections: the iterator ended early");
+    }
+    Ok(pass)
 }
 
 /// The next deadline after `now` on the grid that `deadline` lies on, so that

@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * UDP: the kernel counts nothing per flow, so every datagram is counted here.
+ *
+ * The flow table is an array used as a hash table of our own: a lookup in an
+ * array is a few instructions that the JIT writes in line, a datagram mostly
+ * finds its flow in the first slot it looks at, and what it compares and adds to
+ * lies in two neighbouring cache lines. The kernel's hash map costs a function
+ * call, a hash over the whole key and a walk along a list, and three times the
+ * throughput.
+ *
+ * A flow may lie in any slot of two groups of FLOW_WAYS; where all are taken the
+ * datagram is counted as lost.
+ */
+#ifndef TCPTOP_UDP_BPF_H
+#define TCPTOP_UDP_BPF_H
+
+#define FLOW_WAYS 8
+
+/* Values of flow.tag; every other one is a hash of the key, with FLOW_LIVE set. */
+#define FLOW_FREE 0
+#define FLOW_BUSY 1  /* being filled in */
+#define FLOW_DYING 2 /* was silent for the timeout: finds nobody any more */
+#define FLOW_LIVE 4
+
+struct flow {
+	/* What a datagram is compared with. */
+	__u32 tag;
+	__u16 local_port; /* network order */
+	__u16 remote_port;
+	__u64 cookie; /* the socket's: its tuple can be another one's too */
+	__u64 local[2]; /* IPv4 as IPv4-mapped IPv6 */
+	__u64 remote[2];
+	__u32 tgid; /* owner, 0 unknown */
+	__u32 name; /* a hash of its name */
+	__u64 pad;
+	/* Totals. */
+	__u64 bytes_in;
+	__u64 bytes_out;
+	__u64 datagrams_in;
+	__u64 datagrams_out;
+	__u64 born_ns;
+	__u64 moved_ns; /* when the sampler last found it changed */
+	__u8 comm[16];
+	/* The last sample. */
+	__u64 sampled_datagrams_in;
+	__u64 sampled_datagrams_out;
+	__u32 owner_version;
+	__u32 sampled_owner;
+	__u32 sampled_epoch;
+	__u32 lock; /* of the group whose first slot this is */
+	__u64 cgroup;
+	__u32 netns;
+	__u32 uid;
+	__u32 ifindex;
+	__u32 scope;
+	__u8 flags; /* enum tcptop_event_flags */
+	__u8 pad2[7];
+};
+_Static_assert(__builtin_offsetof(struct flow, bytes_in) == 64, "two cache lines");
+_Static_assert(sizeof(struct flow) == 192, "whole cache lines");
+
+/* Mapped memory begins at a page, other arrays 8 bytes before a cache line. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * FLOW_WAYS); /* user space sets the real size */
+	__type(key, __u32);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/* Which slots are taken, 64 to an element: the sampler visits no others. */
+#define SLOTS_PER_WORD 64
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} taken_slots SEC(".maps");
+
+/* Who last received on a socket, by its cookie: receiving runs in softirq up to
+ * the socket, so a flow cannot learn it from its datagrams. Written only when
+ * the receiver changes. */
+struct receiver {
+	__u8 comm[16];
+	__u32 tgid;
+	__u32 pad;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct receiver);
+} receivers SEC(".maps");
+
+/* Number of slots - 1; the number is a power of two. */
+const volatile __u32 flow_mask;
+/* Random, so that nobody can aim at a group. */
+const volatile __u64 flow_seed;
+/* A flow without a datagram for so long is forgotten. */
+const volatile __u64 flow_timeout_ns;
+
+static struct tcptop_pass flow_pass;
+static __u32 flow_epoch = 1;
+
+struct flow_key {
+	__u64 local[2];
+	__u64 remote[2];
+	__u64 cookie;
+	__u16 local_port; /* network order */
+	__u16 remote_port;
+	__u32 tag;
+	/* Where to look first, in each of the two groups. */
+	__u32 slots[2];
+};
+
+static __always_inline void key_set_ipv4(__u64 *address, __u32 ipv4)
+{
+	__u32 *words = (__u32 *)address;
+
+	address[0] = 0;
+	words[2] = bpf_htonl(0xffff);
+	words[3] = ipv4;
+}
+
+/* The local address is left out of the hash: nearly always it is the same. */
+static __always_inline void key_hash(struct flow_key *key)
+{
+	__u64 hash = flow_seed ^ key->cookie;
+
+	hash = (hash ^ key->remote[0]) * 0x9e3779b97f4a7c15ULL;
+	hash = (hash ^ (hash >> 32) ^ key->remote[1]) * 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 29;
+	hash = (hash ^ ((__u32)key->remote_port << 16 | key->local_port)) * 0xc4ceb9fe1a85ec53ULL;
+	hash ^= hash >> 32;
+	key->tag = (__u32)(hash >> 8) | FLOW_LIVE;
+	key->slots[0] = (__u32)hash & flow_mask;
+	key->slots[1] = (__u32)(hash >> 32) & flow_mask;
+}
+
+static __always_inline struct flow *flow_slot(struct flow_key *key, __u32 probe)
+{
+	__u32 first = key->slots[probe / FLOW_WAYS];
+	__u32 slot = (first & ~(FLOW_WAYS - 1)) | ((first + probe) & (FLOW_WAYS - 1));
+
+	return bpf_map_lookup_elem(&flows, &slot);
+}
+
+static __always_inline bool flow_is(struct flow *flow, struct flow_key *key)
+{
+	return flow->tag == key->tag && flow->cookie == key->cookie &&
+	       flow->local_port == key->local_port && flow->remote_port == key->remote_port &&
+	       flow->remote[1] == key->remote[1] && flow->remote[0] == key->remote[0] &&
+	       flow->local[1] == key->local[1] && flow->local[0] == key->local[0];
+}
+
+static __noinline struct flow *flow_find(struct flow_key *key)
+{
+	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
+		struct flow *flow = flow_slot(key, probe);
+
+		if (flow && flow_is(flow, key))
+			return flow;
+	}
+	return NULL;
+}
+
+/*
+ * A slot of its own for a new flow, NULL where none is free. It is BUSY, and
+ * becomes the flow's with flow_publish().
+ */
+static __always_inline struct flow *flow_claim(struct flow_key *key, __u32 *number)
+{
+	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
+		__u32 first = key->slots[probe / FLOW_WAYS];
+		__u32 slot = (first & ~(FLOW_WAYS - 1)) | ((first + probe) & (FLOW_WAYS - 1));
+		struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+		if (flow && flow->tag == FLOW_FREE &&
+		    __sync_val_compare_and_swap(&flow->tag, FLOW_FREE, FLOW_BUSY) == FLOW_FREE) {
+			*number = slot;
+			return flow;
+		}
+	}
+	return NULL;
+}
+
+static __always_inline void flow_publish(struct flow *flow, struct flow_key *key, __u32 number)
+{
+	__u32 word = number / SLOTS_PER_WORD;
+	__u64 *taken = bpf_map_lookup_elem(&taken_slots, &word);
+
+	if (taken)
+		__sync_fetch_and_or(taken, 1ULL << (number % SLOTS_PER_WORD));
+	/* An exchange, not a store: all of the above comes before it. */
+	__sync_lock_test_and_set(&flow->tag, key->tag);
+}
+
+/* What is the same for all datagrams of a flow. Read with a copying helper: in
+ * a cgroup_skb program the socket is no BTF pointer. */
+static __always_inline void flow_describe(struct flow *flow, struct sock *sk)
+{
+	flow->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	flow->uid = BPF_CORE_READ(sk, sk_uid.val);
+	flow->scope = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	flow->ifindex = flow->scope;
+	flow->cgroup = 0;
+	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
+		flow->cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+}
+
+static __always_inline __u32 name_hash(__u64 first, __u64 second)
+{
+	__u64 both = first ^ (second << 7 | second >> 57);
+
+	return (__u32)both ^ (__u32)(both >> 32);
+}
+
+static __always_inline void flow_set_owner(struct flow *flow, __u32 tgid, const __u64 *comm)
+{
+	__u64 *to = (__u64 *)flow->comm;
+
+	to[0] = comm[0];
+	to[1] = comm[1];
+	flow->tgid = tgid;
+	flow->name = name_hash(comm[0], comm[1]);
+	flow->owner_version++;
+}
+
+/*
+ * A slot for a flow that has none. `tracked` is what its socket's storage knows,
+ * if anything: its holder, and that it is older than tcptop.
+ *
+ * Two processors can see the first datagrams of one flow at the same time: a lock
+ * on the group keeps them from making two flows of it. Waiting is bounded, since
+ * the holder may be the very task that this softirq interrupted; then there may
+ * be two rows, each with a part of the datagrams.
+ */
+static __noinline struct flow *flow_create(struct flow_key *key, struct sock *sk,
+					   struct tracked *tracked, __u32 ifindex)
+{
+	__u32 group = key->slots[0] & ~(FLOW_WAYS - 1);
+	struct flow *leader = bpf_map_lookup_elem(&flows, &group);
+	struct flow *flow;
+	bool locked = false;
+	__u32 number = 0;
+
+	if (!leader)
+		return NULL;
+	for (int attempt = 0; attempt < 64 && !locked; attempt++)
+		locked = __sync_val_compare_and_swap(&leader->lock, 0, 1) == 0;
+	flow = flow_find(key);
+	if (flow)
+		goto unlock;
+	flow = flow_claim(key, &number);
+	if (!flow)
+		goto unlock;
+	flow->cookie = key->cookie;
+	flow->local[0] = key->local[0];
+	flow->local[1] = key->local[1];
+	flow->remote[0] = key->remote[0];
+	flow->remote[1] = key->remote[1];
+	flow->local_port = key->local_port;
+	flow->remote_port = key->remote_port;
+	flow->born_ns = bpf_ktime_get_ns();
+	flow->moved_ns = flow->born_ns;
+	flow->tgid = 0;
+	flow->name = 0;
+	flow->flags = 0;
+	flow_describe(flow, sk);
+	if (!flow->ifindex)
+		flow->ifindex = ifindex;
+	if (!flow->scope)
+		flow->scope = ifindex;
+	if (starting)
+		flow->flags = TCPTOP_PARTIAL;
+	if (tracked) {
+		flow->flags = tracked->flags;
+		if (tracked->tgid)
+			flow_set_owner(flow, tracked->tgid, (__u64 *)tracked->comm);
+	}
+	flow_publish(flow, key, number);
+unlock:
+	if (locked)
+		__sync_lock_test_and_set(&leader->lock, 0);
+	return flow;
+}
+
+static __always_inline void flow_lost(__u32 bytes, __u32 datagrams)
+{
+	lost(TCPTOP_LOST_FLOW_DATAGRAMS, datagrams);
+	lost(TCPTOP_LOST_FLOW_BYTES, bytes);
+}
+
+static __always_inline void flow_received(struct flow *flow, __u32 bytes, __u32 datagrams)
+{
+	__sync_fetch_and_add(&flow->bytes_in, bytes);
+	__sync_fetch_and_add(&flow->datagrams_in, datagrams);
+}
+
+static __always_inline void flow_sent(struct flow *flow, __u32 bytes, __u32 datagrams)
+{
+	__sync_fetch_and_add(&flow->bytes_out, bytes);
+	__sync_fetch_and_add(&flow->datagrams_out, datagrams);
+}
+
+/* True where the current task is the flow's owner already. */
+static __always_inline bool flow_is_current(struct flow *flow)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 *comm = (__u64 *)task->group_leader->comm;
+
+	return flow->tgid == (__u32)task->tgid && flow->name == name_hash(comm[0], comm[1]);
+}
+
+/* The current task uses the flow. A socket without a file is the kernel's own
+ * (a tunnel, a file system): whoever runs just now has nothing to do with it. */
+static __noinline void flow_used(struct flow *flow, struct sock *sk)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 *comm = (__u64 *)task->group_leader->comm;
+	__u64 copy[2] = { comm[0], comm[1] };
+
+	if (flow && task->tgid && BPF_CORE_READ(sk, sk_socket, file))
+		flow_set_owner(flow, task->tgid, copy);
+}
+
+static __always_inline __u32 gso_datagrams(__u32 bytes, __u32 segments, __u32 size)
+{
+	if (segments > 1)
+		return segments;
+	/* The kernel may leave the count to whoever needs it. */
+	return size && bytes > size ? (bytes + size - 1) / size : 1;
+}
+
+/* Tells the socket's flows of its owner. */
+static __always_inline void tell_receiver(struct sock *sk, struct tracked *tracked)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct receiver receiver = { .tgid = tracked->tgid };
+
+	__builtin_memcpy(receiver.comm, tracked->comm, sizeof(receiver.comm));
+	if (bpf_map_update_elem(&receivers, &cookie, &receiver, BPF_ANY))
+		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+}
+
+static __always_inline void udp_owned_by(struct sock *sk, struct task_struct *task, __u8 evidence)
+{
+	struct tracked fresh = { .flags = starting ? TCPTOP_PARTIAL : 0 };
+	struct tracked *tracked;
+	__u32 version;
+
+	tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!tracked) {
+		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+		return;
+	}
+	if (tracked->evidence > evidence)
+		return;
+	version = tracked->owner_version;
+	set_owner(tracked, task, evidence);
+	if (tracked->owner_version != version)
+		tell_receiver(sk, tracked);
+}
+
+/* The socket is older than tcptop, or nobody was seen using it. */
+static __always_inline void udp_seed(struct sock *sk, struct task_struct *holder)
+{
+	udp_owned_by(sk, holder, EVIDENCE_HOLDS);
+}
+
+/* The current task received on the socket. Compares first, in the socket's
+ * storage, and tells the flows only of a change. */
+static __always_inline void udp_received_by(struct sock *sk)
+{
+	udp_owned_by(sk, bpf_get_current_task_btf(), EVIDENCE_USES);
+}
+
+/* A flow that only receives has its owner from whoever receives on its socket. */
+static __always_inline void flow_take_receiver(struct flow *flow)
+{
+	struct receiver *receiver = bpf_map_lookup_elem(&receivers, &flow->cookie);
+	__u64 *comm;
+
+	if (!receiver)
+		return;
+	comm = (__u64 *)receiver->comm;
+	if (receiver->tgid != flow->tgid || flow->name != name_hash(comm[0], comm[1]))
+		flow_set_owner(flow, receiver->tgid, comm);
+}
+
+static __always_inline bool flow_emit(struct flow *flow, __u32 slot, __u8 kind)
+{
+	struct tcptop_event *event;
+
+	if (ring_half_full())
+		return false;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event)
+		return false;
+	__builtin_memset(event, 0, sizeof(*event));
+	event->kind = kind;
+	event->family = AF_INET6;
+	event->protocol = IPPROTO_UDP;
+	event->flags = flow->flags;
+	/* A socket's address is never that small. */
+	event->object = slot + 1;
+	event->born_ns = flow->born_ns;
+	event->packets_in = flow->datagrams_in;
+	event->packets_out = flow->datagrams_out;
+	flow->sampled_datagrams_in = event->packets_in;
+	flow->sampled_datagrams_out = event->packets_out;
+	/* A datagram's bytes are added before it is: these are not too few. */
+	event->bytes_in = flow->bytes_in;
+	event->bytes_out = flow->bytes_out;
+	event->cgroup = flow->cgroup;
+	__builtin_memcpy(event->local_addr, flow->local, sizeof(event->local_addr));
+	__builtin_memcpy(event->remote_addr, flow->remote, sizeof(event->remote_addr));
+	event->local_port = bpf_ntohs(flow->local_port);
+	event->remote_port = bpf_ntohs(flow->remote_port);
+	event->netns = flow->netns;
+	event->uid = flow->uid;
+	event->ifindex = flow->ifindex;
+	event->scope = flow->scope;
+	event->tgid = flow->tgid;
+	__builtin_memcpy(event->comm, flow->comm, sizeof(event->comm));
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	return true;
+}
+
+/* Sets a total to zero. What came in since it was sampled stays, for whichever
+ * flow has the slot next: it is counted, if not in the right place. */
+static __always_inline void total_clear(__u64 *total, __u64 sampled)
+{
+	__u64 late = __sync_lock_test_and_set(total, 0) - sampled;
+
+	if (late)
+		__sync_fetch_and_add(total, late);
+}
+
+/*
+ * A flow that was silent for the timeout goes in steps, a tick apart. First it
+ * becomes DYING: no datagram finds it any more, a new one makes a new flow. By
+ * the next tick whoever had found it before has added what it had to add. Only
+ * when a tick finds nothing new is the slot free.
+ */
+static __always_inline void flow_sample(struct flow *flow, __u32 slot, __u64 *taken, __u64 bit,
+					__u64 now)
+{
+	__u32 tag = flow->tag;
+	__u32 owner;
+	bool received, sent;
+
+	if (tag == FLOW_FREE || tag == FLOW_BUSY || flow->sampled_epoch == flow_epoch)
+		return;
+	flow_pass.visited++;
+	received = flow->datagrams_in != flow->sampled_datagrams_in;
+	sent = flow->datagrams_out != flow->sampled_datagrams_out;
+	if (!flow->tgid || (received && !sent))
+		flow_take_receiver(flow);
+	if (!flow->tgid && now - flow->born_ns > OWNERLESS_FOR_NS)
+		flow_pass.ownerless++;
+	owner = flow->owner_version;
+	if (received || sent || owner != flow->sampled_owner) {
+		if (!flow_emit(flow, slot, TCPTOP_SAMPLE)) {
+			flow_pass.deferred++;
+			return;
+		}
+		flow->sampled_owner = owner;
+		if (received || sent)
+			flow->moved_ns = now;
+	} else if (tag == FLOW_DYING) {
+		__u64 bytes_in = flow->bytes_in, bytes_out = flow->bytes_out;
+
+		if (!flow_emit(flow, slot, TCPTOP_EXPIRED)) {
+			flow_pass.deferred++;
+			return;
+		}
+		total_clear(&flow->bytes_in, bytes_in);
+		total_clear(&flow->bytes_out, bytes_out);
+		total_clear(&flow->datagrams_in, flow->sampled_datagrams_in);
+		total_clear(&flow->datagrams_out, flow->sampled_datagrams_out);
+		flow->sampled_datagrams_in = 0;
+		flow->sampled_datagrams_out = 0;
+		/* In this order: who takes the slot again sets the bit again. */
+		__sync_fetch_and_and(taken, ~bit);
+		__sync_lock_test_and_set(&flow->tag, FLOW_FREE);
+		return;
+	} else if (now - flow->moved_ns >= flow_timeout_ns) {
+		__sync_val_compare_and_swap(&flow->tag, tag, FLOW_DYING);
+	}
+	flow->sampled_epoch = flow_epoch;
+}
+
+static __always_inline int end_flow_pass(struct seq_file *seq)
+{
+	/* Cannot overflow: nothing else is written into this file. */
+	bpf_seq_write(seq, &flow_pass, sizeof(flow_pass));
+	if (!flow_pass.deferred)
+		flow_epoch++;
+	flow_pass.visited = 0;
+	flow_pass.deferred = 0;
+	flow_pass.ownerless = 0;
+	return 0;
+}
+
+#endif
