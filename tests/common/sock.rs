@@ -2,10 +2,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
@@ -321,6 +324,64 @@ pub fn exchange(a: &TcpStream, b: &TcpStream, a_to_b: u64, b_to_a: u64) {
         scope.spawn(|| receive(a, b_to_a));
         receive(b, a_to_b);
     });
+}
+
+/// A flow from the client of a pair to its server, in equal parts, until it is stopped
+/// (by hand or because the test failed).
+pub struct Stream {
+    running: Arc<AtomicBool>,
+    sender: Option<JoinHandle<Vec<Sent>>>,
+    receiver: Option<JoinHandle<u64>>,
+}
+
+/// A part of a [`Stream`]: when its send began and ended, and the total after it.
+pub struct Sent {
+    pub began: Instant,
+    pub ended: Instant,
+    pub total: u64,
+}
+
+impl Stream {
+    /// Sends a part, then another one each `period`.
+    pub fn start(pair: &Pair, part: u64, period: Duration) -> Stream {
+        let [from, to] = [&pair.client, &pair.server].map(|stream| stream.try_clone().expect("dup"));
+        let running = Arc::new(AtomicBool::new(true));
+        let go_on = Arc::clone(&running);
+        let sender = thread::spawn(move || {
+            let mut log: Vec<Sent> = Vec::new();
+            let start = Instant::now();
+            while go_on.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                send(&from, part);
+                log.push(Sent { began, ended: Instant::now(), total: part * (log.len() as u64 + 1) });
+                let next = start + period * log.len() as u32;
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+            from.shutdown(Shutdown::Write).expect("shutdown");
+            log
+        });
+        let receiver = thread::spawn(move || receive_all(&to));
+        Stream { running, sender: Some(sender), receiver: Some(receiver) }
+    }
+
+    /// Ends the flow with a FIN after everything was received; what was sent when.
+    pub fn stop(mut self) -> Vec<Sent> {
+        let log = self.halt().expect("runs").expect("sender");
+        let received = self.receiver.take().expect("runs").join().expect("receiver");
+        assert_eq!(log.last().map_or(0, |sent| sent.total), received);
+        log
+    }
+
+    fn halt(&mut self) -> Option<thread::Result<Vec<Sent>>> {
+        self.running.store(false, Ordering::Relaxed);
+        self.sender.take().map(JoinHandle::join)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.halt();
+    }
 }
 
 /// Closes with a reset.

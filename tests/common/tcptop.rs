@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -112,12 +112,12 @@ impl Closed {
         let rest = text.strip_prefix("[CLOSED] TCP ").ok_or("not [CLOSED] TCP")?;
         let (local, rest) = rest.split_once(" -> ").ok_or("no arrow")?;
         let (remote, rest) = rest.split_once(" (").ok_or("no process")?;
-        let (owner, rest) = rest.rsplit_once(") ").ok_or("process does not end")?;
+        let (owner, rest) = rest.split_at(rest.find(") in=").ok_or("process does not end")?);
         let (process, owner_pid) = owner.rsplit_once(", PID ").ok_or("no PID")?;
         if process.is_empty() || process.contains([' ', '\t']) {
             return Err("blank in the process name");
         }
-        let mut fields = rest.split(' ');
+        let mut fields = rest[") ".len()..].split(' ');
         let mut field = |key: &str| {
             let text = fields.next().and_then(|field| field.strip_prefix(key));
             text.and_then(|text| text.strip_prefix('=')).ok_or("fields of [CLOSED]")
@@ -248,7 +248,8 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Output> {
-        self.output.lock().expect("no reader panicked")
+        // A test that panics while it looks must not take the reader along.
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads to the end, an interval at a time where it fits the buffer.
@@ -436,7 +437,8 @@ impl Tcptop {
                 let tail = output.lines.iter().rev().take(40).rev().map(|line| format!("\n  {line}"));
                 panic!("no {what} in the output, which ends:{}\nstderr: {}", tail.collect::<String>(), self.stderr());
             }
-            output = self.shared.grew.wait_timeout(output, left).expect("no reader panicked").0;
+            let result = self.shared.grew.wait_timeout(output, left);
+            output = result.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
