@@ -10,9 +10,9 @@ mod common;
 mod live {
     use libtest_mimic::Trial;
 
-    mod control;
-    mod cleanup;
     mod churn;
+    mod cleanup;
+    mod control;
     mod exact;
     mod existing;
     mod failed;

@@ -17,9 +17,11 @@ use std::process::{self, Child, ChildStdin, Command, Stdio};
 use std::str::{FromStr, SplitAsciiWhitespace};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
+use super::churn;
 use super::sock::{self, Ends};
 use super::wait::patience;
 
@@ -147,6 +149,20 @@ impl Agent {
         Socket::parse(&answer)
     }
 
+    /// Serves this many connections of [`churn`] in the background.
+    pub fn serve_churn(&mut self, connections: u32) -> SocketAddr {
+        let address = SocketAddr::from((sock::loopback(1), 0));
+        let answer = self.ask(&format!("serve-churn {address} {connections}"));
+        word(&mut answer.split_ascii_whitespace())
+    }
+
+    /// Makes this many connections of [`churn`] as fast as it can, and leaves
+    /// an account of them in the file.
+    pub fn churn(&mut self, server: SocketAddr, connections: u32, account: &Path) {
+        let command = format!("churn {server} {connections} {}", account.display());
+        self.ask_for(&command, 6 * patience());
+    }
+
     /// Ends the process without closing its sockets first.
     pub fn exit(mut self) {
         self.input = None;
@@ -154,9 +170,15 @@ impl Agent {
     }
 
     fn ask(&mut self, line: &str) -> String {
-        writeln!(self.input.as_mut().expect("open"), "{line}").unwrap_or_else(|e| panic!("{line}: {e}"));
-        let answer = self.answers.recv_timeout(patience());
-        let answer = answer.unwrap_or_else(|e| panic!("agent {} did not answer {line:?}: {e}", self.pid));
+        self.ask_for(line, patience())
+    }
+
+    fn ask_for(&mut self, line: &str, patience: Duration) -> String {
+        writeln!(self.input.as_mut().expect("open"), "{line}")
+            .unwrap_or_else(|e| panic!("{line}: {e}"));
+        let answer = self.answers.recv_timeout(patience);
+        let answer =
+            answer.unwrap_or_else(|e| panic!("agent {} did not answer {line:?}: {e}", self.pid));
         match answer.split_once(' ') {
             Some(("ok", rest)) => rest.to_owned(),
             _ => panic!("agent {}: {line:?}: {answer}", self.pid),
@@ -194,7 +216,8 @@ fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text[1..].as_bytes();
-    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+    let byte =
+        |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
     digits.chunks(2).map(byte).collect()
 }
 
@@ -269,6 +292,8 @@ impl Held {
                 let stream = take(self.mailbox.as_ref().expect("a mailbox"))?;
                 return Ok(self.keep(stream));
             }
+            "serve-churn" => return Ok(churn::serve(word(words), word(words))?.to_string()),
+            "churn" => churn::run(word(words), word(words), &word::<String>(words))?,
             _ => return Err(io::Error::other("unknown command")),
         }
         Ok(String::new())
@@ -319,7 +344,13 @@ fn give(socket: RawFd, mailbox: &str) -> io::Result<()> {
     let address = UnixAddr::new(mailbox)?;
     let fds = [socket];
     let message = [ControlMessage::ScmRights(&fds)];
-    sendmsg(courier.as_raw_fd(), &[IoSlice::new(b"x")], &message, MsgFlags::empty(), Some(&address))?;
+    sendmsg(
+        courier.as_raw_fd(),
+        &[IoSlice::new(b"x")],
+        &message,
+        MsgFlags::empty(),
+        Some(&address),
+    )?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! namespace, file) goes when its value is dropped.
 
 pub mod agent;
+pub mod churn;
 pub mod netns;
 pub mod rng;
 pub mod sock;

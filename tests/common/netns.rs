@@ -29,7 +29,8 @@ impl Netns {
             setns(&self.0, CloneFlags::CLONE_NEWNET).expect("setns");
             work()
         };
-        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Joins two namespaces with a veth pair, `veth0` at both ends.
@@ -47,7 +48,9 @@ impl Netns {
 
     /// Sets a sysctl of the namespace (a path below /proc/sys).
     pub fn sysctl(&self, path: &str, value: &str) {
-        self.run(|| fs::write(format!("/proc/sys/{path}"), value).unwrap_or_else(|e| panic!("{path}: {e}")));
+        self.run(|| {
+            fs::write(format!("/proc/sys/{path}"), value).unwrap_or_else(|e| panic!("{path}: {e}"))
+        });
     }
 }
 

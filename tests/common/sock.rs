@@ -113,7 +113,12 @@ unsafe impl Plain for libc::linger {}
 // SAFETY: two 64-bit integers.
 unsafe impl Plain for libc::timeval {}
 
-pub fn get_option<T: Plain>(socket: &impl AsFd, level: i32, name: i32, value: &mut T) -> io::Result<()> {
+pub fn get_option<T: Plain>(
+    socket: &impl AsFd,
+    level: i32,
+    name: i32,
+    value: &mut T,
+) -> io::Result<()> {
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is writable for `length` bytes and any bytes are a valid T.
     let result = unsafe {
@@ -123,7 +128,12 @@ pub fn get_option<T: Plain>(socket: &impl AsFd, level: i32, name: i32, value: &m
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
-pub fn set_option<T: Plain>(socket: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+pub fn set_option<T: Plain>(
+    socket: &impl AsFd,
+    level: i32,
+    name: i32,
+    value: &T,
+) -> io::Result<()> {
     // SAFETY: `value` is readable for its size and holds no padding.
     let result = unsafe {
         let fd = socket.as_fd().as_raw_fd();
@@ -135,7 +145,8 @@ pub fn set_option<T: Plain>(socket: &impl AsFd, level: i32, name: i32, value: &T
 
 /// An option that is an integer; the kernel must know it.
 pub fn set_int(socket: &impl AsFd, level: i32, name: i32, value: i32) {
-    set_option(socket, level, name, &value).unwrap_or_else(|e| panic!("setsockopt {level}/{name}: {e}"));
+    set_option(socket, level, name, &value)
+        .unwrap_or_else(|e| panic!("setsockopt {level}/{name}: {e}"));
 }
 
 /// The local and the remote end of a socket, as tcptop shows them.
@@ -211,7 +222,8 @@ pub fn listen(family: Family) -> (TcpListener, SocketAddr) {
 }
 
 pub fn listen_at(address: SocketAddr) -> TcpListener {
-    let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("listen at {address}: {e}"));
+    let listener =
+        TcpListener::bind(address).unwrap_or_else(|e| panic!("listen at {address}: {e}"));
     bounded(&listener);
     listener
 }
@@ -261,7 +273,8 @@ impl Pair {
 }
 
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
+    let stream =
+        TcpStream::connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
     bounded(&stream);
     stream
 }
@@ -269,13 +282,25 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 /// A TCP socket, bound where `local` says so, that has not connected.
 pub fn unconnected(remote: SocketAddr, local: Option<SocketAddr>) -> TcpStream {
     let family = if remote.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let fd: OwnedFd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    let fd: OwnedFd =
+        socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("socket");
     bounded(&fd);
     if let Some(local) = local {
         set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
-        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(local)).unwrap_or_else(|e| panic!("bind to {local}: {e}"));
+        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(local))
+            .unwrap_or_else(|e| panic!("bind to {local}: {e}"));
     }
     TcpStream::from(fd)
+}
+
+/// A TCP socket of this local address; its port is chosen when it connects, so
+/// that every (address, port, peer) can be used.
+pub fn unconnected_from(local: Ipv4Addr, remote: SocketAddr) -> TcpStream {
+    let socket = unconnected(remote, None);
+    set_int(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+    let address = SockaddrStorage::from(SocketAddr::from((local, 0)));
+    socket::bind(socket.as_raw_fd(), &address).expect("bind");
+    socket
 }
 
 /// Connects a socket of [`unconnected`].
@@ -293,7 +318,9 @@ pub fn start_connecting(socket: &TcpStream, remote: SocketAddr) {
 
 /// The outcome of [`start_connecting`] on a connect that must fail.
 pub fn connect_error(socket: &TcpStream) -> i32 {
-    until("the connect to fail", || socket.take_error().expect("SO_ERROR").and_then(|e| e.raw_os_error()))
+    until("the connect to fail", || {
+        socket.take_error().expect("SO_ERROR").and_then(|e| e.raw_os_error())
+    })
 }
 
 static PATTERN: [u8; 65536] = [b'x'; 65536];
@@ -344,7 +371,8 @@ pub struct Sent {
 impl Stream {
     /// Sends a part, then another one each `period`.
     pub fn start(pair: &Pair, part: u64, period: Duration) -> Stream {
-        let [from, to] = [&pair.client, &pair.server].map(|stream| stream.try_clone().expect("dup"));
+        let [from, to] =
+            [&pair.client, &pair.server].map(|stream| stream.try_clone().expect("dup"));
         let running = Arc::new(AtomicBool::new(true));
         let go_on = Arc::clone(&running);
         let sender = thread::spawn(move || {
@@ -353,7 +381,11 @@ impl Stream {
             while go_on.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 send(&from, part);
-                log.push(Sent { began, ended: Instant::now(), total: part * (log.len() as u64 + 1) });
+                log.push(Sent {
+                    began,
+                    ended: Instant::now(),
+                    total: part * (log.len() as u64 + 1),
+                });
                 let next = start + period * log.len() as u32;
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
@@ -428,7 +460,12 @@ pub fn filter_incoming(socket: &impl AsFd, what: Let) {
             let bound = (u64::from(share) * u64::from(u32::MAX) / 100) as u32;
             let mut choice = statement(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, bound);
             choice.jf = 1;
-            vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random), choice, reject, accept]
+            vec![
+                statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random),
+                choice,
+                reject,
+                accept,
+            ]
         }
     };
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
@@ -453,23 +490,4 @@ pub fn let_all_in(socket: &impl AsFd) {
 /// Whether an error only says that a non-blocking call had nothing to do.
 pub fn would_block(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
-}
-
-/// Makes a pipe hold no more than a page.
-pub fn shrink_pipe(pipe: &impl AsFd) {
-    // SAFETY: an integer argument.
-    let result = unsafe { libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_SIZE as libc::c_int) };
-    Errno::result(result).expect("F_SETPIPE_SZ");
-}
-
-/// What a pipe holds after [`shrink_pipe`].
-pub const PIPE_SIZE: usize = 4096;
-
-/// How many bytes can be read at once.
-pub fn readable_bytes(pipe: &impl AsFd) -> usize {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes one int.
-    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-    Errno::result(result).expect("FIONREAD");
-    bytes as usize
 }

@@ -24,8 +24,19 @@ use super::wait::{patience, until, until_true};
 pub const QUICK: [&str; 4] = ["--tcp", "--raw", "--interval", "0.1"];
 
 const HEADER: [&str; 13] = [
-    "PROTO", "LOCAL", "REMOTE", "PID", "PROCESS", "STATE", "BYTES_IN", "BYTES_OUT", "PKTS_IN",
-    "PKTS_OUT", "RTT", "RATE_IN", "RATE_OUT",
+    "PROTO",
+    "LOCAL",
+    "REMOTE",
+    "PID",
+    "PROCESS",
+    "STATE",
+    "BYTES_IN",
+    "BYTES_OUT",
+    "PKTS_IN",
+    "PKTS_OUT",
+    "RTT",
+    "RATE_IN",
+    "RATE_OUT",
 ];
 
 /// A row of an interval.
@@ -138,7 +149,11 @@ impl Closed {
             end: field("end")?.to_owned(),
             partial,
         };
-        if fields.next().is_some() { Err("more fields than a [CLOSED] line has") } else { Ok(closed) }
+        if fields.next().is_some() {
+            Err("more fields than a [CLOSED] line has")
+        } else {
+            Ok(closed)
+        }
     }
 }
 
@@ -309,7 +324,7 @@ impl Launch {
         Launch { command, directory, blocked: false, with_time }
     }
 
-    /// Leaves stdout, a pipe of one page, unread until [`Tcptop::unblock`].
+    /// Leaves stdout, a pipe, unread until [`Tcptop::unblock`].
     pub fn blocked(mut self) -> Launch {
         self.blocked = true;
         self
@@ -319,7 +334,10 @@ impl Launch {
     ///
     /// # Safety
     /// As for [`CommandExt::pre_exec`].
-    pub unsafe fn prepare(mut self, prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> Launch {
+    pub unsafe fn prepare(
+        mut self,
+        prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Launch {
         // SAFETY: the caller's promise.
         unsafe { self.command.pre_exec(prepare) };
         self
@@ -342,7 +360,6 @@ impl Launch {
         })];
         let mut unread = None;
         if self.blocked {
-            super::sock::shrink_pipe(&stdout);
             unread = Some(stdout);
         } else {
             let shared = Arc::clone(&shared);
@@ -405,6 +422,10 @@ impl Tcptop {
         self.child.id()
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
     pub fn await_ready(&mut self) {
         let ready = self.directory.path().join("ready");
         until_true("tcptop to be ready", || {
@@ -434,8 +455,13 @@ impl Tcptop {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || output.ended {
-                let tail = output.lines.iter().rev().take(40).rev().map(|line| format!("\n  {line}"));
-                panic!("no {what} in the output, which ends:{}\nstderr: {}", tail.collect::<String>(), self.stderr());
+                let tail =
+                    output.lines.iter().rev().take(40).rev().map(|line| format!("\n  {line}"));
+                panic!(
+                    "no {what} in the output, which ends:{}\nstderr: {}",
+                    tail.collect::<String>(),
+                    self.stderr()
+                );
             }
             let result = self.shared.grew.wait_timeout(output, left);
             output = result.unwrap_or_else(PoisonError::into_inner).0;
@@ -454,9 +480,18 @@ impl Tcptop {
         });
     }
 
-    /// Bytes that wait in the unread pipe of a [`Launch::blocked`] tcptop.
-    pub fn unread_bytes(&self) -> usize {
-        super::sock::readable_bytes(self.unread.as_ref().expect("blocked"))
+    /// Whether a thread of it waits for its reader.
+    pub fn is_blocked(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        // The number of the system call that it sleeps in, then its arguments.
+        let calls =
+            tasks.map(|task| fs::read_to_string(task.expect("a task").path().join("syscall")));
+        calls.map_while(Result::ok).any(|call| {
+            let mut words = call.split_ascii_whitespace();
+            let number = words.next().and_then(|word| word.parse().ok());
+            matches!(number, Some(libc::SYS_write | libc::SYS_writev))
+                && words.next() == Some("0x1")
+        })
     }
 
     /// Begins to read the output of a [`Launch::blocked`] tcptop.
@@ -505,4 +540,3 @@ impl Drop for Tcptop {
         let _ = self.child.wait();
     }
 }
-

@@ -41,7 +41,11 @@ impl Expected {
     pub fn check(&self, output: &Output) {
         let closed = output.the_closed(self.ends);
         let context = format!("{self:#?}\n{closed:#?}");
-        assert_eq!((closed.bytes_in, closed.bytes_out), (self.bytes_in, self.bytes_out), "bytes: {context}");
+        assert_eq!(
+            (closed.bytes_in, closed.bytes_out),
+            (self.bytes_in, self.bytes_out),
+            "bytes: {context}"
+        );
         assert_eq!(closed.end, self.end, "{context}");
         assert_eq!(closed.pid, Some(process::id()), "{context}");
         assert!(!closed.partial, "{context}");
@@ -95,7 +99,8 @@ impl Ending {
             true => (pair.client, pair.server, pair.ends),
             false => (pair.server, pair.client, pair.ends.flipped()),
         };
-        let both = |end_one, end_other| (TcpInfo::of(&one), TcpInfo::of(&other), end_one, end_other);
+        let both =
+            |end_one, end_other| (TcpInfo::of(&one), TcpInfo::of(&other), end_one, end_other);
         let (info_one, info_other, end_one, end_other);
         match self {
             Ending::Fin => {
@@ -171,7 +176,13 @@ impl Ending {
                 }
             }
         }
-        let expected = |ends, bytes_in, bytes_out, end, before| Expected { ends, bytes_in, bytes_out, end, before };
+        let expected = |ends, bytes_in, bytes_out, end, before| Expected {
+            ends,
+            bytes_in,
+            bytes_out,
+            end,
+            before,
+        };
         [
             expected(ends, back, out, end_one, info_one),
             expected(ends.flipped(), out, back, end_other, info_other),
@@ -198,8 +209,10 @@ fn two_hundred_connections() {
         ending.play(Pair::new(family), one_is_client, out, back)
     };
     let expected: Vec<Expected> = thread::scope(|scope| {
-        let workers: Vec<_> =
-            plans.chunks(50).map(|part| scope.spawn(move || part.iter().flat_map(play).collect::<Vec<_>>())).collect();
+        let workers: Vec<_> = plans
+            .chunks(50)
+            .map(|part| scope.spawn(move || part.iter().flat_map(play).collect::<Vec<_>>()))
+            .collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("traffic")).collect()
     });
     assert_eq!(expected.len(), 400);
@@ -231,7 +244,9 @@ fn rows_of_an_open_connection() {
         for (more_up, more_down) in [(1, 0), (999, 64 << 10), (0, 3 << 20), (5 << 20, 7)] {
             pair.exchange(more_up, more_down);
             (up, down) = (up + more_up, down + more_down);
-            for (ends, bytes_in, bytes_out) in [(pair.ends, down, up), (pair.ends.flipped(), up, down)] {
+            for (ends, bytes_in, bytes_out) in
+                [(pair.ends, down, up), (pair.ends.flipped(), up, down)]
+            {
                 let row = tcptop.wait_row("row with the totals so far", ends, |row| {
                     (row.bytes_in, row.bytes_out) == (bytes_in, bytes_out)
                 });
@@ -243,7 +258,9 @@ fn rows_of_an_open_connection() {
     }
     let output = tcptop.finish();
     let steps_back = |rows: &[&_]| {
-        let totals = |row: &crate::common::tcptop::Row| (row.bytes_in, row.bytes_out, row.packets_in, row.packets_out);
+        let totals = |row: &crate::common::tcptop::Row| {
+            (row.bytes_in, row.bytes_out, row.packets_in, row.packets_out)
+        };
         rows.windows(2).any(|two| {
             let (before, after) = (totals(two[0]), totals(two[1]));
             after.0 < before.0 || after.1 < before.1 || after.2 < before.2 || after.3 < before.3
@@ -272,7 +289,8 @@ fn reused_tuple() {
     let ends = ends.expect("five uses");
     for (ends, factor_in, factor_out) in [(ends, 1, 100), (ends.flipped(), 100, 1)] {
         let found = tcptop.wait("five [CLOSED] lines", |output| {
-            let found: Vec<_> = output.closed_of(ends).map(|closed| (closed.bytes_in, closed.bytes_out)).collect();
+            let found: Vec<_> =
+                output.closed_of(ends).map(|closed| (closed.bytes_in, closed.bytes_out)).collect();
             (found.len() == 5).then_some(found)
         });
         let expected: Vec<_> = (1..=5).map(|n| (n * factor_in, n * factor_out)).collect();

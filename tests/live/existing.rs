@@ -177,7 +177,11 @@ fn closing() {
     let output = tcptop.finish();
     for (ends, bytes_in, bytes_out) in [(ends, 4000, 0), (ends.flipped(), 0, 4000)] {
         let closed = output.the_closed(ends);
-        assert_eq!((closed.bytes_in, closed.bytes_out, &*closed.end), (bytes_in, bytes_out, "fin"), "{closed:?}");
+        assert_eq!(
+            (closed.bytes_in, closed.bytes_out, &*closed.end),
+            (bytes_in, bytes_out, "fin"),
+            "{closed:?}"
+        );
     }
 }
 
@@ -192,7 +196,9 @@ fn lifetime() {
     let row = tcptop.look(|output| output.last_row(pair.ends).cloned()).expect("listed");
     assert_eq!((row.bytes_in, row.bytes_out, row.partial), (5, 70_000, false), "{row:?}");
     assert_eq!(row.rates(), (0, 0), "its past is no traffic of now");
-    assert!(row.packets_out >= u64::from(info.segs_out) && row.packets_in >= u64::from(info.segs_in));
+    assert!(
+        row.packets_out >= u64::from(info.segs_out) && row.packets_in >= u64::from(info.segs_in)
+    );
     pair.exchange(30_000, 6);
     let ends = pair.ends;
     pair.close();
@@ -200,7 +206,11 @@ fn lifetime() {
     let output = tcptop.finish();
     for (ends, bytes_in, bytes_out) in [(ends, 11, 100_000), (ends.flipped(), 100_000, 11)] {
         let closed = output.the_closed(ends);
-        assert_eq!((closed.bytes_in, closed.bytes_out, closed.partial), (bytes_in, bytes_out, false), "{closed:?}");
+        assert_eq!(
+            (closed.bytes_in, closed.bytes_out, closed.partial),
+            (bytes_in, bytes_out, false),
+            "{closed:?}"
+        );
     }
 }
 

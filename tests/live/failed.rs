@@ -190,7 +190,8 @@ fn disconnected_and_used_again() {
     let tcptop = Tcptop::start(&QUICK);
     let first = Pair::new(Family::V4);
     first.exchange(111, 222);
-    let unspecified = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let unspecified =
+        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
     // SAFETY: the address is readable for its size.
     let result = unsafe {
         use std::os::fd::AsRawFd;
@@ -214,6 +215,10 @@ fn disconnected_and_used_again() {
         (ends.flipped(), 3333, 4444, "fin"),
     ] {
         let closed = output.the_closed(ends);
-        assert_eq!((closed.bytes_in, closed.bytes_out, &*closed.end), (bytes_in, bytes_out, end), "{closed:#?}");
+        assert_eq!(
+            (closed.bytes_in, closed.bytes_out, &*closed.end),
+            (bytes_in, bytes_out, end),
+            "{closed:#?}"
+        );
     }
 }

@@ -121,7 +121,9 @@ fn retransmits_after_an_outage() {
     pair.exchange(1000, 1000);
     filter_incoming(&pair.server, Let::Nothing);
     send(&pair.client, 50_000);
-    crate::common::wait::until_true("retransmissions", || TcpInfo::of(&pair.client).total_retrans >= 3);
+    crate::common::wait::until_true("retransmissions", || {
+        TcpInfo::of(&pair.client).total_retrans >= 3
+    });
     let_all_in(&pair.server);
     receive(&pair.server, 50_000);
     let info = close_and_compare(tcptop, pair, 51_000, 1000);
@@ -169,7 +171,9 @@ fn netem() {
     let (up, down) = (3 << 20, 200_000);
     pair.exchange(up, down);
     await_acked(&pair.client);
-    let row = tcptop.wait_row("row with everything", pair.ends, |row| (row.bytes_in, row.bytes_out) == (down, up));
+    let row = tcptop.wait_row("row with everything", pair.ends, |row| {
+        (row.bytes_in, row.bytes_out) == (down, up)
+    });
     let rtt: u64 = row.rtt.parse().expect("microseconds");
     assert!((10_000..200_000).contains(&rtt), "20 ms one way: {row:?}");
     let info = close_and_compare(tcptop, pair, up, down);
@@ -186,13 +190,20 @@ fn against_ss() {
     let (local, remote) = (pair.ends.local, pair.ends.remote);
     let text = netns::run("ss", &format!("-tinH src {local} dst {remote}")).expect("ss");
     let value = |key: &str| {
-        let found = text.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
+        let found = text
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
         found.unwrap_or_else(|| panic!("no {key} in {text:?}"))
     };
-    let number = |key: &str| value(key).parse::<u64>().unwrap_or_else(|e| panic!("{key}: {e}: {text:?}"));
+    let number =
+        |key: &str| value(key).parse::<u64>().unwrap_or_else(|e| panic!("{key}: {e}: {text:?}"));
     assert_eq!(row.bytes_out, number("bytes_sent"), "{text:?}");
     assert_eq!(row.bytes_in, number("bytes_received"), "{text:?}");
-    assert_eq!((row.packets_in, row.packets_out), (number("segs_in"), number("segs_out")), "{text:?}");
+    assert_eq!(
+        (row.packets_in, row.packets_out),
+        (number("segs_in"), number("segs_out")),
+        "{text:?}"
+    );
     // rtt:0.042/0.01 in milliseconds
     let (rtt, _) = value("rtt").split_once('/').expect("rtt/rttvar");
     let milliseconds: f64 = rtt.parse().expect("a number");
@@ -253,7 +264,8 @@ fn progress_without_system_calls() {
     sock::connect_socket(&client, address).expect("connect");
     let pair = Pair::accept(&listener, client);
     let capped = 250_000_u32;
-    sock::set_option(&pair.client, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &capped).expect("pacing");
+    sock::set_option(&pair.client, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &capped)
+        .expect("pacing");
     set_int(&pair.client, libc::SOL_SOCKET, libc::SO_SNDBUF, 400_000);
     set_int(&pair.server, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20);
     let bytes = 250_000;

@@ -12,8 +12,12 @@ use super::test;
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test("netns::same_addresses_and_ports", || same_addresses_and_ports("10.84.0.1", "10.84.0.2")),
-        test("netns::same_addresses_and_ports_v6", || same_addresses_and_ports("fd84::1", "fd84::2")),
+        test("netns::same_addresses_and_ports", || {
+            same_addresses_and_ports("10.84.0.1", "10.84.0.2")
+        }),
+        test("netns::same_addresses_and_ports_v6", || {
+            same_addresses_and_ports("fd84::1", "fd84::2")
+        }),
         test("netns::tcptop_within_one", tcptop_within_one),
         test("netns::gone_with_its_connections", gone_with_its_connections),
     ]
@@ -34,7 +38,8 @@ fn across(client: SocketAddr, server: SocketAddr) -> Pair {
 
 /// Two pairs of namespaces with the same tuple: four sockets, four rows, no sum.
 fn same_addresses_and_ports(client: &str, server: &str) {
-    let address = |text: &str, port| SocketAddr::new(text.parse::<IpAddr>().expect("an address"), port);
+    let address =
+        |text: &str, port| SocketAddr::new(text.parse::<IpAddr>().expect("an address"), port);
     let (client, server) = (address(client, 40_000), address(server, 5000));
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--all", "-t", "--interval", "0.1"]);
     let traffic = [(1000, 20), (300_000, 4000)];
@@ -45,7 +50,8 @@ fn same_addresses_and_ports(client: &str, server: &str) {
     });
     let ends = pairs[0].ends;
     assert_eq!(ends, pairs[1].ends);
-    for (ends, totals) in [(ends, traffic.map(|(up, down)| (down, up))), (ends.flipped(), traffic)] {
+    for (ends, totals) in [(ends, traffic.map(|(up, down)| (down, up))), (ends.flipped(), traffic)]
+    {
         tcptop.wait("both connections in one interval", |output| {
             let time = &output.rows.last()?.time;
             let rows = output.rows_of(ends).filter(|row| row.time == *time);
@@ -57,13 +63,19 @@ fn same_addresses_and_ports(client: &str, server: &str) {
         });
     }
     pairs.map(Pair::close);
-    let count = |ends| move |output: &crate::common::tcptop::Output| (output.closed_of(ends).count() >= 2).then_some(());
+    let count = |ends| {
+        move |output: &crate::common::tcptop::Output| {
+            (output.closed_of(ends).count() >= 2).then_some(())
+        }
+    };
     tcptop.wait("both ends", count(ends));
     tcptop.wait("both other ends", count(ends.flipped()));
     let output = tcptop.finish();
-    let mut found: Vec<_> = output.closed_of(ends).chain(output.closed_of(ends.flipped())).map(totals).collect();
+    let mut found: Vec<_> =
+        output.closed_of(ends).chain(output.closed_of(ends.flipped())).map(totals).collect();
     found.sort_unstable();
-    let mut expected: Vec<_> = traffic.iter().flat_map(|&(up, down)| [(up, down), (down, up)]).collect();
+    let mut expected: Vec<_> =
+        traffic.iter().flat_map(|&(up, down)| [(up, down), (down, up)]).collect();
     expected.sort_unstable();
     assert_eq!(found, expected);
 }

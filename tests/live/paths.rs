@@ -88,7 +88,14 @@ fn sendfile() {
             scope.spawn(|| receive(&pair.server, bytes));
             in_parts(bytes, |left| {
                 // SAFETY: two open descriptors; the file's own position is used.
-                unsafe { libc::sendfile(pair.client.as_raw_fd(), file.as_raw_fd(), std::ptr::null_mut(), left) }
+                unsafe {
+                    libc::sendfile(
+                        pair.client.as_raw_fd(),
+                        file.as_raw_fd(),
+                        std::ptr::null_mut(),
+                        left,
+                    )
+                }
             });
         });
         (bytes, 0)
@@ -141,7 +148,9 @@ fn truncated_receive() {
         send(&pair.client, 9000);
         sock::await_received(&pair.server, 9000);
         // SAFETY: MSG_TRUNC on TCP writes nothing, so no buffer is needed.
-        let got = unsafe { libc::recv(pair.server.as_raw_fd(), std::ptr::null_mut(), 9000, libc::MSG_TRUNC) };
+        let got = unsafe {
+            libc::recv(pair.server.as_raw_fd(), std::ptr::null_mut(), 9000, libc::MSG_TRUNC)
+        };
         assert_eq!(got, 9000);
         (9000, 0)
     });
@@ -198,7 +207,8 @@ fn urgent_byte() {
     moves(|pair| {
         send(&pair.client, 10);
         // SAFETY: one byte is readable.
-        let sent = unsafe { libc::send(pair.client.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
+        let sent =
+            unsafe { libc::send(pair.client.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
         assert_eq!(sent, 1);
         send(&pair.client, 20);
         set_int(&pair.server, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
@@ -211,7 +221,8 @@ fn urgent_byte() {
 fn many_small_vectors() {
     moves(|pair| {
         set_int(&pair.client, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
-        let parts: Vec<IoSlice<'_>> = (1..=100).map(|length| IoSlice::new(&[b'v'; 100][..length])).collect();
+        let parts: Vec<IoSlice<'_>> =
+            (1..=100).map(|length| IoSlice::new(&[b'v'; 100][..length])).collect();
         for _ in 0..20 {
             assert_eq!((&pair.client).write_vectored(&parts).expect("writev"), 5050);
         }
@@ -254,7 +265,14 @@ fn zero_copy_receive() {
         let bytes = 2 * MEGABYTE;
         // SAFETY: a fresh mapping of a TCP socket; nothing else knows of it.
         let window = unsafe {
-            libc::mmap(std::ptr::null_mut(), WINDOW, libc::PROT_READ, libc::MAP_SHARED, pair.server.as_raw_fd(), 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                WINDOW,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                pair.server.as_raw_fd(),
+                0,
+            )
         };
         assert_ne!(window, libc::MAP_FAILED, "mmap of a socket");
         let mut got = 0;
@@ -262,11 +280,18 @@ fn zero_copy_receive() {
             scope.spawn(|| send(&pair.client, bytes));
             while got < bytes {
                 // struct tcp_zerocopy_receive: address, length, recv_skip_hint.
-                let mut request = ZeroCopyReceive { address: window as u64, length: WINDOW as u32, skip: 0 };
-                sock::get_option(&pair.server, libc::IPPROTO_TCP, libc::TCP_ZEROCOPY_RECEIVE, &mut request)
-                    .expect("TCP_ZEROCOPY_RECEIVE");
+                let mut request =
+                    ZeroCopyReceive { address: window as u64, length: WINDOW as u32, skip: 0 };
+                sock::get_option(
+                    &pair.server,
+                    libc::IPPROTO_TCP,
+                    libc::TCP_ZEROCOPY_RECEIVE,
+                    &mut request,
+                )
+                .expect("TCP_ZEROCOPY_RECEIVE");
                 got += u64::from(request.length);
-                let copy = u64::from(request.skip).clamp(u64::from(request.length == 0), bytes - got);
+                let copy =
+                    u64::from(request.skip).clamp(u64::from(request.length == 0), bytes - got);
                 receive(&pair.server, copy);
                 got += copy;
             }
@@ -296,7 +321,8 @@ fn io_uring() {
     moves(|pair| {
         let data = vec![b'u'; 60_000];
         let mut buffer = vec![0; 60_000];
-        let (client, server) = (types::Fd(pair.client.as_raw_fd()), types::Fd(pair.server.as_raw_fd()));
+        let (client, server) =
+            (types::Fd(pair.client.as_raw_fd()), types::Fd(pair.server.as_raw_fd()));
         for _ in 0..20 {
             let send = opcode::Send::new(client, data.as_ptr(), data.len() as u32)
                 .flags(libc::MSG_WAITALL)
@@ -305,7 +331,8 @@ fn io_uring() {
                 .flags(libc::MSG_WAITALL)
                 .build();
             // SAFETY: both buffers outlive the wait below, which ends both operations.
-            unsafe { ring.submission().push_multiple(&[send, receive]) }.expect("room in the queue");
+            unsafe { ring.submission().push_multiple(&[send, receive]) }
+                .expect("room in the queue");
             ring.submit_and_wait(2).expect("io_uring_enter");
             assert!(ring.completion().all(|done| done.result() == 60_000), "moved in full");
         }
@@ -361,7 +388,13 @@ fn ktls() {
     let upper_layer = |stream: &TcpStream| {
         // SAFETY: three bytes are readable.
         let result = unsafe {
-            libc::setsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_ULP, b"tls".as_ptr().cast(), 3)
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_ULP,
+                b"tls".as_ptr().cast(),
+                3,
+            )
         };
         Errno::result(result)
     };
@@ -372,7 +405,14 @@ fn ktls() {
     let pair = Pair::new(Family::V4);
     let ends = pair.ends;
     // TLS 1.2, AES-GCM-128, the same keys at both ends.
-    let keys = TlsAesGcm128 { version: 0x0303, cipher: 51, iv: [1; 8], key: [2; 16], salt: [3; 4], sequence: [0; 8] };
+    let keys = TlsAesGcm128 {
+        version: 0x0303,
+        cipher: 51,
+        iv: [1; 8],
+        key: [2; 16],
+        salt: [3; 4],
+        sequence: [0; 8],
+    };
     for (stream, direction) in [(&pair.client, TLS_TX), (&pair.server, TLS_RX)] {
         upper_layer(stream).expect("TCP_ULP");
         sock::set_option(stream, SOL_TLS, direction, &keys).expect("keys");
@@ -384,7 +424,14 @@ fn ktls() {
         scope.spawn(|| receive(&pair.server, plain));
         in_parts(plain, |left| {
             // SAFETY: two open descriptors; the file's own position is used.
-            unsafe { libc::sendfile(pair.client.as_raw_fd(), file.as_raw_fd(), std::ptr::null_mut(), left) }
+            unsafe {
+                libc::sendfile(
+                    pair.client.as_raw_fd(),
+                    file.as_raw_fd(),
+                    std::ptr::null_mut(),
+                    left,
+                )
+            }
         });
     });
     await_acked(&pair.client);
