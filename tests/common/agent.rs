@@ -1,0 +1,370 @@
+//! Helper processes: the test binary started again in another role, which does
+//! with sockets what a line on its standard input says and answers with a line.
+//!
+//! An agent has one thread (but for those of [`Agent::send_named`]), so that it
+//! may fork. It ends with its standard input.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::CString;
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{self, Child, ChildStdin, Command, Stdio};
+use std::str::{FromStr, SplitAsciiWhitespace};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+
+use super::churn;
+use super::sock::{self, Ends};
+use super::wait::patience;
+
+/// The first argument of the test binary in the role of an agent.
+const ROLE: &str = "role=agent";
+
+/// Runs the agent if that is what this process was started for.
+pub fn run_if_asked() {
+    if env::args().nth(1).as_deref() == Some(ROLE) {
+        serve();
+        process::exit(0);
+    }
+}
+
+/// A running agent. Killed when dropped.
+pub struct Agent {
+    child: Child,
+    input: Option<ChildStdin>,
+    answers: Receiver<String>,
+    /// The process that answers: the one started, or a fork of it.
+    pub pid: u32,
+}
+
+/// A socket in an agent.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    fd: RawFd,
+    pub ends: Ends,
+}
+
+impl Agent {
+    /// An agent in the network namespace of the calling thread, whose process
+    /// (and thread) has this name.
+    pub fn new(name: impl AsRef<[u8]>) -> Agent {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(ROLE).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("an agent");
+        let (sender, answers) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        thread::spawn(move || {
+            // The receiver goes with the agent's value.
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let (input, pid) = (child.stdin.take(), child.id());
+        let mut agent = Agent { child, input, answers, pid };
+        agent.rename(name);
+        agent
+    }
+
+    pub fn rename(&mut self, name: impl AsRef<[u8]>) {
+        self.ask(&format!("name {}", hex(name.as_ref())));
+    }
+
+    pub fn listen(&mut self, address: SocketAddr) -> (RawFd, SocketAddr) {
+        let answer = self.ask(&format!("listen {address}"));
+        let mut words = answer.split_ascii_whitespace();
+        (word(&mut words), word(&mut words))
+    }
+
+    pub fn accept(&mut self, listener: RawFd) -> Socket {
+        let answer = self.ask(&format!("accept {listener}"));
+        Socket::parse(&answer)
+    }
+
+    pub fn connect(&mut self, remote: SocketAddr) -> Socket {
+        let answer = self.ask(&format!("connect {remote}"));
+        Socket::parse(&answer)
+    }
+
+    /// Connects to a listener of this process; the socket there is the answer's second half.
+    pub fn connect_here(&mut self, family: sock::Family) -> (Socket, TcpStream) {
+        let (listener, address) = sock::listen(family);
+        let socket = self.connect(address);
+        let (stream, _) = listener.accept().expect("accept");
+        sock::bounded(&stream);
+        assert_eq!(Ends::of(&stream).flipped(), socket.ends);
+        (socket, stream)
+    }
+
+    pub fn send(&mut self, socket: Socket, bytes: u64) {
+        self.ask(&format!("send {} {bytes}", socket.fd));
+    }
+
+    /// Sends from a thread with a name of its own, which ends before the answer.
+    pub fn send_named(&mut self, name: &str, socket: Socket, bytes: u64) {
+        self.ask(&format!("send-named {} {} {bytes}", hex(name.as_bytes()), socket.fd));
+    }
+
+    pub fn receive(&mut self, socket: Socket, bytes: u64) {
+        self.ask(&format!("receive {} {bytes}", socket.fd));
+    }
+
+    pub fn close(&mut self, socket: Socket) {
+        self.ask(&format!("close {}", socket.fd));
+    }
+
+    /// Forks: from now on the child answers, while the parent holds what it
+    /// has and does nothing.
+    pub fn fork(&mut self) {
+        let answer = self.ask("fork");
+        self.pid = answer.parse().expect("a pid");
+    }
+
+    /// Becomes another program file with the socket kept open; the new image
+    /// is an agent again.
+    pub fn exec(&mut self, program: &Path, socket: Socket) {
+        self.ask(&format!("exec {} {}", socket.fd, program.display()));
+        self.ask(&format!("adopt {}", socket.fd));
+    }
+
+    /// A Unix socket at this path into which another agent gives sockets.
+    pub fn mailbox(&mut self, path: &Path) {
+        self.ask(&format!("mailbox {}", path.display()));
+    }
+
+    /// Sends the socket to a mailbox and closes it here.
+    pub fn give(&mut self, socket: Socket, mailbox: &Path) {
+        self.ask(&format!("give {} {}", socket.fd, mailbox.display()));
+        self.close(socket);
+    }
+
+    /// Receives a socket from the mailbox.
+    pub fn take(&mut self) -> Socket {
+        let answer = self.ask("take");
+        Socket::parse(&answer)
+    }
+
+    /// Serves this many connections of [`churn`] in the background.
+    pub fn serve_churn(&mut self, connections: u32) -> SocketAddr {
+        let address = SocketAddr::from((sock::loopback(1), 0));
+        let answer = self.ask(&format!("serve-churn {address} {connections}"));
+        word(&mut answer.split_ascii_whitespace())
+    }
+
+    /// Makes this many connections of [`churn`] as fast as it can, and leaves
+    /// an account of them in the file.
+    pub fn churn(&mut self, server: SocketAddr, connections: u32, account: &Path) {
+        let command = format!("churn {server} {connections} {}", account.display());
+        self.ask_for(&command, 6 * patience());
+    }
+
+    /// Ends the process without closing its sockets first.
+    pub fn exit(mut self) {
+        self.input = None;
+        assert!(self.child.wait().expect("wait").success());
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.ask_for(line, patience())
+    }
+
+    fn ask_for(&mut self, line: &str, patience: Duration) -> String {
+        writeln!(self.input.as_mut().expect("open"), "{line}")
+            .unwrap_or_else(|e| panic!("{line}: {e}"));
+        let answer = self.answers.recv_timeout(patience);
+        let answer =
+            answer.unwrap_or_else(|e| panic!("agent {} did not answer {line:?}: {e}", self.pid));
+        match answer.split_once(' ') {
+            Some(("ok", rest)) => rest.to_owned(),
+            _ => panic!("agent {}: {line:?}: {answer}", self.pid),
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // A fork of the agent ends with its input, and the agent with its fork.
+        self.input = None;
+        if self.pid == self.child.id() {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Socket {
+    fn parse(answer: &str) -> Socket {
+        let mut words = answer.split_ascii_whitespace();
+        Socket { fd: word(&mut words), ends: Ends::new(word(&mut words), word(&mut words)) }
+    }
+}
+
+fn word<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> T {
+    let word = words.next().expect("another word");
+    word.parse().unwrap_or_else(|_| panic!("unexpected word {word:?}"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    // A leading zero keeps the empty name a word.
+    bytes.iter().fold(String::from("0"), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text[1..].as_bytes();
+    let byte =
+        |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+    digits.chunks(2).map(byte).collect()
+}
+
+/// Names the calling thread (the process, where it is the first one). Any
+/// bytes but NUL; the kernel keeps 15.
+fn set_name(name: Vec<u8>) {
+    let name = CString::new(name).expect("no NUL");
+    // SAFETY: the kernel reads a NUL-terminated string.
+    let result = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    assert_eq!(result, 0, "PR_SET_NAME");
+}
+
+/// What an agent holds.
+#[derive(Default)]
+struct Held {
+    listeners: BTreeMap<RawFd, TcpListener>,
+    streams: BTreeMap<RawFd, TcpStream>,
+    mailbox: Option<UnixDatagram>,
+}
+
+impl Held {
+    fn keep(&mut self, stream: TcpStream) -> String {
+        sock::bounded(&stream);
+        let (fd, ends) = (stream.as_raw_fd(), Ends::of(&stream));
+        self.streams.insert(fd, stream);
+        format!("{fd} {} {}", ends.local, ends.remote)
+    }
+
+    fn obey(&mut self, line: &str) -> io::Result<String> {
+        let mut words = line.split_ascii_whitespace();
+        let words = &mut words;
+        let verb: String = word(words);
+        match &*verb {
+            "name" => set_name(unhex(&word::<String>(words))),
+            "listen" => {
+                let listener = sock::listen_at(word(words));
+                let (fd, address) = (listener.as_raw_fd(), listener.local_addr()?);
+                self.listeners.insert(fd, listener);
+                return Ok(format!("{fd} {address}"));
+            }
+            "accept" => {
+                let (stream, _) = self.listeners[&word(words)].accept()?;
+                return Ok(self.keep(stream));
+            }
+            "connect" => {
+                let stream = TcpStream::connect(word::<SocketAddr>(words))?;
+                return Ok(self.keep(stream));
+            }
+            "send" => sock::send(&self.streams[&word(words)], word(words)),
+            "send-named" => {
+                let name = unhex(&word::<String>(words));
+                let (stream, bytes) = (&self.streams[&word(words)], word(words));
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        set_name(name);
+                        sock::send(stream, bytes);
+                    });
+                });
+            }
+            "receive" => sock::receive(&self.streams[&word(words)], word(words)),
+            "close" => drop(self.streams.remove(&word(words))),
+            "fork" => return fork(),
+            "exec" => return Err(exec(word(words), &word::<String>(words))),
+            "adopt" => {
+                // SAFETY: the image before this one left the socket open for it.
+                let fd = unsafe { OwnedFd::from_raw_fd(word(words)) };
+                self.keep(TcpStream::from(fd));
+            }
+            "mailbox" => self.mailbox = Some(UnixDatagram::bind(word::<String>(words))?),
+            "give" => give(word(words), &word::<String>(words))?,
+            "take" => {
+                let stream = take(self.mailbox.as_ref().expect("a mailbox"))?;
+                return Ok(self.keep(stream));
+            }
+            "serve-churn" => return Ok(churn::serve(word(words), word(words))?.to_string()),
+            "churn" => churn::run(word(words), word(words), &word::<String>(words))?,
+            _ => return Err(io::Error::other("unknown command")),
+        }
+        Ok(String::new())
+    }
+}
+
+/// The loop of an agent.
+fn serve() {
+    let mut held = Held::default();
+    for line in io::stdin().lines() {
+        let line = line.expect("stdin");
+        answer(&match held.obey(&line) {
+            Ok(text) => format!("ok {text}"),
+            Err(error) => format!("error {error}"),
+        });
+    }
+}
+
+fn answer(text: &str) {
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).expect("stdout");
+}
+
+/// In the child: its pid. The parent waits for the child and ends.
+fn fork() -> io::Result<String> {
+    // SAFETY: the process has one thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(process::id().to_string()),
+        child => {
+            // SAFETY: the status is not asked for.
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            process::exit(0);
+        }
+    }
+}
+
+/// Returns only where it fails; the answer goes out before.
+fn exec(kept: RawFd, program: &str) -> io::Error {
+    // SAFETY: integers only; the descriptor is one of this process.
+    unsafe { libc::fcntl(kept, libc::F_SETFD, 0) };
+    answer("ok ");
+    Command::new(program).arg(ROLE).exec()
+}
+
+fn give(socket: RawFd, mailbox: &str) -> io::Result<()> {
+    let courier = UnixDatagram::unbound()?;
+    let address = UnixAddr::new(mailbox)?;
+    let fds = [socket];
+    let message = [ControlMessage::ScmRights(&fds)];
+    sendmsg(
+        courier.as_raw_fd(),
+        &[IoSlice::new(b"x")],
+        &message,
+        MsgFlags::empty(),
+        Some(&address),
+    )?;
+    Ok(())
+}
+
+fn take(mailbox: &UnixDatagram) -> io::Result<TcpStream> {
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(mailbox.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            // SAFETY: the kernel has just made this descriptor for us.
+            return Ok(TcpStream::from(unsafe { OwnedFd::from_raw_fd(fds[0]) }));
+        }
+    }
+    Err(io::Error::other("no descriptor in the message"))
+}

@@ -1,0 +1,13 @@
+//! What the tests that run the `tcptop` binary share: the process under test,
+//! sockets whose traffic is known, helper processes, network namespaces.
+//!
+//! Every wait is bounded by [`wait::patience`], and every resource (process,
+//! namespace, file) goes when its value is dropped.
+
+pub mod agent;
+pub mod churn;
+pub mod netns;
+pub mod rng;
+pub mod sock;
+pub mod tcptop;
+pub mod wait;

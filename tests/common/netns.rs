@@ -1,0 +1,68 @@
+//! Network namespaces that live as long as their value.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::process::{self, Command};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace, kept by a descriptor and by nothing in the file system.
+pub struct Netns(File);
+
+impl Netns {
+    /// With its loopback device up.
+    pub fn new() -> Netns {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+            ip("link set lo up");
+            File::open("/proc/thread-self/ns/net").expect("/proc is mounted")
+        };
+        Netns(thread::scope(|scope| scope.spawn(make).join().expect("a new namespace")))
+    }
+
+    /// Runs `work` on a thread of this namespace. Sockets and processes that it
+    /// makes belong to the namespace wherever they are used later.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            setns(&self.0, CloneFlags::CLONE_NEWNET).expect("setns");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Joins two namespaces with a veth pair, `veth0` at both ends.
+    pub fn join(&self, address: IpAddr, other: &Netns, other_address: IpAddr) {
+        let target = format!("/proc/{}/fd/{}", process::id(), other.0.as_raw_fd());
+        self.run(|| ip(&format!("link add veth0 type veth peer name veth0 netns {target}")));
+        for (netns, address) in [(self, address), (other, other_address)] {
+            let (prefix, nodad) = if address.is_ipv4() { (24, "") } else { (64, "nodad") };
+            netns.run(|| {
+                ip(&format!("address add {address}/{prefix} dev veth0 {nodad}"));
+                ip("link set veth0 up");
+            });
+        }
+    }
+
+    /// Sets a sysctl of the namespace (a path below /proc/sys).
+    pub fn sysctl(&self, path: &str, value: &str) {
+        self.run(|| {
+            fs::write(format!("/proc/sys/{path}"), value).unwrap_or_else(|e| panic!("{path}: {e}"))
+        });
+    }
+}
+
+/// Runs iproute2 in the namespace of the calling thread.
+pub fn ip(arguments: &str) {
+    assert!(run("ip", arguments).is_ok(), "ip {arguments}");
+}
+
+/// Runs a command whose arguments hold no blanks; its output, or what it said.
+pub fn run(program: &str, arguments: &str) -> Result<String, String> {
+    let output = Command::new(program).args(arguments.split_ascii_whitespace()).output();
+    let output = output.map_err(|e| format!("{program}: {e}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}

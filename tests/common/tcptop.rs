@@ -1,0 +1,542 @@
+//! The process under test: started, waited for, stopped, and its lines parsed
+//! strictly. Whatever a test is about, [`Tcptop::finish`] also holds the run
+//! against the contract of the line format.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::sock::Ends;
+use super::wait::{patience, until, until_true};
+
+/// What most tests want: exact numbers, soon.
+pub const QUICK: [&str; 4] = ["--tcp", "--raw", "--interval", "0.1"];
+
+const HEADER: [&str; 13] = [
+    "PROTO",
+    "LOCAL",
+    "REMOTE",
+    "PID",
+    "PROCESS",
+    "STATE",
+    "BYTES_IN",
+    "BYTES_OUT",
+    "PKTS_IN",
+    "PKTS_OUT",
+    "RTT",
+    "RATE_IN",
+    "RATE_OUT",
+];
+
+/// A row of an interval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its place in the output.
+    pub line: usize,
+    pub time: Option<String>,
+    pub ends: Ends,
+    pub pid: Option<u32>,
+    pub process: String,
+    pub state: String,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub rtt: String,
+    pub rate_in: String,
+    pub rate_out: String,
+    pub partial: bool,
+}
+
+impl Row {
+    /// Both rates of a run with `--raw`.
+    pub fn rates(&self) -> (u64, u64) {
+        let rate = |text: &str| text.parse().unwrap_or_else(|_| panic!("a raw rate: {text:?}"));
+        (rate(&self.rate_in), rate(&self.rate_out))
+    }
+
+    fn parse(line: usize, time: Option<String>, text: &str) -> Result<Row, &'static str> {
+        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+        let partial = match fields.len() {
+            13 => false,
+            14 if fields[13] == "[PARTIAL]" => true,
+            _ => return Err("not 13 fields, nor 14 with [PARTIAL]"),
+        };
+        if !matches!(fields[0], "TCP" | "UDP") {
+            return Err("unknown protocol");
+        }
+        Ok(Row {
+            line,
+            time,
+            ends: Ends { local: address(fields[1])?, remote: address(fields[2])? },
+            pid: pid(fields[3])?,
+            process: fields[4].to_owned(),
+            state: fields[5].to_owned(),
+            bytes_in: amount(fields[6])?,
+            bytes_out: amount(fields[7])?,
+            packets_in: amount(fields[8])?,
+            packets_out: amount(fields[9])?,
+            rtt: fields[10].to_owned(),
+            rate_in: fields[11].to_owned(),
+            rate_out: fields[12].to_owned(),
+            partial,
+        })
+    }
+}
+
+/// A `[CLOSED]` line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Closed {
+    pub line: usize,
+    pub time: Option<String>,
+    pub ends: Ends,
+    pub pid: Option<u32>,
+    pub process: String,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub rtt: String,
+    pub retrans: u64,
+    pub age: String,
+    pub end: String,
+    pub partial: bool,
+}
+
+impl Closed {
+    fn parse(line: usize, time: Option<String>, text: &str) -> Result<Closed, &'static str> {
+        let (text, partial) = match text.strip_suffix(" [PARTIAL]") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        let rest = text.strip_prefix("[CLOSED] TCP ").ok_or("not [CLOSED] TCP")?;
+        let (local, rest) = rest.split_once(" -> ").ok_or("no arrow")?;
+        let (remote, rest) = rest.split_once(" (").ok_or("no process")?;
+        let (owner, rest) = rest.split_at(rest.find(") in=").ok_or("process does not end")?);
+        let (process, owner_pid) = owner.rsplit_once(", PID ").ok_or("no PID")?;
+        if process.is_empty() || process.contains([' ', '\t']) {
+            return Err("blank in the process name");
+        }
+        let mut fields = rest[") ".len()..].split(' ');
+        let mut field = |key: &str| {
+            let text = fields.next().and_then(|field| field.strip_prefix(key));
+            text.and_then(|text| text.strip_prefix('=')).ok_or("fields of [CLOSED]")
+        };
+        let closed = Closed {
+            line,
+            time,
+            ends: Ends { local: address(local)?, remote: address(remote)? },
+            pid: pid(owner_pid)?,
+            process: process.to_owned(),
+            bytes_in: amount(field("in")?)?,
+            bytes_out: amount(field("out")?)?,
+            packets_in: amount(field("pkts_in")?)?,
+            packets_out: amount(field("pkts_out")?)?,
+            rtt: field("rtt")?.to_owned(),
+            retrans: amount(field("retrans")?)?,
+            age: field("age")?.to_owned(),
+            end: field("end")?.to_owned(),
+            partial,
+        };
+        if fields.next().is_some() {
+            Err("more fields than a [CLOSED] line has")
+        } else {
+            Ok(closed)
+        }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "not ADDRESS:PORT")
+}
+
+fn pid(text: &str) -> Result<Option<u32>, &'static str> {
+    match text {
+        "-" => Ok(None),
+        "0" => Err("PID 0"),
+        _ => text.parse().map(Some).map_err(|_| "not a PID"),
+    }
+}
+
+/// The exact number that a size begins with: `340B`, `2048(2.0K)`, `340`.
+fn amount(text: &str) -> Result<u64, &'static str> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let known = unit.is_empty() || unit == "B" || (unit.starts_with('(') && unit.ends_with(')'));
+    if !known {
+        return Err("not a number");
+    }
+    number.parse().map_err(|_| "not a number")
+}
+
+/// What tcptop has written so far.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Every line, whole ones only, without the line feed.
+    pub lines: Vec<String>,
+    pub rows: Vec<Row>,
+    pub closed: Vec<Closed>,
+    /// Lines that are neither header nor row nor `[CLOSED]`, and why.
+    pub alien: Vec<String>,
+    /// How often the header came.
+    pub headers: usize,
+    with_time: bool,
+    unfinished: Vec<u8>,
+    ended: bool,
+}
+
+impl Output {
+    pub fn rows_of(&self, ends: Ends) -> impl DoubleEndedIterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.ends == ends)
+    }
+
+    pub fn last_row(&self, ends: Ends) -> Option<&Row> {
+        self.rows.iter().rfind(|row| row.ends == ends)
+    }
+
+    pub fn closed_of(&self, ends: Ends) -> impl Iterator<Item = &Closed> {
+        self.closed.iter().filter(move |closed| closed.ends == ends)
+    }
+
+    /// The one `[CLOSED]` line of a connection.
+    pub fn the_closed(&self, ends: Ends) -> &Closed {
+        let found: Vec<&Closed> = self.closed_of(ends).collect();
+        assert_eq!(found.len(), 1, "[CLOSED] lines of {ends:?}: {found:#?}");
+        found[0]
+    }
+
+    fn absorb(&mut self, bytes: &[u8]) {
+        let mut lines = bytes.split(|&byte| byte == b'\n');
+        self.unfinished.extend(lines.next().unwrap_or_default());
+        for next in lines {
+            let line = std::mem::replace(&mut self.unfinished, next.to_vec());
+            self.take_line(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+
+    fn take_line(&mut self, text: String) {
+        let (time, rest) = match text.split_once(' ') {
+            Some((time, rest)) if self.with_time => (Some(time.to_owned()), rest.trim_start()),
+            _ => (None, &*text),
+        };
+        let line = self.lines.len();
+        let result = if rest.split_ascii_whitespace().eq(HEADER) {
+            self.headers += 1;
+            if line == 0 { Ok(()) } else { Err("a header within the output") }
+        } else if rest.starts_with("[CLOSED]") {
+            Closed::parse(line, time, rest).map(|closed| self.closed.push(closed))
+        } else {
+            Row::parse(line, time, rest).map(|row| self.rows.push(row))
+        };
+        if let Err(why) = result {
+            self.alien.push(format!("line {line}: {why}: {text:?}"));
+        }
+        self.lines.push(text);
+    }
+
+    /// Nothing but data, the header once and first, no terminal control.
+    pub fn check_contract(&self) {
+        assert!(self.alien.is_empty(), "not of the line format: {:#?}", self.alien);
+        assert!(self.unfinished.is_empty(), "ends within a line");
+        assert!(self.headers == 1, "{} headers in {} lines", self.headers, self.lines.len());
+        let control = |line: &&String| line.bytes().any(|byte| byte < b' ' || byte == 0x7f);
+        assert_eq!(self.lines.iter().find(control), None, "control characters");
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    output: Mutex<Output>,
+    grew: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Output> {
+        // A test that panics while it looks must not take the reader along.
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads to the end, an interval at a time where it fits the buffer.
+    fn read(&self, mut source: impl Read) {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let got = match source.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result.expect("stdout of tcptop"),
+            };
+            let mut output = self.lock();
+            output.absorb(&buffer[..got]);
+            output.ended = got == 0;
+            self.grew.notify_all();
+            if got == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    env::var_os("TCPTOP_BIN").map_or_else(|| env!("CARGO_BIN_EXE_tcptop").into(), PathBuf::from)
+}
+
+/// A command line of the binary under test, with the extra arguments that the
+/// environment asks for (`TCPTOP_TEST_ARGS`).
+pub fn command<S: AsRef<OsStr>>(binary: &Path, arguments: &[S]) -> Command {
+    let extra = env::var("TCPTOP_TEST_ARGS").unwrap_or_default();
+    let mut command = Command::new(binary);
+    command.args(arguments).args(extra.split_ascii_whitespace());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// How to start tcptop where the defaults do not do.
+pub struct Launch {
+    command: Command,
+    directory: TempDir,
+    blocked: bool,
+    with_time: bool,
+}
+
+impl Launch {
+    pub fn new(arguments: &[&str]) -> Launch {
+        Launch::of(&binary(), arguments)
+    }
+
+    pub fn of(binary: &Path, arguments: &[&str]) -> Launch {
+        let directory = tempfile::tempdir().expect("a directory");
+        let everyone = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.path(), everyone).expect("chmod");
+        let mut command = command(binary, arguments);
+        command.arg("--ready-file").arg(directory.path().join("ready"));
+        let with_time = arguments.iter().any(|a| ["-t", "--timestamp"].contains(a));
+        Launch { command, directory, blocked: false, with_time }
+    }
+
+    /// Leaves stdout, a pipe, unread until [`Tcptop::unblock`].
+    pub fn blocked(mut self) -> Launch {
+        self.blocked = true;
+        self
+    }
+
+    /// Runs `prepare` in the child before it becomes tcptop.
+    ///
+    /// # Safety
+    /// As for [`CommandExt::pre_exec`].
+    pub unsafe fn prepare(
+        mut self,
+        prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Launch {
+        // SAFETY: the caller's promise.
+        unsafe { self.command.pre_exec(prepare) };
+        self
+    }
+
+    /// Starts without waiting for anything.
+    pub fn spawn(mut self) -> Tcptop {
+        let mut child = self.command.spawn().unwrap_or_else(|e| panic!("{:?}: {e}", self.command));
+        let stdout = child.stdout.take().expect("piped");
+        let mut stderr = child.stderr.take().expect("piped");
+        let shared = Arc::<Shared>::default();
+        shared.lock().with_time = self.with_time;
+        let errors = Arc::<Mutex<Vec<u8>>>::default();
+        let errors_too = Arc::clone(&errors);
+        let mut readers = vec![thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(got @ 1..) = stderr.read(&mut buffer) {
+                errors_too.lock().expect("no panic").extend(&buffer[..got]);
+            }
+        })];
+        let mut unread = None;
+        if self.blocked {
+            unread = Some(stdout);
+        } else {
+            let shared = Arc::clone(&shared);
+            readers.push(thread::spawn(move || shared.read(stdout)));
+        }
+        Tcptop { child, shared, errors, readers, unread, directory: self.directory }
+    }
+
+    /// Starts and waits until everything is attached and the listing written.
+    pub fn start(self) -> Tcptop {
+        let mut tcptop = self.spawn();
+        tcptop.await_ready();
+        tcptop
+    }
+}
+
+/// A tcptop that runs. Killed when dropped.
+pub struct Tcptop {
+    child: Child,
+    shared: Arc<Shared>,
+    errors: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+    unread: Option<ChildStdout>,
+    directory: TempDir,
+}
+
+/// A tcptop that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub output: Output,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Status 0, a flawless stdout, and nothing reported lost.
+    pub fn check(&self) {
+        assert!(self.status.success(), "{:?}: {}", self.status, self.stderr);
+        self.output.check_contract();
+        assert!(self.stderr.lines().all(|line| line.starts_with("tcptop: ")), "{}", self.stderr);
+        assert_eq!(self.lost(), "nothing");
+    }
+}
+
+impl Ended {
+    /// What the summary, the last line on stderr, says was lost.
+    pub fn lost(&self) -> &str {
+        let summary = self.stderr.lines().last().unwrap_or_default();
+        summary.split_once("lost: ").unwrap_or_else(|| panic!("no summary: {}", self.stderr)).1
+    }
+}
+
+impl Tcptop {
+    /// Starts with these arguments and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Tcptop {
+        Launch::new(arguments).start()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    pub fn await_ready(&mut self) {
+        let ready = self.directory.path().join("ready");
+        until_true("tcptop to be ready", || {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("tcptop ended ({status}): {}", self.stderr());
+            }
+            ready.exists()
+        });
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.errors.lock().expect("no panic")).into_owned()
+    }
+
+    /// Looks at what was written so far.
+    pub fn look<T>(&self, probe: impl FnOnce(&Output) -> T) -> T {
+        probe(&self.shared.lock())
+    }
+
+    /// Probes after everything that is written until there is an answer.
+    pub fn wait<T>(&self, what: &str, mut probe: impl FnMut(&Output) -> Option<T>) -> T {
+        let deadline = Instant::now() + patience();
+        let mut output = self.shared.lock();
+        loop {
+            if let Some(answer) = probe(&output) {
+                return answer;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || output.ended {
+                let tail =
+                    output.lines.iter().rev().take(40).rev().map(|line| format!("\n  {line}"));
+                panic!(
+                    "no {what} in the output, which ends:{}\nstderr: {}",
+                    tail.collect::<String>(),
+                    self.stderr()
+                );
+            }
+            let result = self.shared.grew.wait_timeout(output, left);
+            output = result.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for a row of the connection that satisfies the condition.
+    pub fn wait_row(&self, what: &str, ends: Ends, mut condition: impl FnMut(&Row) -> bool) -> Row {
+        self.wait(what, |output| output.rows_of(ends).rfind(|row| condition(row)).cloned())
+    }
+
+    /// Waits for the `[CLOSED]` line of each of these ends.
+    pub fn wait_closed(&self, all: &[Ends]) {
+        self.wait("[CLOSED] line for every connection", |output| {
+            all.iter().all(|&ends| output.closed_of(ends).next().is_some()).then_some(())
+        });
+    }
+
+    /// Whether a thread of it waits for its reader.
+    pub fn is_blocked(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        // The number of the system call that it sleeps in, then its arguments.
+        let calls =
+            tasks.map(|task| fs::read_to_string(task.expect("a task").path().join("syscall")));
+        calls.map_while(Result::ok).any(|call| {
+            let mut words = call.split_ascii_whitespace();
+            let number = words.next().and_then(|word| word.parse().ok());
+            matches!(number, Some(libc::SYS_write | libc::SYS_writev))
+                && words.next() == Some("0x1")
+        })
+    }
+
+    /// Begins to read the output of a [`Launch::blocked`] tcptop.
+    pub fn unblock(&mut self) {
+        let stdout = self.unread.take().expect("blocked");
+        let shared = Arc::clone(&self.shared);
+        self.readers.push(thread::spawn(move || shared.read(stdout)));
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: no memory is involved; the child is not reaped, so the id is its own.
+        let result = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(result, 0, "kill");
+    }
+
+    /// Waits for an end that has been brought about.
+    pub fn ended(mut self) -> Ended {
+        let status = until("tcptop to end", || self.child.try_wait().expect("wait"));
+        self.unread = None;
+        for reader in self.readers.drain(..) {
+            reader.join().expect("reader");
+        }
+        let stderr = self.stderr();
+        let output = std::mem::take(&mut *self.shared.lock());
+        Ended { status, output, stderr }
+    }
+
+    /// Stops with a signal.
+    pub fn stop(self, signal: libc::c_int) -> Ended {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Stops as a person does, and checks all that holds for every run.
+    pub fn finish(self) -> Output {
+        let ended = self.stop(libc::SIGINT);
+        ended.check();
+        ended.output
+    }
+}
+
+impl Drop for Tcptop {
+    fn drop(&mut self) {
+        // Fails only where it has been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,30 @@
+//! Bounded waits.
+
+use std::env;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long to wait for something that should happen at once. A slow machine
+/// (an emulated one) multiplies it with `TCPTOP_TEST_SLOW`.
+pub fn patience() -> Duration {
+    let slow = env::var("TCPTOP_TEST_SLOW").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(10) * slow.unwrap_or(1)
+}
+
+/// Probes until there is an answer: for conditions that offer nothing to block
+/// on (a socket's state, a file, the kernel's list of BPF programs).
+pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience();
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "gave up waiting for {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// [`until`] for a condition without an answer.
+pub fn until_true(what: &str, mut probe: impl FnMut() -> bool) {
+    until(what, || probe().then_some(()));
+}

@@ -1,0 +1,75 @@
+//! tcptop on real connections: what it prints is held against what the tests
+//! moved and what the kernel's own interfaces (`TCP_INFO`, `ss`, the list of BPF
+//! programs) say. Needs root; the binary is `TCPTOP_BIN` or the one just built.
+
+#![allow(missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod common;
+mod live {
+    use libtest_mimic::Trial;
+
+    mod churn;
+    mod cleanup;
+    mod control;
+    mod exact;
+    mod existing;
+    mod failed;
+    mod lines;
+    mod measure;
+    mod netns;
+    mod owner;
+    mod paths;
+    mod privilege;
+
+    /// A test that a panic fails.
+    fn test(name: &str, run: fn()) -> Trial {
+        Trial::test(name, move || {
+            run();
+            Ok(())
+        })
+    }
+
+    /// Says why a test that this kernel cannot run was left out.
+    fn left_out(what: &str, why: impl std::fmt::Display) {
+        println!("left out: {what}: {why}");
+    }
+
+    pub fn tests() -> Vec<Trial> {
+        let modules = [
+            exact::tests(),
+            failed::tests(),
+            paths::tests(),
+            existing::tests(),
+            owner::tests(),
+            netns::tests(),
+            measure::tests(),
+            lines::tests(),
+            control::tests(),
+            privilege::tests(),
+            cleanup::tests(),
+            churn::tests(),
+        ];
+        modules.into_iter().flatten().collect()
+    }
+}
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    common::agent::run_if_asked();
+    let mut arguments = Arguments::from_args();
+    let tests = live::tests();
+    // SAFETY: always succeeds.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root && !arguments.list {
+        println!("{} live tests left out: they need root", tests.len());
+        return ExitCode::SUCCESS;
+    }
+    // The tests share the machine's two processors and its namespaces.
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, tests).exit_code()
+}

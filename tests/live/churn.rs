@@ -1,0 +1,143 @@
+//! Connections as fast as the machine makes them.
+
+use std::collections::HashMap;
+use std::fs;
+
+use libtest_mimic::Trial;
+
+use crate::common::agent::Agent;
+use crate::common::churn::{Told, read_account};
+use crate::common::sock::Ends;
+use crate::common::tcptop::{Ended, Output, Tcptop};
+
+use super::test;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("churn::twenty_thousand", twenty_thousand),
+        test("churn::while_tcptop_rests", while_tcptop_rests),
+    ]
+}
+
+/// What identifies a `[CLOSED]` line and all that it must say.
+type Line = (Ends, u64, u64, Option<u32>, String, String);
+
+/// The two processes of a churn.
+struct Churn {
+    server: Agent,
+    client: Agent,
+}
+
+impl Churn {
+    fn new() -> Churn {
+        Churn { server: Agent::new("churn-server"), client: Agent::new("churn-client") }
+    }
+
+    /// Makes the connections; both ends' expected lines, with how often.
+    fn run(&mut self, connections: u32) -> HashMap<Line, i64> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let account = directory.path().join("account");
+        let address = self.server.serve_churn(connections);
+        self.client.churn(address, connections, &account);
+        let told = read_account(&fs::read_to_string(account).expect("the account"));
+        assert_eq!(told.len(), connections as usize);
+        let mut expected = HashMap::new();
+        for line in told.iter().flat_map(|told| self.lines(told)) {
+            *expected.entry(line).or_default() += 1;
+        }
+        expected
+    }
+
+    fn lines(&self, told: &Told) -> [Line; 2] {
+        let (ends, up, down) = (told.ends, told.up, told.down);
+        let (at_client, at_server) = told.ending.words();
+        [
+            (ends, down, up, Some(self.client.pid), "churn-client".into(), at_client.into()),
+            (
+                ends.flipped(),
+                up,
+                down,
+                Some(self.server.pid),
+                "churn-server".into(),
+                at_server.into(),
+            ),
+        ]
+    }
+
+    /// The lines of these two processes.
+    fn told_in(&self, output: &Output) -> HashMap<Line, i64> {
+        let mut told = HashMap::new();
+        for closed in &output.closed {
+            if closed.process.starts_with("churn-") || self.is_own(closed.pid) {
+                let (process, end) = (closed.process.clone(), closed.end.clone());
+                let line =
+                    (closed.ends, closed.bytes_in, closed.bytes_out, closed.pid, process, end);
+                *told.entry(line).or_default() += 1;
+            }
+        }
+        told
+    }
+
+    fn is_own(&self, pid: Option<u32>) -> bool {
+        pid == Some(self.client.pid) || pid == Some(self.server.pid)
+    }
+}
+
+/// Lines of one account that are missing in the other, some of them.
+fn missing(of: &HashMap<Line, i64>, within: &HashMap<Line, i64>) -> (i64, Vec<Line>) {
+    let lacks = |(line, &count): (&Line, &i64)| {
+        let lack = count - within.get(line).copied().unwrap_or(0);
+        (lack > 0).then(|| (lack, line.clone()))
+    };
+    let all: Vec<(i64, Line)> = of.iter().filter_map(lacks).collect();
+    (
+        all.iter().map(|(lack, _)| lack).sum(),
+        all.into_iter().take(5).map(|(_, line)| line).collect(),
+    )
+}
+
+/// Every connection at both ends once, with its owner, bytes and ending.
+fn twenty_thousand() {
+    let tcptop = Tcptop::start(&["--tcp", "--raw"]);
+    let mut churn = Churn::new();
+    let expected = churn.run(20_000);
+    assert_eq!(expected.values().sum::<i64>(), 40_000);
+    tcptop.wait("40,000 [CLOSED] lines", |output| (output.closed.len() >= 40_000).then_some(()));
+    let output = tcptop.finish();
+    let told = churn.told_in(&output);
+    let (lost, invented) = (missing(&expected, &told), missing(&told, &expected));
+    assert!(
+        lost.0 == 0 && invented.0 == 0,
+        "expected but not told: {lost:#?}\ntold but not so: {invented:#?}"
+    );
+}
+
+/// tcptop is stopped while more connections end than it can keep: what is
+/// missing afterwards is what it says is lost, to the line.
+fn while_tcptop_rests() {
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.2"]);
+    let mut churn = Churn::new();
+    tcptop.signal(libc::SIGSTOP);
+    let expected = churn.run(20_000);
+    tcptop.signal(libc::SIGCONT);
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    ended.output.check_contract();
+    let told = churn.told_in(&ended.output);
+    let (missing_lines, invented) = (missing(&expected, &told), missing(&told, &expected));
+    assert_eq!(invented.0, 0, "{invented:#?}");
+    assert_eq!(
+        missing_lines.0,
+        lost_closes(&ended),
+        "{}\nmissing: {missing_lines:#?}",
+        ended.stderr
+    );
+}
+
+/// How many closed connections the summary says were lost.
+fn lost_closes(ended: &Ended) -> i64 {
+    let causes = ended.lost().split(", ").filter(|cause| cause.contains("closed connections"));
+    causes
+        .map(|cause| cause.split(' ').next().and_then(|n| n.parse::<i64>().ok()).expect("a number"))
+        .sum()
+}

@@ -1,0 +1,249 @@
+//! Connections that are older than tcptop.
+
+use std::process;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+
+use crate::common::agent::Agent;
+use crate::common::netns::Netns;
+use crate::common::sock::{
+    self, Ends, Family, Pair, Stream, TcpInfo, await_received, receive, receive_all, send,
+};
+use crate::common::tcptop::{Output, QUICK, Row, Tcptop};
+
+use super::test;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("existing::idle", idle),
+        test("existing::busy", busy),
+        test("existing::in_the_accept_queue", in_the_accept_queue),
+        test("existing::closing", closing),
+        test("existing::lifetime", lifetime),
+        test("existing::shared_by_processes", shared_by_processes),
+        test("existing::listeners_are_no_connections", listeners_are_no_connections),
+    ]
+}
+
+/// The row of the start listing, which is written when tcptop says it is ready.
+fn listed(output: &Output, ends: Ends) -> Row {
+    let row = output.rows_of(ends).next().unwrap_or_else(|| panic!("{ends:?} is not listed"));
+    assert!(row.partial, "{row:?}");
+    row.clone()
+}
+
+/// Counted from zero, and afterwards exactly what moves from then on.
+fn check_idle(tcptop: &Tcptop, ends: Ends, pid: u32, name: &str, state: &str) {
+    let row = tcptop.look(|output| listed(output, ends));
+    assert_eq!((row.pid, &*row.process, &*row.state), (Some(pid), name, state));
+    let counts = (row.bytes_in, row.bytes_out, row.packets_in, row.packets_out);
+    assert_eq!(counts, (0, 0, 0, 0), "{row:?}");
+    assert_eq!(row.rates(), (0, 0));
+}
+
+/// Here and in another namespace, each held by a process of its own.
+fn idle() {
+    let other = Netns::new();
+    let connect = || {
+        let mut agent = Agent::new("keeps-it");
+        let (socket, peer) = agent.connect_here(Family::V4);
+        agent.send(socket, 1000);
+        receive(&peer, 1000);
+        send(&peer, 3);
+        agent.receive(socket, 3);
+        // The acknowledgement of the 3 bytes has gone.
+        sock::await_acked(&peer);
+        (agent, socket, peer)
+    };
+    let mut held = [connect(), other.run(connect)];
+    let tcptop = Tcptop::start(&QUICK);
+    for (agent, socket, peer) in &mut held {
+        check_idle(&tcptop, socket.ends, agent.pid, "keeps-it", "ESTABLISHED");
+        agent.send(*socket, 12_345);
+        receive(peer, 12_345);
+        send(peer, 6789);
+        agent.receive(*socket, 6789);
+        tcptop.wait_row("row with what moved since", socket.ends, |row| {
+            row.partial && (row.bytes_in, row.bytes_out) == (6789, 12_345)
+        });
+        agent.close(*socket);
+        assert_eq!(receive_all(peer), 0);
+    }
+    let ends: Vec<_> = held.iter().map(|(_, socket, _)| socket.ends).collect();
+    let pids: Vec<_> = held.iter().map(|(agent, ..)| agent.pid).collect();
+    drop(held);
+    tcptop.wait_closed(&ends);
+    let output = tcptop.finish();
+    for (ends, pid) in ends.into_iter().zip(pids) {
+        let closed = output.the_closed(ends);
+        assert!(closed.partial, "{closed:?}");
+        assert_eq!((closed.bytes_in, closed.bytes_out), (6789, 12_345), "{closed:?}");
+        assert_eq!((closed.pid, &*closed.process), (Some(pid), "keeps-it"));
+        assert_eq!(closed.age, "-", "unknown: {closed:?}");
+        let closed = output.the_closed(ends.flipped());
+        assert_eq!((closed.bytes_in, closed.bytes_out), (12_345, 6789), "{closed:?}");
+        assert_eq!(closed.pid, Some(process::id()));
+    }
+}
+
+/// Traffic before, during and after the start: the totals lie between what had
+/// moved when tcptop was started and when it was ready.
+fn busy() {
+    let pairs = [Pair::new(Family::Mapped), Netns::new().run(|| Pair::new(Family::V6))];
+    let streams = pairs.each_ref().map(|pair| {
+        pair.exchange(3 << 20, 3 << 20);
+        Stream::start(pair, 20_000, Duration::from_micros(200))
+    });
+    let moved = || pairs.each_ref().map(|pair| TcpInfo::of(&pair.client).bytes_out());
+    let before = moved();
+    let tcptop = Tcptop::start(&QUICK);
+    let ready = moved();
+    for pair in &pairs {
+        tcptop.look(|output| listed(output, pair.ends));
+        tcptop.wait_row("row with traffic", pair.ends, |row| row.partial && row.rates().1 > 0);
+    }
+    for stream in streams {
+        stream.stop();
+    }
+    let total = moved();
+    let ends = pairs.each_ref().map(|pair| pair.ends);
+    drop(pairs);
+    tcptop.wait_closed(&ends);
+    tcptop.wait_closed(&ends.map(Ends::flipped));
+    let output = tcptop.finish();
+    for (i, ends) in ends.into_iter().enumerate() {
+        assert!(ready[i] > before[i], "there was traffic meanwhile");
+        let possible = total[i] - ready[i]..=total[i] - before[i];
+        let (client, server) = (output.the_closed(ends), output.the_closed(ends.flipped()));
+        assert!(possible.contains(&client.bytes_out), "{possible:?}: {client:?}");
+        assert!(possible.contains(&server.bytes_in), "{possible:?}: {server:?}");
+        for closed in [client, server] {
+            assert!(closed.partial);
+            assert_eq!(closed.pid, Some(process::id()));
+        }
+    }
+}
+
+/// Established, but nobody has accepted it yet: no process holds the socket.
+fn in_the_accept_queue() {
+    let mut agent = Agent::new("slow-acceptor");
+    let (listener, address) = agent.listen((sock::loopback(1), 0).into());
+    let client = sock::connect(address);
+    send(&client, 500);
+    sock::await_acked(&client);
+    let ends = Ends::of(&client).flipped();
+    let tcptop = Tcptop::start(&QUICK);
+    let row = tcptop.look(|output| listed(output, ends));
+    assert_eq!((&*row.state, row.bytes_in, row.bytes_out), ("ESTABLISHED", 0, 0));
+    assert!(row.pid.is_none() || row.pid == Some(agent.pid), "{row:?}");
+    let socket = agent.accept(listener);
+    assert_eq!(socket.ends, ends);
+    agent.receive(socket, 500);
+    agent.send(socket, 40);
+    receive(&client, 40);
+    send(&client, 60);
+    agent.receive(socket, 60);
+    tcptop.wait_row("row of the acceptor", ends, |row| {
+        row.pid == Some(agent.pid) && (row.bytes_in, row.bytes_out) == (60, 40)
+    });
+    agent.close(socket);
+    assert_eq!(receive_all(&client), 0);
+    drop(client);
+    tcptop.wait_closed(&[ends]);
+    let output = tcptop.finish();
+    let closed = output.the_closed(ends);
+    assert_eq!((closed.pid, &*closed.process), (Some(agent.pid), "slow-acceptor"));
+    assert_eq!((closed.bytes_in, closed.bytes_out, closed.partial), (60, 40, true));
+}
+
+/// Half closed at the start: listed with their states, and their FIN is no byte.
+fn closing() {
+    let pair = Pair::new(Family::V4);
+    pair.exchange(10, 10);
+    pair.client.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    assert_eq!(receive_all(&pair.server), 0);
+    sock::await_acked(&pair.client);
+    let tcptop = Tcptop::start(&QUICK);
+    let row = tcptop.look(|output| listed(output, pair.ends));
+    assert_eq!((&*row.state, row.bytes_in, row.bytes_out), ("FIN_WAIT2", 0, 0));
+    let row = tcptop.look(|output| listed(output, pair.ends.flipped()));
+    assert_eq!((&*row.state, row.bytes_in, row.bytes_out), ("CLOSE_WAIT", 0, 0));
+    send(&pair.server, 4000);
+    receive(&pair.client, 4000);
+    let ends = pair.ends;
+    drop(pair);
+    tcptop.wait_closed(&[ends, ends.flipped()]);
+    let output = tcptop.finish();
+    for (ends, bytes_in, bytes_out) in [(ends, 4000, 0), (ends.flipped(), 0, 4000)] {
+        let closed = output.the_closed(ends);
+        assert_eq!(
+            (closed.bytes_in, closed.bytes_out, &*closed.end),
+            (bytes_in, bytes_out, "fin"),
+            "{closed:?}"
+        );
+    }
+}
+
+/// With `--lifetime` the totals count from the connection's beginning, unmarked.
+fn lifetime() {
+    let pair = Pair::new(Family::V4);
+    pair.exchange(70_000, 5);
+    sock::await_acked(&pair.client);
+    await_received(&pair.client, 5);
+    let info = TcpInfo::of(&pair.client);
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.1", "--lifetime"]);
+    let row = tcptop.look(|output| output.last_row(pair.ends).cloned()).expect("listed");
+    assert_eq!((row.bytes_in, row.bytes_out, row.partial), (5, 70_000, false), "{row:?}");
+    assert_eq!(row.rates(), (0, 0), "its past is no traffic of now");
+    assert!(
+        row.packets_out >= u64::from(info.segs_out) && row.packets_in >= u64::from(info.segs_in)
+    );
+    pair.exchange(30_000, 6);
+    let ends = pair.ends;
+    pair.close();
+    tcptop.wait_closed(&[ends, ends.flipped()]);
+    let output = tcptop.finish();
+    for (ends, bytes_in, bytes_out) in [(ends, 11, 100_000), (ends.flipped(), 100_000, 11)] {
+        let closed = output.the_closed(ends);
+        assert_eq!(
+            (closed.bytes_in, closed.bytes_out, closed.partial),
+            (bytes_in, bytes_out, false),
+            "{closed:?}"
+        );
+    }
+}
+
+/// A socket that a process and its fork both hold is one connection.
+fn shared_by_processes() {
+    let mut agent = Agent::new("parent");
+    let (socket, peer) = agent.connect_here(Family::V4);
+    let parent = agent.pid;
+    agent.fork();
+    agent.rename("child");
+    let tcptop = Tcptop::start(&QUICK);
+    let row = tcptop.look(|output| listed(output, socket.ends));
+    let holders = [(Some(parent), "parent"), (Some(agent.pid), "child")];
+    assert!(holders.contains(&(row.pid, &*row.process)), "{row:?}");
+    agent.send(socket, 8);
+    receive(&peer, 8);
+    tcptop.wait_row("row of the child", socket.ends, |row| {
+        (row.pid, &*row.process, row.bytes_out) == (Some(agent.pid), "child", 8)
+    });
+    tcptop.finish();
+}
+
+/// A listener, TIME_WAIT and a socket that never connected are not listed.
+fn listeners_are_no_connections() {
+    let (listener, address) = sock::listen(Family::V4);
+    let unconnected = sock::unconnected(address, Some((sock::loopback(5), 0).into()));
+    let pair = Pair::accept(&listener, sock::connect(address));
+    let ends = pair.ends;
+    pair.close();
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--all", "--interval", "0.1", "--count", "2"]);
+    let ended = tcptop.ended();
+    ended.check();
+    let own = [address, unconnected.local_addr().expect("bound"), ends.local];
+    let shown = ended.output.rows.iter().find(|row| own.contains(&row.ends.local));
+    assert_eq!(shown, None);
+}

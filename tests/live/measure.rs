@@ -1,0 +1,284 @@
+//! Round-trip times, retransmissions and rates.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+
+use crate::common::netns::{self, Netns};
+use crate::common::sock::{
+    self, Family, Let, Pair, Sent, Stream, TcpInfo, await_acked, filter_incoming, let_all_in,
+    listen_at, receive, send, set_int, unconnected,
+};
+use crate::common::tcptop::{QUICK, Row, Tcptop};
+
+use super::{left_out, test};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("measure::rtt", rtt),
+        test("measure::rtt_at_close", rtt_at_close),
+        test("measure::retransmits_after_an_outage", retransmits_after_an_outage),
+        test("measure::random_loss", random_loss),
+        test("measure::netem", netem),
+        test("measure::against_ss", against_ss),
+        test("measure::steady_rate", steady_rate),
+        test("measure::progress_without_system_calls", progress_without_system_calls),
+    ]
+}
+
+fn ping_pong(pair: &Pair, rounds: usize) {
+    let (mut client, mut server) = (&pair.client, &pair.server);
+    let mut buffer = [0; 64];
+    for _ in 0..rounds {
+        client.write_all(&[b'?'; 64]).expect("ping");
+        server.read_exact(&mut buffer).expect("ping");
+        server.write_all(&[b'!'; 64]).expect("pong");
+        client.read_exact(&mut buffer).expect("pong");
+    }
+    await_acked(&pair.client);
+    await_acked(&pair.server);
+}
+
+/// Waits for a row as of now: no segment moves between the look and the row.
+fn row_of_now(tcptop: &Tcptop, pair: &Pair) -> (Row, TcpInfo) {
+    await_acked(&pair.client);
+    await_acked(&pair.server);
+    let info = TcpInfo::of(&pair.client);
+    let row = tcptop.wait_row("row with the newest segment", pair.ends, |row| {
+        (row.packets_in, row.packets_out) == (u64::from(info.segs_in), u64::from(info.segs_out))
+    });
+    assert_eq!(TcpInfo::of(&pair.client).segs_in, info.segs_in, "quiet");
+    (row, info)
+}
+
+/// Whenever the connection pauses, its row has the RTT of `TCP_INFO` to the microsecond.
+fn rtt() {
+    let tcptop = Tcptop::start(&QUICK);
+    for family in [Family::V4, Family::V6] {
+        let pair = Pair::new(family);
+        let mut seen = Vec::new();
+        for rounds in [1, 10, 300] {
+            ping_pong(&pair, rounds);
+            let (row, info) = row_of_now(&tcptop, &pair);
+            assert_eq!(row.rtt, info.rtt.to_string(), "{row:?}");
+            seen.push(info.rtt);
+        }
+        // Delayed acknowledgements: a longer RTT.
+        set_int(&pair.server, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0);
+        send(&pair.client, 1);
+        receive(&pair.server, 1);
+        let (row, info) = row_of_now(&tcptop, &pair);
+        assert_eq!(row.rtt, info.rtt.to_string(), "{row:?}");
+        seen.push(info.rtt);
+        seen.dedup();
+        assert!(seen.len() > 1, "the RTT moved: {seen:?}");
+        pair.close();
+    }
+    tcptop.finish();
+}
+
+/// A reset is not acknowledged: the RTT of `TCP_INFO` is the last word.
+fn rtt_at_close() {
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = Pair::new(Family::V4);
+    ping_pong(&pair, 50);
+    let infos = [TcpInfo::of(&pair.client), TcpInfo::of(&pair.server)];
+    let ends = [pair.ends, pair.ends.flipped()];
+    sock::reset(pair.client);
+    sock::await_closed(&pair.server);
+    tcptop.wait_closed(&ends);
+    let output = tcptop.finish();
+    for (ends, info) in ends.into_iter().zip(infos) {
+        assert_eq!(output.the_closed(ends).rtt, info.rtt.to_string());
+    }
+}
+
+/// Closes with resets; retransmissions, segments and bytes must be those of the sockets.
+fn close_and_compare(tcptop: Tcptop, pair: Pair, up: u64, down: u64) -> TcpInfo {
+    await_acked(&pair.client);
+    await_acked(&pair.server);
+    let infos = [TcpInfo::of(&pair.client), TcpInfo::of(&pair.server)];
+    let ends = [pair.ends, pair.ends.flipped()];
+    sock::reset(pair.client);
+    sock::await_closed(&pair.server);
+    tcptop.wait_closed(&ends);
+    let output = tcptop.finish();
+    for ((ends, info), totals) in ends.into_iter().zip(infos).zip([(down, up), (up, down)]) {
+        let closed = output.the_closed(ends);
+        assert_eq!((closed.bytes_in, closed.bytes_out), totals, "{closed:#?}\n{info:#?}");
+        assert_eq!(closed.retrans, u64::from(info.total_retrans), "{closed:#?}\n{info:#?}");
+        assert_eq!(closed.packets_out, u64::from(info.segs_out), "{closed:#?}\n{info:#?}");
+        assert_eq!(closed.rtt, info.rtt.to_string(), "{closed:#?}\n{info:#?}");
+    }
+    infos[0]
+}
+
+/// The receiver hears nothing for a while: repeated in full, counted once.
+fn retransmits_after_an_outage() {
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = Pair::new(Family::V4);
+    pair.exchange(1000, 1000);
+    filter_incoming(&pair.server, Let::Nothing);
+    send(&pair.client, 50_000);
+    crate::common::wait::until_true("retransmissions", || {
+        TcpInfo::of(&pair.client).total_retrans >= 3
+    });
+    let_all_in(&pair.server);
+    receive(&pair.server, 50_000);
+    let info = close_and_compare(tcptop, pair, 51_000, 1000);
+    assert!(info.bytes_retrans > 0 && info.total_retrans >= 3);
+}
+
+/// Data and acknowledgements lost at random, both ways.
+fn random_loss() {
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = Pair::new(Family::V6);
+    for stream in [&pair.client, &pair.server] {
+        filter_incoming(stream, Let::Percent(95));
+        // Small segments, so that there are many to lose.
+        set_int(stream, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    }
+    for _ in 0..200 {
+        send(&pair.client, 700);
+        send(&pair.server, 300);
+    }
+    receive(&pair.server, 200 * 700);
+    receive(&pair.client, 200 * 300);
+    let_all_in(&pair.client);
+    let_all_in(&pair.server);
+    let info = close_and_compare(tcptop, pair, 200 * 700, 200 * 300);
+    assert!(info.total_retrans > 0, "some were lost");
+}
+
+/// A bad network, where the kernel can play one.
+fn netem() {
+    let (near, far) = (Netns::new(), Netns::new());
+    near.join([10, 86, 0, 1].into(), &far, [10, 86, 0, 2].into());
+    let shape = "qdisc add dev veth0 root netem delay 20ms 2ms loss 1% reorder 5%";
+    if let Err(error) = near.run(|| netns::run("tc", shape)) {
+        return left_out("measure::netem", error.trim_end());
+    }
+    let tcptop = Tcptop::start(&QUICK);
+    let server = ([10, 86, 0, 2], 5000).into();
+    let listener = far.run(|| listen_at(server));
+    let client = near.run(|| {
+        let client = unconnected(server, None);
+        sock::connect_socket(&client, server).expect("connect");
+        client
+    });
+    let pair = Pair::accept(&listener, client);
+    let (up, down) = (3 << 20, 200_000);
+    pair.exchange(up, down);
+    await_acked(&pair.client);
+    let row = tcptop.wait_row("row with everything", pair.ends, |row| {
+        (row.bytes_in, row.bytes_out) == (down, up)
+    });
+    let rtt: u64 = row.rtt.parse().expect("microseconds");
+    assert!((10_000..200_000).contains(&rtt), "20 ms one way: {row:?}");
+    let info = close_and_compare(tcptop, pair, up, down);
+    assert!(info.total_retrans > 0, "1 % of {} segments", info.segs_out);
+}
+
+/// The same numbers as `ss -tin` for a connection that pauses.
+fn against_ss() {
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = Pair::new(Family::V4);
+    pair.exchange(123_456, 654_321);
+    ping_pong(&pair, 20);
+    let (row, _) = row_of_now(&tcptop, &pair);
+    let (local, remote) = (pair.ends.local, pair.ends.remote);
+    let text = netns::run("ss", &format!("-tinH src {local} dst {remote}")).expect("ss");
+    let value = |key: &str| {
+        let found = text
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
+        found.unwrap_or_else(|| panic!("no {key} in {text:?}"))
+    };
+    let number =
+        |key: &str| value(key).parse::<u64>().unwrap_or_else(|e| panic!("{key}: {e}: {text:?}"));
+    assert_eq!(row.bytes_out, number("bytes_sent"), "{text:?}");
+    assert_eq!(row.bytes_in, number("bytes_received"), "{text:?}");
+    assert_eq!(
+        (row.packets_in, row.packets_out),
+        (number("segs_in"), number("segs_out")),
+        "{text:?}"
+    );
+    // rtt:0.042/0.01 in milliseconds
+    let (rtt, _) = value("rtt").split_once('/').expect("rtt/rttvar");
+    let milliseconds: f64 = rtt.parse().expect("a number");
+    assert_eq!(row.rtt, format!("{:.0}", milliseconds * 1000.0), "{text:?}");
+    pair.close();
+    tcptop.finish();
+}
+
+/// The rates of whole intervals are bytes over time to 2 %, by the sender's log.
+fn steady_rate() {
+    const PART: u64 = 10_000;
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.4"]);
+    let pair = Pair::new(Family::V4);
+    let ends = [pair.ends, pair.ends.flipped()];
+    let stream = Stream::start(&pair, PART, Duration::from_millis(2));
+    for ends in ends {
+        tcptop.wait("seven intervals", |output| (output.rows_of(ends).count() >= 7).then_some(()));
+    }
+    let log = stream.stop();
+    drop(pair);
+    tcptop.wait_closed(&ends);
+    let output = tcptop.finish();
+    for (ends, sends) in [(ends[0], true), (ends[1], false)] {
+        let total = |row: &Row| if sends { row.bytes_out } else { row.bytes_in };
+        let rows: Vec<&Row> = output.rows_of(ends).take(7).collect();
+        for two in rows.windows(2) {
+            let (before, after) = (moment(&log, total(two[0])), moment(&log, total(two[1])));
+            let bytes = (total(two[1]) - total(two[0])) as f64;
+            let shortest = (after.0 - before.1).as_secs_f64();
+            let longest = (after.1 - before.0).as_secs_f64();
+            let rates = two[1].rates();
+            let (rate, other) = if sends { (rates.1, rates.0) } else { (rates.0, rates.1) };
+            let possible = bytes / longest * 0.98..=bytes / shortest * 1.02;
+            assert!(possible.contains(&(rate as f64)), "{rate} not within {possible:?}: {two:#?}");
+            assert_eq!(other, 0, "nothing moved that way: {two:#?}");
+        }
+    }
+}
+
+/// When the total stood at this number of bytes: not before, and not after.
+/// (The log counts from the first of its instants.)
+fn moment(log: &[Sent], total: u64) -> (Duration, Duration) {
+    let start = log[0].began;
+    let next = log.partition_point(|sent| sent.total <= total);
+    let earliest = next.checked_sub(1).map_or(Duration::ZERO, |last| log[last].began - start);
+    let latest = log.get(next).map_or(log[log.len() - 1].ended, |sent| sent.ended) - start;
+    (earliest, latest)
+}
+
+/// One long send that blocks, and a receiver that reads later: the kernel moves
+/// the bytes without a system call, and the rows show them move.
+fn progress_without_system_calls() {
+    let tcptop = Tcptop::start(&QUICK);
+    let (listener, address) = sock::listen(Family::V4);
+    let client = unconnected(address, None);
+    // The kernel paces from the eleventh segment on.
+    set_int(&client, libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1000);
+    sock::connect_socket(&client, address).expect("connect");
+    let pair = Pair::accept(&listener, client);
+    let capped = 250_000_u32;
+    sock::set_option(&pair.client, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &capped)
+        .expect("pacing");
+    set_int(&pair.client, libc::SOL_SOCKET, libc::SO_SNDBUF, 400_000);
+    set_int(&pair.server, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20);
+    let bytes = 250_000;
+    // The buffer takes it at once; the pacing needs a second.
+    send(&pair.client, bytes);
+    assert!(TcpInfo::of(&pair.client).bytes_out() < bytes, "it is on its way");
+    for ends in [pair.ends, pair.ends.flipped()] {
+        tcptop.wait_row("row with everything", ends, |row| row.bytes_in + row.bytes_out == bytes);
+        let on_the_way = |row: &&Row| (1..bytes).contains(&(row.bytes_in + row.bytes_out));
+        let count = tcptop.look(|output| output.rows_of(ends).filter(on_the_way).count());
+        assert!(count >= 3, "{count} rows between the first byte and the last");
+    }
+    receive(&pair.server, bytes);
+    pair.close();
+    tcptop.finish();
+}

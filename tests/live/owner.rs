@@ -1,0 +1,202 @@
+//! Who a connection belongs to, while sockets change hands.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process;
+
+use libtest_mimic::Trial;
+
+use crate::common::agent::Agent;
+use crate::common::netns::Netns;
+use crate::common::sock::{self, Ends, Family, Pair, receive, receive_all, send};
+use crate::common::tcptop::{QUICK, Tcptop};
+
+use super::test;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("owner::connects_and_accepts", connects_and_accepts),
+        test("owner::accept_then_fork", accept_then_fork),
+        test("owner::passed_descriptor", passed_descriptor),
+        test("owner::thread_name", thread_name),
+        test("owner::ended_before_its_connection", ended_before_its_connection),
+        test("owner::exec", exec),
+        test("owner::of_another_namespace", of_another_namespace),
+        test("owner::of_a_failed_connect", of_a_failed_connect),
+    ]
+}
+
+/// Waits for a row with this owner and these totals.
+fn wait_owner(tcptop: &Tcptop, ends: Ends, pid: u32, name: &str, totals: (u64, u64)) {
+    tcptop.wait_row(&format!("row of {name} ({pid}) with {totals:?}"), ends, |row| {
+        row.pid == Some(pid) && row.process == name && (row.bytes_in, row.bytes_out) == totals
+    });
+}
+
+/// Ends the run and looks at the owner on the `[CLOSED]` line.
+fn finish_owned(tcptop: Tcptop, ends: Ends, pid: u32, name: &str, totals: (u64, u64)) {
+    tcptop.wait_closed(&[ends]);
+    let output = tcptop.finish();
+    let closed = output.the_closed(ends);
+    assert_eq!((closed.pid, &*closed.process), (Some(pid), name), "{closed:#?}");
+    assert_eq!((closed.bytes_in, closed.bytes_out), totals, "{closed:#?}");
+}
+
+/// Two processes, one connection: each end has its own, before any byte moved.
+fn connects_and_accepts() {
+    let (mut server, mut client) = (Agent::new("listening"), Agent::new("connecting"));
+    let tcptop = Tcptop::start(&QUICK);
+    let (listener, address) = server.listen((sock::loopback(1), 0).into());
+    let from = client.connect(address);
+    let to = server.accept(listener);
+    wait_owner(&tcptop, from.ends, client.pid, "connecting", (0, 0));
+    wait_owner(&tcptop, to.ends, server.pid, "listening", (0, 0));
+    client.close(from);
+    server.close(to);
+    tcptop.wait_closed(&[from.ends]);
+    finish_owned(tcptop, to.ends, server.pid, "listening", (0, 0));
+}
+
+/// The master accepts and forks; the worker owns once it does I/O.
+fn accept_then_fork() {
+    let mut agent = Agent::new("master");
+    let tcptop = Tcptop::start(&QUICK);
+    let (listener, address) = agent.listen((sock::loopback(1), 0).into());
+    let client = sock::connect(address);
+    let socket = agent.accept(listener);
+    let master = agent.pid;
+    agent.fork();
+    let worker = agent.pid;
+    assert_ne!(master, worker);
+    agent.rename("worker");
+    wait_owner(&tcptop, socket.ends, master, "master", (0, 0));
+    agent.send(socket, 1000);
+    receive(&client, 1000);
+    wait_owner(&tcptop, socket.ends, worker, "worker", (0, 1000));
+    send(&client, 10);
+    agent.receive(socket, 10);
+    drop(agent);
+    assert_eq!(receive_all(&client), 0);
+    drop(client);
+    finish_owned(tcptop, socket.ends, worker, "worker", (10, 1000));
+}
+
+/// A descriptor crosses a Unix socket; the giver closes its copy.
+fn passed_descriptor() {
+    let (mut giver, mut taker) = (Agent::new("giver"), Agent::new("taker"));
+    let tcptop = Tcptop::start(&QUICK);
+    let (socket, peer) = giver.connect_here(Family::V4);
+    giver.send(socket, 5);
+    receive(&peer, 5);
+    wait_owner(&tcptop, socket.ends, giver.pid, "giver", (0, 5));
+    let directory = tempfile::tempdir().expect("a directory");
+    let mailbox = directory.path().join("mailbox");
+    taker.mailbox(&mailbox);
+    giver.give(socket, &mailbox);
+    let taken = taker.take();
+    assert_eq!(taken.ends, socket.ends);
+    // Receiving is I/O as well.
+    send(&peer, 7);
+    taker.receive(taken, 7);
+    wait_owner(&tcptop, socket.ends, taker.pid, "taker", (7, 5));
+    giver.exit();
+    taker.send(taken, 9);
+    receive(&peer, 9);
+    let pid = taker.pid;
+    taker.close(taken);
+    assert_eq!(receive_all(&peer), 0);
+    drop(peer);
+    finish_owned(tcptop, socket.ends, pid, "taker", (7, 14));
+}
+
+/// A thread's own name is not the process's, and the name is never the thread's.
+fn thread_name() {
+    let mut agent = Agent::new("the-process");
+    let tcptop = Tcptop::start(&QUICK);
+    let (socket, peer) = agent.connect_here(Family::V6);
+    agent.send_named("a-thread", socket, 300);
+    receive(&peer, 300);
+    wait_owner(&tcptop, socket.ends, agent.pid, "the-process", (0, 300));
+    agent.close(socket);
+    assert_eq!(receive_all(&peer), 0);
+    drop(peer);
+    let pid = agent.pid;
+    let output = tcptop.finish();
+    let names = output.rows_of(socket.ends).map(|row| (&*row.process, row.pid));
+    assert!(names.into_iter().all(|name| name == ("the-process", Some(pid))));
+    let closed = output.the_closed(socket.ends);
+    assert_eq!((&*closed.process, closed.pid), ("the-process", Some(pid)));
+}
+
+/// The process is gone while the kernel still delivers what it sent.
+fn ended_before_its_connection() {
+    let mut agent = Agent::new("short-lived");
+    let tcptop = Tcptop::start(&QUICK);
+    let (socket, peer) = agent.connect_here(Family::V4);
+    // More than the peer's window, so that the rest waits in the send buffer.
+    sock::set_int(&peer, libc::SOL_SOCKET, libc::SO_RCVBUF, 4096);
+    let bytes = 200_000;
+    agent.send(socket, bytes);
+    let pid = agent.pid;
+    agent.exit();
+    let orphan = tcptop.wait_row("row of the orphan", socket.ends, |row| row.state == "FIN_WAIT1");
+    assert!(orphan.bytes_out < bytes, "not yet delivered: {orphan:?}");
+    assert_eq!((orphan.pid, &*orphan.process), (Some(pid), "short-lived"));
+    assert_eq!(receive_all(&peer), bytes);
+    drop(peer);
+    finish_owned(tcptop, socket.ends, pid, "short-lived", (0, bytes));
+}
+
+/// The same process with another program: the new name once it does I/O.
+fn exec() {
+    let mut agent = Agent::new("old-image");
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("new-image");
+    let this = fs::read_link("/proc/self/exe").expect("/proc is mounted");
+    symlink(this, &program).expect("symlink");
+    let tcptop = Tcptop::start(&QUICK);
+    let (socket, peer) = agent.connect_here(Family::V4);
+    agent.send(socket, 100);
+    receive(&peer, 100);
+    wait_owner(&tcptop, socket.ends, agent.pid, "old-image", (0, 100));
+    agent.exec(&program, socket);
+    agent.send(socket, 50);
+    receive(&peer, 50);
+    wait_owner(&tcptop, socket.ends, agent.pid, "new-image", (0, 150));
+    agent.close(socket);
+    assert_eq!(receive_all(&peer), 0);
+    drop(peer);
+    finish_owned(tcptop, socket.ends, agent.pid, "new-image", (0, 150));
+}
+
+/// A process of another network namespace.
+fn of_another_namespace() {
+    let netns = Netns::new();
+    let tcptop = Tcptop::start(&QUICK);
+    let (pid, socket) = netns.run(|| {
+        let mut agent = Agent::new("elsewhere");
+        let (socket, peer) = agent.connect_here(Family::V4);
+        agent.send(socket, 77);
+        receive(&peer, 77);
+        agent.close(socket);
+        assert_eq!(receive_all(&peer), 0);
+        (agent.pid, socket)
+    });
+    finish_owned(tcptop, socket.ends, pid, "elsewhere", (0, 77));
+}
+
+/// One process connects in vain while another serves: neither is mistaken.
+fn of_a_failed_connect() {
+    let tcptop = Tcptop::start(&QUICK);
+    let (listener, address) = sock::listen(Family::V4);
+    drop(listener);
+    let socket = sock::unconnected(address, None);
+    sock::connect_socket(&socket, address).expect_err("nobody listens");
+    let pair = Pair::new(Family::V4);
+    pair.close();
+    let pid = tcptop.wait("the refused connect", |output| {
+        output.closed.iter().find(|closed| closed.ends.remote == address).map(|closed| closed.pid)
+    });
+    assert_eq!(pid, Some(process::id()));
+    tcptop.finish();
+}
