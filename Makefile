@@ -20,16 +20,18 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help run build check test test-kernels vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+deps: ## Install what is missing to build tcptop
+	@scripts/install-deps.sh
+
 run: build ## Install what is missing, build, and start tcptop as root (ARGS="--port 443")
 	@$(SUDO) $(BIN) $(ARGS)
 
-build: ## Install what is missing and build the release binary
-	@scripts/install-deps.sh
+build: deps ## Install what is missing and build the release binary
 	@$(CARGO) build --release --locked
 
 check: ## Format and lints

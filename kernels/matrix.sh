@@ -1,5 +1,5 @@
 #!/bin/bash
-# matrix.sh [-k KERNELS] [-t SECONDS] [-o DIRECTORY] TCPTOP TESTS [ARGUMENT...]
+# matrix.sh [-k KERNELS] [-t SECONDS] [-o DIRECTORY] [-a FILE[:PATH]]... TCPTOP TESTS [ARGUMENT...]
 #
 # Boots Debian's kernels one after the other, runs the test program TESTS there as
 # root with TCPTOP_BIN set to TCPTOP, and prints a table test x kernel.  Ends with
@@ -9,6 +9,7 @@
 #   -t  seconds for one kernel, boot included
 #   -o  keep each kernel's output and console there (default: they are shown
 #       where a test failed)
+#   -a  take another file or program along, to PATH in the guest
 #
 # 5.10 is too old for tcptop: there it must refuse in one sentence.
 set -euo pipefail
@@ -17,17 +18,19 @@ here=$(dirname "$(readlink -f "$0")")
 kernels="5.10 6.1 6.12 6.18 newest"
 seconds=900
 directory=
+tools=()
 too_old=" 5.10 "
-while getopts k:t:o: option; do
+while getopts k:t:o:a: option; do
     case $option in
     k) kernels=$OPTARG ;;
     t) seconds=$OPTARG ;;
     o) directory=$OPTARG ;;
+    a) tools+=("$OPTARG") ;;
     *) exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 2 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 tcptop=$1 tests=$2
 shift 2
 
@@ -35,7 +38,7 @@ modules=(veth dummy sch_netem sch_fq tcp_bbr tcp_diag udp_diag unix_diag
     tls aes_generic gcm ghash_generic ctr) # kernel TLS asks for its ciphers by name
 # Debian's busybox runs its own applets in place of programs wherever it starts
 # something: what starts other programs is taken from the host as well.
-tools=("$(type -P sh):bin/sh")
+tools+=("$(type -P sh):bin/sh")
 for tool in env timeout setsid xargs ip ss tc setcap getcap capsh setpriv unshare nsenter iperf3 gawk; do
     tools+=("$(PATH=$PATH:/usr/sbin:/sbin type -P "$tool" || true)")
 done
