@@ -189,8 +189,7 @@ int BPF_PROG(udp_sends_ipv6, struct sk_buff *skb)
 SEC("?fentry/skb_consume_udp")
 int BPF_PROG(udp_receives, struct sock *sk, struct sk_buff *skb, int len)
 {
-	/* A length below 0 is a peek: the datagram stays. */
-	if (len >= 0)
+	if (!udp_peeked(skb, len))
 		udp_consumed(sk, skb);
 	return 0;
 }
