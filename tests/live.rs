@@ -22,6 +22,7 @@ mod live {
     mod owner;
     mod paths;
     mod privilege;
+    mod udp;
 
     /// A test that a panic fails.
     fn test(name: &str, run: fn()) -> Trial {
@@ -48,6 +49,7 @@ mod live {
             lines::tests(),
             control::tests(),
             privilege::tests(),
+            udp::tests(),
             cleanup::tests(),
             churn::tests(),
         ];

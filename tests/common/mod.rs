@@ -10,4 +10,5 @@ pub mod netns;
 pub mod rng;
 pub mod sock;
 pub mod tcptop;
+pub mod udp;
 pub mod wait;
