@@ -356,17 +356,19 @@ static __always_inline void udp_owned_by(struct sock *sk, struct task_struct *ta
 	struct tracked fresh = { .flags = starting ? TCPTOP_PARTIAL : 0 };
 	struct tracked *tracked;
 	__u32 version;
+	__u8 known;
 
 	tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!tracked) {
 		lost(TCPTOP_LOST_STORAGE_FULL, 1);
 		return;
 	}
-	if (tracked->evidence > evidence)
+	known = tracked->evidence;
+	if (known > evidence)
 		return;
 	version = tracked->owner_version;
 	set_owner(tracked, task, evidence);
-	if (tracked->owner_version != version)
+	if (tracked->owner_version != version || tracked->evidence != known)
 		tell_receiver(sk, tracked);
 }
 
@@ -383,15 +385,17 @@ static __always_inline void udp_received_by(struct sock *sk)
 	udp_owned_by(sk, bpf_get_current_task_btf(), EVIDENCE_USES);
 }
 
-/* A flow that only receives has its owner from whoever receives on its socket. */
+/* A flow that only receives has its owner from whoever receives on its socket;
+ * who just holds that is no better than who was seen using the flow. */
 static __always_inline void flow_take_receiver(struct flow *flow)
 {
 	struct receiver *receiver = bpf_map_lookup_elem(&receivers, &flow->cookie);
 	__u64 *comm;
 
-	if (!receiver)
+	if (!receiver || receiver->evidence < flow->evidence)
 		return;
 	comm = (__u64 *)receiver->comm;
+	flow->evidence = receiver->evidence;
 	if (receiver->tgid != flow->tgid || flow->name != name_hash(comm[0], comm[1]))
 		flow_set_owner(flow, receiver->tgid, comm, receiver->evidence);
 }
