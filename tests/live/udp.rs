@@ -835,17 +835,20 @@ fn rows_of_now(output: &Output) -> impl Iterator<Item = &Row> {
     output.rows.iter().rev().take_while(move |row| row.time == time)
 }
 
+/// What tcptop may need more than at its start, with nothing to show: 1,000 rows'
+/// room for the next ones.
+const SPARE: u64 = 3 << 20;
+
 /// One unconnected socket answers 5,000 peers: each flow exact, all of the right
 /// owner, all gone after the timeout, and their memory as well.
 fn five_thousand_peers() {
     many_descriptors();
     let mut server = Agent::new("the-server");
     // Something to show while all others are gone.
-    let beacon = Duo::new(Family::V4, true);
+    let mut beacon = Duo::new(Family::V4, true);
     let arguments = ["--udp", "--raw", "--all", "-t", "--interval", "0.2", "--udp-timeout", "1.5"];
     let tcptop = Tcptop::start(&arguments);
     let at_start = resident(tcptop.id());
-    let mut after = Vec::new();
     for _ in 0..2 {
         let (socket, to) = server.udp((sock::loopback(1), 0).into());
         let mut clients = Vec::new();
@@ -903,20 +906,17 @@ fn five_thousand_peers() {
             (!left).then_some(())
         };
         until_true("all flows to be gone", || {
-            udp::send(&beacon.one, 1);
+            beacon.send(1, 1);
             tcptop.look(|output| rows_of_now(output).count() > 0 && gone(output).is_some())
         });
-        after.push(resident(tcptop.id()));
+        until_true("the memory of 10,000 flows to be given back", || {
+            beacon.send(1, 1);
+            resident(tcptop.id()) < at_start + SPARE
+        });
+        println!("resident: {} KiB, at start {}", resident(tcptop.id()) >> 10, at_start >> 10);
     }
     let output = tcptop.finish();
     assert!(output.closed.is_empty(), "UDP has no [CLOSED]");
-    println!(
-        "resident: {} KiB at start, then {:?} KiB",
-        at_start >> 10,
-        after.iter().map(|b| b >> 10).collect::<Vec<_>>()
-    );
-    assert!(after[1] < at_start + (3 << 20), "{at_start} {after:?}");
-    assert!(after[1] < after[0] + (1 << 20), "{after:?}");
 }
 
 /// A flow that was forgotten begins anew with its next datagram.
