@@ -223,27 +223,18 @@ int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 {
 	__u32 *key = ctx->key;
 	__u64 *value = ctx->value;
-	__u64 *taken, now;
+	__u64 taken, now;
 	__u32 word;
 
 	if (!key || !value)
 		return end_flow_pass(ctx->meta->seq);
-	if (!*value)
-		return 0;
+	taken = *value;
 	word = *key;
-	taken = bpf_map_lookup_elem(&taken_slots, &word);
 	if (!taken)
 		return 0;
 	now = bpf_ktime_get_ns();
-	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++) {
-		__u32 slot = word * SLOTS_PER_WORD + bit;
-		struct flow *flow;
-
-		if (!(*taken & (1ULL << bit)))
-			continue;
-		flow = bpf_map_lookup_elem(&flows, &slot);
-		if (flow)
-			flow_sample(flow, slot, taken, 1ULL << bit, now);
-	}
+	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++)
+		if (taken & (1ULL << bit))
+			flow_sample(word * SLOTS_PER_WORD + bit, now);
 	return 0;
 }
