@@ -96,7 +96,8 @@ static __always_inline void tcp_begins(struct sock *sk)
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
 	tcp_set_base(tracked, sk, tp);
-	set_owner(tracked, bpf_get_current_task_btf(), EVIDENCE_USES);
+	set_owner(tracked, bpf_get_current_task_btf(),
+		  holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
 }
 
 /*

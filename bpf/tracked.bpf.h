@@ -70,6 +70,10 @@ bool starting = true;
  * not, so that those that are gone can be told from those that are idle. */
 bool sample_all;
 
+/* No hook tells who uses a socket: what is known of its owner is who holds it,
+ * which is looked up again and again. */
+const volatile bool holders_only;
+
 /* Totals since connections opened, not since tcptop started. */
 const volatile bool lifetime;
 

@@ -7,13 +7,14 @@
 use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject};
+use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
 
 use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use crate::plan::{Choice, Provider, Signal, choose};
@@ -57,9 +58,12 @@ pub(super) struct Hooks<'object> {
     pub(super) plan: Vec<Choice>,
 }
 
-/// libbpf's own words: shown only with `-v`, errors are told in ours.
-pub(super) fn quiet() {
-    libbpf_rs::set_print(None);
+/// libbpf's own words, and the verifier's: errors are told in ours.
+pub(super) fn set_verbose(verbose: bool) {
+    let print: PrintCallback = |_, words| {
+        let _ = io::Write::write_all(&mut io::stderr().lock(), words.as_bytes());
+    };
+    libbpf_rs::set_print(verbose.then_some((PrintLevel::Debug, print)));
 }
 
 impl<'object> Hooks<'object> {
@@ -165,6 +169,7 @@ fn open<'object>(
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     rodata.lifetime = knobs.lifetime;
+    rodata.holders_only = has(Provider::FileIterator);
     rodata.count_udp = udp;
     rodata.track_receivers = has(Provider::CgroupSkb);
     rodata.flow_mask = slots - 1;

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use caps::Capability;
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 use libbpf_rs::{Link, MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
@@ -25,7 +26,8 @@ use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
 use crate::loss::{Loss, LossCause};
-use crate::plan::Provider;
+use crate::plan::{Choice, Provider, Signal};
+use crate::privileges;
 
 /// Events in a batch, at most.
 const BATCH: usize = 1024;
@@ -73,13 +75,17 @@ pub struct LinuxCollector {
     pub udp_timeout: Duration,
     /// Providers that are not to be tried.
     pub without: Vec<Provider>,
+    /// Let libbpf and the kernel's verifier talk on stderr.
+    pub verbose: bool,
     /// Told what cannot be shown, and why, in one line.
     pub notice: fn(&str),
+    /// Told the hook plan, once everything is attached.
+    pub plan: Option<Sender<Vec<Choice>>>,
 }
 
 impl NetworkCollector for LinuxCollector {
     fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
-        hooks::quiet();
+        hooks::set_verbose(self.verbose);
         let mut storage = MaybeUninit::uninit();
         let knobs = Knobs {
             ring_bytes: RING_BYTES,
@@ -89,14 +95,12 @@ impl NetworkCollector for LinuxCollector {
             udp_timeout: self.udp_timeout,
             without: self.without.clone(),
         };
-        let hooks = Hooks::attach(&mut storage, &knobs)?;
-        for choice in &hooks.plan {
-            if let Some(reason) = choice.failure() {
-                (self.notice)(&format!(
-                    "no {} here ({reason}); it may need CAP_NET_ADMIN",
-                    choice.signal.name()
-                ));
-            }
+        let hooks = Hooks::attach(&mut storage, &knobs).map_err(privileges::explain)?;
+        for missing in hooks.plan.iter().filter_map(missing) {
+            (self.notice)(&missing);
+        }
+        if let Some(plan) = &self.plan {
+            let _ = plan.send(hooks.plan.clone());
         }
         let inbox = RefCell::new(Inbox::default());
         let mut builder = RingBufferBuilder::new();
@@ -119,6 +123,7 @@ impl NetworkCollector for LinuxCollector {
             lost_before: Loss::default(),
             resync: false,
             owners_after_ns: 0,
+            notice: self.notice,
         }
         .run()
     }
@@ -156,6 +161,7 @@ struct Running<'run> {
     resync: bool,
     /// No look-up of owners before.
     owners_after_ns: u64,
+    notice: fn(&str),
 }
 
 impl Running<'_> {
@@ -164,6 +170,10 @@ impl Running<'_> {
         // between the listing and the stream.
         seed::held(&self.hooks.seed_held)?;
         seed::unheld(&self.hooks.seed_unheld)?;
+        // From here on only maps and iterators are read.
+        if let Err(error) = privileges::keep_only(&[Capability::CAP_BPF]) {
+            (self.notice)(&format!("failed to give up privileges: {error:#}"));
+        }
         if let Some(bss) = self.hooks.skel.maps.data_data.as_deref_mut() {
             bss.starting = false;
         }
@@ -290,6 +300,11 @@ impl Running<'_> {
     /// Samples what changed and ends the interval.
     fn tick(&mut self, now_ns: u64, listing: bool) -> Result<Result<(), ReporterGone>> {
         let complete = self.resync;
+        let holders_only =
+            self.hooks.plan.iter().any(|choice| choice.provider == Some(Provider::FileIterator));
+        if holders_only && now_ns >= self.owners_after_ns {
+            self.look_up_owners()?;
+        }
         self.set_sample_all(complete)?;
         loop {
             let mut pass = pass(&self.hooks.sample)?;
@@ -373,6 +388,22 @@ impl Running<'_> {
         self.lost_before = total;
         Ok(lost)
     }
+}
+
+/// What cannot be shown without a provider for a signal, and why.
+fn missing(choice: &Choice) -> Option<String> {
+    let reason = choice.failure()?;
+    let what = match choice.signal {
+        Signal::Udp => "UDP",
+        Signal::Owner => "who owns a connection (PID, PROCESS)",
+        Signal::Lifecycle | Signal::Counters => "TCP",
+    };
+    let remedy = if choice.signal == Signal::Udp && !privileges::has(Capability::CAP_NET_ADMIN) {
+        "this kernel needs CAP_NET_ADMIN for it, or root"
+    } else {
+        "`tcptop --doctor` tells more"
+    };
+    Some(format!("cannot show {what}: {reason}; {remedy}"))
 }
 
 /// Runs an iterator that samples.
