@@ -66,8 +66,21 @@ for job in refusal tests; do
         "$here/refusal.sh:usr/bin/refusal" "$work/$job:job" $(printf '%s\n' "${tools[@]}")
 done
 
-# One line per result: kernel, test, ok | FAILED | ignored.
-results() { sed -nE "s/^test (.+) \.\.\. (ok|FAILED|ignored).*/$1\t\1\t\2/p" "$2"; }
+# One line per result: kernel, test, ok | FAILED | ignored.  A test that complains
+# on stderr has its result on a later line; one without a result was under way
+# when the guest ended.
+results() {
+    gawk -v kernel="$1" '
+        function result(word) { print kernel "\t" name "\t" word; name = "" }
+        match($0, /^test (.*[^ ]) +\.\.\. *(ok|FAILED|ignored)?/, part) && !/^test result:/ {
+            if (name != "") result("FAILED")
+            name = part[1]
+            if (part[2] != "") result(part[2])
+            next
+        }
+        name != "" && /^(ok|FAILED|ignored)\r?$/ { result($1) }
+        END { if (name != "") result("FAILED") }' "$2"
+}
 
 for kernel in $kernels; do
     job=tests
