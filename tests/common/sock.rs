@@ -491,3 +491,12 @@ pub fn let_all_in(socket: &impl AsFd) {
 pub fn would_block(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
 }
+
+/// How many bytes a read would return at once.
+pub fn readable_bytes(pipe: &impl AsFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int.
+    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    Errno::result(result).expect("FIONREAD");
+    bytes as usize
+}

@@ -11,6 +11,7 @@ use io_uring::{IoUring, opcode, types};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
+use nix::unistd::pipe;
 
 use crate::common::netns::Netns;
 use crate::common::sock::{
@@ -114,8 +115,8 @@ fn splice() {
     moves(|pair| {
         let bytes = 2 * MEGABYTE + 5;
         let (source, sink) = (file_of(bytes), file_of(0));
-        let (out_of, into) = io::pipe().expect("a pipe");
-        let (out_of_too, into_too) = io::pipe().expect("a pipe");
+        let (out_of, into) = pipe().expect("a pipe");
+        let (out_of_too, into_too) = pipe().expect("a pipe");
         thread::scope(|scope| {
             scope.spawn(|| {
                 splice_all(source.as_raw_fd(), into.as_raw_fd(), bytes);
