@@ -500,3 +500,15 @@ pub fn readable_bytes(pipe: &impl AsFd) -> usize {
     Errno::result(result).expect("FIONREAD");
     bytes as usize
 }
+
+/// Lets this process open as many files as it may.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes, then reads, the structure.
+    let result = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    Errno::result(result).expect("RLIMIT_NOFILE");
+}
