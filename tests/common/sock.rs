@@ -491,3 +491,24 @@ pub fn let_all_in(socket: &impl AsFd) {
 pub fn would_block(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
 }
+
+/// How many bytes a read would return at once.
+pub fn readable_bytes(pipe: &impl AsFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int.
+    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    Errno::result(result).expect("FIONREAD");
+    bytes as usize
+}
+
+/// Lets this process open as many files as it may.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes, then reads, the structure.
+    let result = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    Errno::result(result).expect("RLIMIT_NOFILE");
+}

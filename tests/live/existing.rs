@@ -1,5 +1,6 @@
 //! Connections that are older than tcptop.
 
+use std::collections::HashSet;
 use std::process;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("existing::in_the_accept_queue", in_the_accept_queue),
         test("existing::closing", closing),
         test("existing::lifetime", lifetime),
+        test("existing::thousands", thousands),
         test("existing::shared_by_processes", shared_by_processes),
         test("existing::listeners_are_no_connections", listeners_are_no_connections),
     ]
@@ -211,6 +213,43 @@ fn lifetime() {
             (bytes_in, bytes_out, false),
             "{closed:?}"
         );
+    }
+}
+
+/// Many of them: each is listed once, and counted from zero.
+fn thousands() {
+    sock::raise_file_limit();
+    let pairs: Vec<Pair> = (0..2000)
+        .map(|i| {
+            let pair = Pair::new(Family::ALL[i % 4]);
+            send(&pair.client, 100);
+            receive(&pair.server, 100);
+            pair
+        })
+        .collect();
+    // An interval so long that the listing is all there is.
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "3600"]);
+    let own: HashSet<Ends> = pairs.iter().flat_map(|p| [p.ends, p.ends.flipped()]).collect();
+    assert_eq!(own.len(), 4000);
+    tcptop.look(|output| {
+        let rows: Vec<&Row> = output.rows.iter().filter(|row| own.contains(&row.ends)).collect();
+        assert_eq!(rows.len(), own.len(), "each once");
+        for row in rows {
+            assert_eq!((row.bytes_in, row.bytes_out, row.partial), (0, 0, true), "{row:?}");
+            assert_eq!(row.pid, Some(process::id()));
+        }
+    });
+    for (i, pair) in pairs.iter().enumerate() {
+        send(&pair.client, i as u64);
+        receive(&pair.server, i as u64);
+    }
+    let output = tcptop.finish();
+    for (i, pair) in pairs.iter().enumerate().skip(1) {
+        let i = i as u64;
+        for (ends, totals) in [(pair.ends, (0, i)), (pair.ends.flipped(), (i, 0))] {
+            let row = output.last_row(ends).expect("a row");
+            assert_eq!((row.bytes_in, row.bytes_out, row.partial), (totals.0, totals.1, true));
+        }
     }
 }
 
