@@ -58,6 +58,8 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	event->flags = tracked->flags;
 	if (fin_received(sk))
 		event->flags |= TCPTOP_FIN_RECEIVED;
+	if (sk->__sk_common.skc_flags & (1UL << SOCK_DEAD))
+		event->flags |= TCPTOP_ORPHAN;
 	if ((int)tp->linger2 < 0)
 		event->flags |= TCPTOP_NO_FIN_WAIT2;
 	event->pad = 0;
