@@ -86,7 +86,7 @@ pub struct LinuxCollector {
 impl NetworkCollector for LinuxCollector {
     fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
         hooks::set_verbose(self.verbose);
-        let mut storage = MaybeUninit::uninit();
+        let mut storage = [MaybeUninit::uninit(), MaybeUninit::uninit()];
         let knobs = Knobs {
             ring_bytes: RING_BYTES,
             lifetime: self.lifetime,
