@@ -128,7 +128,7 @@ fn stream(config: Config) -> Result<ExitCode> {
         .context("failed to start a thread")?;
 
     give_up_privileges(&[]);
-    let end = signals.wait(&done)?;
+    let end = signals.wait(&done, config.log.is_none())?;
     drop(running);
     if end == End::ReaderGone {
         // The reporter may have nothing to write and so never notice. Whatever
