@@ -409,7 +409,7 @@ struct Args {
     /// Per signal the provider in use, the better ones that do not work here with
     /// the kernel's reason, and what a loopback exchange showed. Status 0 where
     /// all work. With --format json for machines.
-    #[arg(long, help_heading = MORE)]
+    #[arg(long, help_heading = MORE, conflicts_with_all = NOT_FOR_THE_DOCTOR)]
     doctor: bool,
 
     /// Let libbpf and the kernel's verifier talk on stderr
@@ -428,6 +428,35 @@ struct Args {
     #[arg(short = 'V', long, help_heading = MORE, action = ArgAction::Version)]
     version: Option<bool>,
 }
+
+/// It examines the host, not its connections.
+const NOT_FOR_THE_DOCTOR: [&str; 25] = [
+    "port",
+    "pid",
+    "process",
+    "interface",
+    "tcp",
+    "udp",
+    "ipv4",
+    "ipv6",
+    "all",
+    "sort",
+    "top",
+    "lifetime",
+    "udp_timeout",
+    "interval",
+    "count",
+    "once",
+    "duration",
+    "log",
+    "append",
+    "wide",
+    "raw",
+    "timestamp",
+    "color",
+    "strict",
+    "udp_flows",
+];
 
 const FILTERS: &str = "Filters";
 const ROWS: &str = "Rows";
