@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 
 use crate::common::netns::{self, Netns};
 use crate::common::sock::{
-    self, Family, Let, Pair, Sent, Stream, TcpInfo, await_acked, filter_incoming, let_all_in,
+    self, Family, Let, Pair, Part, Stream, TcpInfo, await_acked, filter_incoming, let_all_in,
     listen_at, receive, send, set_int, unconnected,
 };
 use crate::common::tcptop::{QUICK, Row, Tcptop};
@@ -249,11 +249,11 @@ fn steady_rate() {
 
 /// When the total stood at this number of bytes: not before, and not after.
 /// (The log counts from the first of its instants.)
-fn moment(log: &[Sent], total: u64) -> (Duration, Duration) {
+fn moment(log: &[Part], total: u64) -> (Duration, Duration) {
     let start = log[0].began;
-    let next = log.partition_point(|sent| sent.total <= total);
+    let next = log.partition_point(|part| part.total <= total);
     let earliest = next.checked_sub(1).map_or(Duration::ZERO, |last| log[last].began - start);
-    let latest = log.get(next).map_or(log[log.len() - 1].ended, |sent| sent.ended) - start;
+    let latest = log.get(next).map_or(log[log.len() - 1].ended, |part| part.ended) - start;
     (earliest, latest)
 }
 
