@@ -285,7 +285,8 @@ fn rows_of_an_open_connection() {
 fn reused_tuple() {
     let tcptop = Tcptop::start(&QUICK);
     let (listener, address) = crate::common::sock::listen(Family::V4);
-    let mut local = None;
+    // An address of its own, so that nobody takes the port between two uses.
+    let mut local = Some((crate::common::sock::loopback(7), 0).into());
     let mut ends = None;
     for use_number in 1..=5 {
         let client = crate::common::sock::unconnected(address, local);

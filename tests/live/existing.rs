@@ -97,7 +97,13 @@ fn busy() {
         pair.exchange(3 << 20, 3 << 20);
         Stream::start(pair, 20_000, Duration::from_micros(200))
     });
-    let moved = || pairs.each_ref().map(|pair| TcpInfo::of(&pair.client).bytes_out());
+    // What the client has sent, and what the server has received.
+    let moved = || {
+        pairs.each_ref().map(|pair| {
+            let (client, server) = (TcpInfo::of(&pair.client), TcpInfo::of(&pair.server));
+            [client.bytes_out(), server.bytes_received]
+        })
+    };
     let before = moved();
     let tcptop = Tcptop::start(&QUICK);
     let ready = moved();
@@ -115,12 +121,13 @@ fn busy() {
     tcptop.wait_closed(&ends.map(Ends::flipped));
     let output = tcptop.finish();
     for (i, ends) in ends.into_iter().enumerate() {
-        assert!(ready[i] > before[i], "there was traffic meanwhile");
-        let possible = total[i] - ready[i]..=total[i] - before[i];
         let (client, server) = (output.the_closed(ends), output.the_closed(ends.flipped()));
-        assert!(possible.contains(&client.bytes_out), "{possible:?}: {client:?}");
-        assert!(possible.contains(&server.bytes_in), "{possible:?}: {server:?}");
-        for closed in [client, server] {
+        let told = [(client, client.bytes_out), (server, server.bytes_in)];
+        for (end, (closed, bytes)) in told.into_iter().enumerate() {
+            let [before, ready, total] = [before, ready, total].map(|moved| moved[i][end]);
+            assert!(ready > before, "there was traffic meanwhile");
+            let possible = total - ready..=total - before;
+            assert!(possible.contains(&bytes), "{possible:?}: {closed:#?}");
             assert!(closed.partial);
             assert_eq!(closed.pid, Some(process::id()));
         }
