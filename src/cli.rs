@@ -849,7 +849,7 @@ mod tests {
             ("--log=", "error: a value is required for '--log <FILE>' but none was supplied"),
             (
                 "--doctor --tcp",
-                "error: the argument '--doctor' cannot be used with one or more of the other specified arguments",
+                "error: the argument '--doctor' cannot be used with '--tcp'",
             ),
             ("--generate ksh", "error: invalid value 'ksh' for '--generate <WHAT>'"),
             ("--sort speed", "error: invalid value 'speed' for '--sort <BY>'"),
