@@ -51,6 +51,8 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 		tcp_begins(sk);
 	else if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
 		tcp_child_begins(sk);
+	else
+		tcp_moves_on(sk);
 	return 0;
 }
 
@@ -114,6 +116,8 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!sk || !tracked)
 		return end_pass(ctx->meta->seq);
 	pass.visited++;
+	if (marked_only && !tracked->active)
+		return 0;
 	if (sk->sk_protocol == IPPROTO_TCP)
 		tcp_sample(sk, tracked);
 	return 0;

@@ -36,7 +36,7 @@ struct tracked {
 	__u8 sampled_state;
 	__u8 flags;    /* enum tcptop_event_flags */
 	__u8 evidence; /* enum evidence, for the owner */
-	__u8 pad;
+	__u8 active;   /* used, or its state changed, since a visit found nothing new */
 	/* Written by the owner hook: name first, version last. */
 	__u32 owner_version;
 	__u32 tgid; /* 0 unknown */
@@ -94,6 +94,20 @@ static __always_inline __u64 wake_when_filling(void)
 			       bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4
 		       ? BPF_RB_FORCE_WAKEUP
 		       : BPF_RB_NO_WAKEUP;
+}
+
+/*
+ * Set by user space where there are so many sockets that touching each of them
+ * is what a tick costs: visit only those marked active, which their storage
+ * tells. Progress without a system call (a long send, data that waits to be
+ * read) makes no mark, so every few ticks all are visited.
+ */
+bool marked_only;
+
+static __always_inline void mark_active(struct tracked *tracked)
+{
+	if (!tracked->active)
+		tracked->active = 1;
 }
 
 static __always_inline int end_pass(struct seq_file *seq)

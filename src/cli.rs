@@ -847,10 +847,7 @@ mod tests {
                 "error: --log writes CSV; for another format let the shell write the file: tcptop --format json > FILE",
             ),
             ("--log=", "error: a value is required for '--log <FILE>' but none was supplied"),
-            (
-                "--doctor --tcp",
-                "error: the argument '--doctor' cannot be used with '--tcp'",
-            ),
+            ("--doctor --tcp", "error: the argument '--doctor' cannot be used with '--tcp'"),
             ("--generate ksh", "error: invalid value 'ksh' for '--generate <WHAT>'"),
             ("--sort speed", "error: invalid value 'speed' for '--sort <BY>'"),
             ("extra", "error: unexpected argument 'extra' found"),

@@ -45,6 +45,12 @@ const RING_BYTES: u32 = 1 << 20;
 /// Records taken from the ring at a time.
 const CHUNK: usize = 1024;
 
+/// With more tracked sockets than this a tick visits only those that are marked
+/// active, but for every [`SWEEP`]th: touching an idle one costs as much again as
+/// passing it by.
+const SMALL_TABLE: u64 = 50_000;
+const SWEEP: u64 = 8;
+
 /// A look-up of owners is followed by a pause of so many times its own length.
 const OWNER_LOOKUP_SHARE: u64 = 50;
 
@@ -124,6 +130,8 @@ impl NetworkCollector for LinuxCollector {
             resync: false,
             owners_after_ns: 0,
             notice: self.notice,
+            tracked: 0,
+            ticks: 0,
         }
         .run()
     }
@@ -146,6 +154,17 @@ impl Inbox {
     }
 }
 
+/// Which tick it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// The listing at start.
+    Listing,
+    /// The end of an interval, with more to come.
+    Between,
+    /// The end.
+    Last,
+}
+
 /// The receiver is gone: the reporter ended, and says itself why.
 struct ReporterGone;
 
@@ -162,6 +181,10 @@ struct Running<'run> {
     /// No look-up of owners before.
     owners_after_ns: u64,
     notice: fn(&str),
+    /// Sockets that the last pass found.
+    tracked: u64,
+    /// Passes so far.
+    ticks: u64,
 }
 
 impl Running<'_> {
@@ -178,7 +201,7 @@ impl Running<'_> {
             bss.starting = false;
         }
         let start = monotonic()?;
-        if self.tick(start, true)?.is_err() {
+        if self.tick(start, Moment::Listing)?.is_err() {
             return Ok(());
         }
         let interval = duration_ns(self.schedule.interval);
@@ -206,7 +229,8 @@ impl Running<'_> {
                 // Nothing begins or ends from here on, so the last interval is whole.
                 self.hooks.attached.clear();
             }
-            if self.tick(now, false)?.is_err() || last {
+            let moment = if last { Moment::Last } else { Moment::Between };
+            if self.tick(now, moment)?.is_err() || last {
                 return Ok(());
             }
             ticks += 1;
@@ -298,16 +322,23 @@ impl Running<'_> {
     }
 
     /// Samples what changed and ends the interval.
-    fn tick(&mut self, now_ns: u64, listing: bool) -> Result<Result<(), ReporterGone>> {
+    fn tick(&mut self, now_ns: u64, moment: Moment) -> Result<Result<(), ReporterGone>> {
         let complete = self.resync;
         let holders_only =
             self.hooks.plan.iter().any(|choice| choice.provider == Some(Provider::FileIterator));
         if holders_only && now_ns >= self.owners_after_ns {
             self.look_up_owners()?;
         }
-        self.set_sample_all(complete)?;
+        let sweep = complete
+            || holders_only
+            || moment != Moment::Between
+            || self.tracked <= SMALL_TABLE
+            || self.ticks % SWEEP == 0;
+        self.ticks += 1;
+        self.instruct(complete, sweep)?;
         loop {
             let mut pass = pass(&self.hooks.sample)?;
+            self.tracked = pass.visited;
             if let Some(link) = &self.hooks.sample_flows {
                 let flows = self::pass(link)?;
                 pass.deferred += flows.deferred;
@@ -328,7 +359,7 @@ impl Running<'_> {
         let lost = self.lost()?;
         // A connection whose end was lost would stay in the table for ever.
         self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
-        let tick = Tick { now_ns, lost, listing, complete };
+        let tick = Tick { now_ns, lost, listing: moment == Moment::Listing, complete };
         self.inbox.borrow_mut().events.push(CollectorEvent::Tick(tick));
         self.deliver()
     }
@@ -345,15 +376,17 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn set_sample_all(&mut self, all: bool) -> Result<()> {
-        let bss = self
+    /// Tells the sampling program what it is to visit and what to sample.
+    fn instruct(&mut self, sample_all: bool, sweep: bool) -> Result<()> {
+        let variables = self
             .hooks
             .skel
             .maps
             .bss_data
             .as_deref_mut()
             .context("the BPF object has no variables")?;
-        bss.sample_all = all;
+        variables.sample_all = sample_all;
+        variables.marked_only = !sweep;
         Ok(())
     }
 
