@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
+use crate::cli::Family;
 use crate::loss::{Loss, LossCause};
 use crate::plan::{Choice, Provider, Signal};
 use crate::privileges;
@@ -73,8 +74,15 @@ pub struct LinuxCollector {
     pub schedule: Schedule,
     /// Totals since connections opened instead of since tcptop's start.
     pub lifetime: bool,
-    /// Watch UDP too.
+    /// Watch TCP.
+    pub tcp: bool,
+    /// Watch UDP.
     pub udp: bool,
+    /// Only this address family.
+    pub family: Option<Family>,
+    /// Only these ports, of either end; none for all. A few of them are applied
+    /// in the kernel, many are left to who receives the events.
+    pub ports: Vec<u16>,
     /// How many UDP flows the kernel keeps, rounded up to a power of two.
     pub udp_flows: u32,
     /// Forget a UDP flow after this time without a datagram.
@@ -96,13 +104,19 @@ impl NetworkCollector for LinuxCollector {
         let knobs = Knobs {
             ring_bytes: RING_BYTES,
             lifetime: self.lifetime,
+            tcp: self.tcp,
             udp: self.udp,
+            family: self.family,
+            ports: self.ports.clone(),
             udp_flows: self.udp_flows,
             udp_timeout: self.udp_timeout,
             without: self.without.clone(),
         };
         let hooks = Hooks::attach(&mut storage, &knobs).map_err(privileges::explain)?;
         for missing in hooks.plan.iter().filter_map(missing) {
+            if !self.tcp && hooks.attached.is_empty() {
+                bail!("{missing}");
+            }
             (self.notice)(&missing);
         }
         if let Some(plan) = &self.plan {
@@ -192,7 +206,9 @@ impl Running<'_> {
         // Attached already: what begins from now on is seen, so nothing falls
         // between the listing and the stream.
         seed::held(&self.hooks.seed_held)?;
-        seed::unheld(&self.hooks.seed_unheld)?;
+        if let Some(link) = &self.hooks.seed_unheld {
+            seed::unheld(link)?;
+        }
         // From here on only maps and iterators are read.
         if let Err(error) = privileges::keep_only(&[Capability::CAP_BPF]) {
             (self.notice)(&format!("failed to give up privileges: {error:#}"));
@@ -337,8 +353,11 @@ impl Running<'_> {
         self.ticks += 1;
         self.instruct(complete, sweep)?;
         loop {
-            let mut pass = pass(&self.hooks.sample)?;
-            self.tracked = pass.visited;
+            let mut pass = Pass::default();
+            if let Some(link) = &self.hooks.sample {
+                pass = self::pass(link)?;
+                self.tracked = pass.visited;
+            }
             if let Some(link) = &self.hooks.sample_flows {
                 let flows = self::pass(link)?;
                 pass.deferred += flows.deferred;
