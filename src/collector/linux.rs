@@ -140,6 +140,7 @@ impl NetworkCollector for LinuxCollector {
             ring,
             inbox: &inbox,
             batches,
+            after_tick: 0,
             lost_before: Loss::default(),
             resync: false,
             owners_after_ns: 0,
@@ -188,6 +189,9 @@ struct Running<'run> {
     ring: RingBuffer<'run>,
     inbox: &'run RefCell<Inbox>,
     batches: Sender<Batch>,
+    /// Batches sent since the one that ended with the last tick. Where more than
+    /// these are in the channel, the reporter has not come to that tick yet.
+    after_tick: usize,
     /// Kernel counters at the last tick.
     lost_before: Loss,
     /// Close records were lost: the next pass samples every socket.
@@ -236,7 +240,7 @@ impl Running<'_> {
             let last = stopping
                 || now >= end
                 || self.schedule.count.is_some_and(|count| ticks + 1 >= count);
-            if !last && !self.batches.is_empty() {
+            if !last && self.batches.len() > self.after_tick {
                 // The reporter still has the last interval: this one gets longer.
                 deadline = next_deadline(deadline, interval, now);
                 continue;
@@ -301,7 +305,7 @@ impl Running<'_> {
         while events.len() >= BATCH {
             let rest = events.split_off(BATCH);
             match self.batches.try_send(std::mem::replace(events, rest)) {
-                Ok(()) => {}
+                Ok(()) => self.after_tick += 1,
                 Err(TrySendError::Full(mut batch)) => {
                     batch.append(events);
                     *events = batch;
@@ -380,6 +384,7 @@ impl Running<'_> {
         self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
         let tick = Tick { now_ns, lost, listing: moment == Moment::Listing, complete };
         self.inbox.borrow_mut().events.push(CollectorEvent::Tick(tick));
+        self.after_tick = 0;
         self.deliver()
     }
 
