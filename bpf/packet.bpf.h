@@ -133,7 +133,7 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	__u32 headers, bytes, datagrams;
 
 	headers = udp_headers(skb, &key, out);
-	if (!headers)
+	if (!headers || !udp_wanted(&key))
 		return;
 	bytes = skb->len - headers;
 	datagrams = gso_datagrams(bytes, skb->gso_segs, skb->gso_size);
@@ -209,9 +209,12 @@ static __always_inline __u32 skb_route_ifindex(struct sk_buff *skb)
 static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, struct flow_key *key,
 				      __u32 bytes, __u32 ifindex, bool out)
 {
-	__u32 datagrams = skb_datagrams(skb, bytes);
+	__u32 datagrams;
 	struct flow *flow;
 
+	if (!udp_wanted(key))
+		return;
+	datagrams = skb_datagrams(skb, bytes);
 	key->cookie = bpf_get_socket_cookie(sk);
 	key_hash(key);
 	flow = flow_lookup(key);
