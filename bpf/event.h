@@ -24,6 +24,8 @@ enum tcptop_event_flags {
 	TCPTOP_FIN_RECEIVED = 2,
 	/* TCP_LINGER2 below 0: FIN_WAIT2 ends with a reset of our own. */
 	TCPTOP_NO_FIN_WAIT2 = 4,
+	/* No process has the socket any more (SOCK_DEAD). */
+	TCPTOP_ORPHAN = 8,
 };
 
 struct tcptop_event {

@@ -12,8 +12,10 @@ static __always_inline void owns(struct sock *sk)
 {
 	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 
-	if (tracked)
-		set_owner(tracked, bpf_get_current_task_btf(), EVIDENCE_USES);
+	if (!tracked)
+		return;
+	set_owner(tracked, bpf_get_current_task_btf(), EVIDENCE_USES);
+	mark_active(tracked);
 }
 
 #endif

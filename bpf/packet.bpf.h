@@ -128,15 +128,12 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	datagrams = gso_datagrams(bytes, skb->gso_segs, skb->gso_size);
 	key.cookie = bpf_get_socket_cookie(skb);
 	key_hash(&key);
-	flow = flow_slot(&key, 0);
-	if (!flow || !flow_is(flow, &key)) {
-		flow = flow_find(&key);
-		if (!flow)
-			flow = packet_flow_create(skb, &key);
-		if (!flow) {
-			flow_lost(bytes, datagrams);
-			return;
-		}
+	flow = flow_lookup(&key);
+	if (!flow)
+		flow = packet_flow_create(skb, &key);
+	if (!flow) {
+		flow_lost(bytes, datagrams);
+		return;
 	}
 	if (out) {
 		flow_sent(flow, bytes, datagrams);
@@ -193,7 +190,7 @@ static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, stru
 
 	key->cookie = bpf_get_socket_cookie(sk);
 	key_hash(key);
-	flow = flow_find(key);
+	flow = flow_lookup(key);
 	if (!flow)
 		flow = flow_create(key, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), ifindex);
 	if (!flow) {

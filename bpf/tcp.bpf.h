@@ -58,6 +58,8 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	event->flags = tracked->flags;
 	if (fin_received(sk))
 		event->flags |= TCPTOP_FIN_RECEIVED;
+	if (sk->__sk_common.skc_flags & (1UL << SOCK_DEAD))
+		event->flags |= TCPTOP_ORPHAN;
 	if ((int)tp->linger2 < 0)
 		event->flags |= TCPTOP_NO_FIN_WAIT2;
 	event->pad = 0;
@@ -93,10 +95,12 @@ static __always_inline void tcp_begins(struct sock *sk)
 		return;
 	}
 	tracked->born_ns = bpf_ktime_get_ns();
+	tracked->active = 1;
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
 	tcp_set_base(tracked, sk, tp);
-	set_owner(tracked, bpf_get_current_task_btf(), EVIDENCE_USES);
+	set_owner(tracked, bpf_get_current_task_btf(),
+		  holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
 }
 
 /*
@@ -122,7 +126,17 @@ static __always_inline void tcp_child_begins(struct sock *sk)
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
 	tracked->evidence = EVIDENCE_INHERITED;
+	tracked->active = 1;
 	tracked->born_ns = bpf_ktime_get_ns();
+}
+
+/* The state is news at the next tick, also where no process does anything. */
+static __always_inline void tcp_moves_on(struct sock *sk)
+{
+	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+
+	if (tracked)
+		mark_active(tracked);
 }
 
 /*
@@ -179,8 +193,12 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	if (tracked->sampled_epoch == epoch)
 		return;
 	if (!sample_all && segs == tracked->sampled_segs && state == tracked->sampled_state &&
-	    owner == tracked->sampled_owner)
+	    owner == tracked->sampled_owner) {
+		if (tracked->active)
+			tracked->active = 0;
 		return;
+	}
+	mark_active(tracked);
 	/* connect() sets the state before it chooses a port. */
 	if (!tcp_local_port(tp))
 		return;

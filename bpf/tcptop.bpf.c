@@ -51,6 +51,8 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 		tcp_begins(sk);
 	else if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
 		tcp_child_begins(sk);
+	else
+		tcp_moves_on(sk);
 	return 0;
 }
 
@@ -114,6 +116,8 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!sk || !tracked)
 		return end_pass(ctx->meta->seq);
 	pass.visited++;
+	if (marked_only && !tracked->active)
+		return 0;
 	if (sk->sk_protocol == IPPROTO_TCP)
 		tcp_sample(sk, tracked);
 	return 0;
@@ -223,27 +227,18 @@ int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 {
 	__u32 *key = ctx->key;
 	__u64 *value = ctx->value;
-	__u64 *taken, now;
+	__u64 taken, now;
 	__u32 word;
 
 	if (!key || !value)
 		return end_flow_pass(ctx->meta->seq);
-	if (!*value)
-		return 0;
+	taken = *value;
 	word = *key;
-	taken = bpf_map_lookup_elem(&taken_slots, &word);
 	if (!taken)
 		return 0;
 	now = bpf_ktime_get_ns();
-	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++) {
-		__u32 slot = word * SLOTS_PER_WORD + bit;
-		struct flow *flow;
-
-		if (!(*taken & (1ULL << bit)))
-			continue;
-		flow = bpf_map_lookup_elem(&flows, &slot);
-		if (flow)
-			flow_sample(flow, slot, taken, 1ULL << bit, now);
-	}
+	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++)
+		if (taken & (1ULL << bit))
+			flow_sample(word * SLOTS_PER_WORD + bit, now);
 	return 0;
 }

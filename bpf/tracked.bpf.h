@@ -36,7 +36,7 @@ struct tracked {
 	__u8 sampled_state;
 	__u8 flags;    /* enum tcptop_event_flags */
 	__u8 evidence; /* enum evidence, for the owner */
-	__u8 pad;
+	__u8 active;   /* used, or its state changed, since a visit found nothing new */
 	/* Written by the owner hook: name first, version last. */
 	__u32 owner_version;
 	__u32 tgid; /* 0 unknown */
@@ -70,6 +70,10 @@ bool starting = true;
  * not, so that those that are gone can be told from those that are idle. */
 bool sample_all;
 
+/* No hook tells who uses a socket: what is known of its owner is who holds it,
+ * which is looked up again and again. */
+const volatile bool holders_only;
+
 /* Totals since connections opened, not since tcptop started. */
 const volatile bool lifetime;
 
@@ -90,6 +94,20 @@ static __always_inline __u64 wake_when_filling(void)
 			       bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4
 		       ? BPF_RB_FORCE_WAKEUP
 		       : BPF_RB_NO_WAKEUP;
+}
+
+/*
+ * Set by user space where there are so many sockets that touching each of them
+ * is what a tick costs: visit only those marked active, which their storage
+ * tells. Progress without a system call (a long send, data that waits to be
+ * read) makes no mark, so every few ticks all are visited.
+ */
+bool marked_only;
+
+static __always_inline void mark_active(struct tracked *tracked)
+{
+	if (!tracked->active)
+		tracked->active = 1;
 }
 
 static __always_inline int end_pass(struct seq_file *seq)

@@ -138,51 +138,71 @@ static __always_inline void key_hash(struct flow_key *key)
 	key->slots[1] = (__u32)(hash >> 32) & flow_mask;
 }
 
-static __always_inline struct flow *flow_slot(struct flow_key *key, __u32 probe)
+static __always_inline __u32 flow_slot(const struct flow_key *key, __u32 probe)
 {
-	__u32 first = key->slots[probe / FLOW_WAYS];
-	__u32 slot = (first & ~(FLOW_WAYS - 1)) | ((first + probe) & (FLOW_WAYS - 1));
+	__u32 first = key->slots[probe / FLOW_WAYS & 1];
 
+	return (first & ~(FLOW_WAYS - 1)) | ((first + probe) & (FLOW_WAYS - 1));
+}
+
+/* One branch for the whole key: the verifier follows each of them. */
+static __always_inline bool flow_is(const struct flow *flow, const struct flow_key *key)
+{
+	__u64 ports = (flow->local_port ^ key->local_port) | (flow->remote_port ^ key->remote_port);
+
+	return flow->tag == key->tag &&
+	       !((flow->cookie ^ key->cookie) | ports | (flow->remote[1] ^ key->remote[1]) |
+		 (flow->remote[0] ^ key->remote[0]) | (flow->local[1] ^ key->local[1]) |
+		 (flow->local[0] ^ key->local[0]));
+}
+
+#define NO_SLOT (~0U)
+
+/* Where the flow lies, NO_SLOT where it is not in the table. A global function:
+ * the verifier looks into it once, not at every call. */
+__noinline __u32 flow_find(const struct flow_key *key)
+{
+	if (!key)
+		return NO_SLOT;
+	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
+		__u32 slot = flow_slot(key, probe);
+		struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+		if (flow && flow_is(flow, key))
+			return slot;
+	}
+	return NO_SLOT;
+}
+
+static __always_inline struct flow *flow_lookup(const struct flow_key *key)
+{
+	__u32 slot = flow_slot(key, 0);
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+	if (flow && flow_is(flow, key))
+		return flow;
+	slot = flow_find(key);
+	/* An array has no such element: the lookup fails. */
 	return bpf_map_lookup_elem(&flows, &slot);
 }
 
-static __always_inline bool flow_is(struct flow *flow, struct flow_key *key)
-{
-	return flow->tag == key->tag && flow->cookie == key->cookie &&
-	       flow->local_port == key->local_port && flow->remote_port == key->remote_port &&
-	       flow->remote[1] == key->remote[1] && flow->remote[0] == key->remote[0] &&
-	       flow->local[1] == key->local[1] && flow->local[0] == key->local[0];
-}
-
-static __noinline struct flow *flow_find(struct flow_key *key)
-{
-	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
-		struct flow *flow = flow_slot(key, probe);
-
-		if (flow && flow_is(flow, key))
-			return flow;
-	}
-	return NULL;
-}
-
 /*
- * A slot of its own for a new flow, NULL where none is free. It is BUSY, and
+ * A slot of its own for a new flow, NO_SLOT where none is free. It is BUSY, and
  * becomes the flow's with flow_publish().
  */
-static __always_inline struct flow *flow_claim(struct flow_key *key, __u32 *number)
+__noinline __u32 flow_claim(const struct flow_key *key)
 {
+	if (!key)
+		return NO_SLOT;
 	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
-		__u32 first = key->slots[probe / FLOW_WAYS];
-		__u32 slot = (first & ~(FLOW_WAYS - 1)) | ((first + probe) & (FLOW_WAYS - 1));
+		__u32 slot = flow_slot(key, probe);
 		struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 
-		if (flow && flow->tag == FLOW_FREE &&
-		    __sync_val_compare_and_swap(&flow->tag, FLOW_FREE, FLOW_BUSY) == FLOW_FREE) {
-			*number = slot;
-			return flow;
-		}
+		if (flow &&
+		    __sync_val_compare_and_swap(&flow->tag, FLOW_FREE, FLOW_BUSY) == FLOW_FREE)
+			return slot;
 	}
-	return NULL;
+	return NO_SLOT;
 }
 
 static __always_inline void flow_publish(struct flow *flow, struct flow_key *key, __u32 number)
@@ -236,23 +256,24 @@ static __always_inline void flow_set_owner(struct flow *flow, __u32 tgid, const 
  * the holder may be the very task that this softirq interrupted; then there may
  * be two rows, each with a part of the datagrams.
  */
-static __noinline struct flow *flow_create(struct flow_key *key, struct sock *sk,
+static __always_inline struct flow *flow_create(struct flow_key *key, struct sock *sk,
 					   struct tracked *tracked, __u32 ifindex)
 {
 	__u32 group = key->slots[0] & ~(FLOW_WAYS - 1);
 	struct flow *leader = bpf_map_lookup_elem(&flows, &group);
 	struct flow *flow;
 	bool locked = false;
-	__u32 number = 0;
+	__u32 slot;
 
 	if (!leader)
 		return NULL;
-	for (int attempt = 0; attempt < 64 && !locked; attempt++)
+	for (int attempt = 0; attempt < 32 && !locked; attempt++)
 		locked = __sync_val_compare_and_swap(&leader->lock, 0, 1) == 0;
-	flow = flow_find(key);
+	flow = flow_lookup(key);
 	if (flow)
 		goto unlock;
-	flow = flow_claim(key, &number);
+	slot = flow_claim(key);
+	flow = bpf_map_lookup_elem(&flows, &slot);
 	if (!flow)
 		goto unlock;
 	flow->cookie = key->cookie;
@@ -279,7 +300,7 @@ static __noinline struct flow *flow_create(struct flow_key *key, struct sock *sk
 		if (tracked->tgid)
 			flow_set_owner(flow, tracked->tgid, (__u64 *)tracked->comm);
 	}
-	flow_publish(flow, key, number);
+	flow_publish(flow, key, slot);
 unlock:
 	if (locked)
 		__sync_lock_test_and_set(&leader->lock, 0);
@@ -444,15 +465,19 @@ static __always_inline void total_clear(__u64 *total, __u64 sampled)
  * the next tick whoever had found it before has added what it had to add. Only
  * when a tick finds nothing new is the slot free.
  */
-static __always_inline void flow_sample(struct flow *flow, __u32 slot, __u64 *taken, __u64 bit,
-					__u64 now)
+__noinline int flow_sample(__u32 slot, __u64 now)
 {
-	__u32 tag = flow->tag;
-	__u32 owner;
+	__u32 word = slot / SLOTS_PER_WORD;
+	__u64 *taken = bpf_map_lookup_elem(&taken_slots, &word);
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 	bool received, sent;
+	__u32 tag, owner;
 
+	if (!flow || !taken)
+		return 0;
+	tag = flow->tag;
 	if (tag == FLOW_FREE || tag == FLOW_BUSY || flow->sampled_epoch == flow_epoch)
-		return;
+		return 0;
 	flow_pass.visited++;
 	received = flow->datagrams_in != flow->sampled_datagrams_in;
 	sent = flow->datagrams_out != flow->sampled_datagrams_out;
@@ -464,7 +489,7 @@ static __always_inline void flow_sample(struct flow *flow, __u32 slot, __u64 *ta
 	if (received || sent || owner != flow->sampled_owner) {
 		if (!flow_emit(flow, slot, TCPTOP_SAMPLE)) {
 			flow_pass.deferred++;
-			return;
+			return 0;
 		}
 		flow->sampled_owner = owner;
 		if (received || sent)
@@ -474,7 +499,7 @@ static __always_inline void flow_sample(struct flow *flow, __u32 slot, __u64 *ta
 
 		if (!flow_emit(flow, slot, TCPTOP_EXPIRED)) {
 			flow_pass.deferred++;
-			return;
+			return 0;
 		}
 		total_clear(&flow->bytes_in, bytes_in);
 		total_clear(&flow->bytes_out, bytes_out);
@@ -483,13 +508,14 @@ static __always_inline void flow_sample(struct flow *flow, __u32 slot, __u64 *ta
 		flow->sampled_datagrams_in = 0;
 		flow->sampled_datagrams_out = 0;
 		/* In this order: who takes the slot again sets the bit again. */
-		__sync_fetch_and_and(taken, ~bit);
+		__sync_fetch_and_and(taken, ~(1ULL << slot % SLOTS_PER_WORD));
 		__sync_lock_test_and_set(&flow->tag, FLOW_FREE);
-		return;
+		return 0;
 	} else if (now - flow->moved_ns >= flow_timeout_ns) {
 		__sync_val_compare_and_swap(&flow->tag, tag, FLOW_DYING);
 	}
 	flow->sampled_epoch = flow_epoch;
+	return 0;
 }
 
 static __always_inline int end_flow_pass(struct seq_file *seq)

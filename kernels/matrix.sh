@@ -2,7 +2,8 @@
 # matrix.sh [-k KERNELS] [-t SECONDS] [-o DIRECTORY] [-a FILE[:PATH]]... TCPTOP TESTS [ARGUMENT...]
 #
 # Boots Debian's kernels one after the other, runs the test program TESTS there as
-# root with TCPTOP_BIN set to TCPTOP, and prints a table test x kernel.  Ends with
+# root with TCPTOP_BIN set to TCPTOP, and prints a table test x kernel.  An emulated
+# guest is slow, so the tests get more patience (TCPTOP_TEST_SLOW).  Ends with
 # "N passed, N failed", and status 1 where anything failed.
 #
 #   -k  the series (default below; `newest`: the newest that Debian has)
@@ -30,7 +31,7 @@ while getopts k:t:o:a: option; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 2 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 tcptop=$1 tests=$2
 shift 2
 
@@ -54,7 +55,7 @@ mkdir -p "$directory"
 kernels=$("$here/get.sh" $kernels)
 
 job() { # what the guest runs
-    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop\nexec'
+    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec'
     printf ' %q' "$@"
     echo
 }
@@ -66,8 +67,21 @@ for job in refusal tests; do
         "$here/refusal.sh:usr/bin/refusal" "$work/$job:job" $(printf '%s\n' "${tools[@]}")
 done
 
-# One line per result: kernel, test, ok | FAILED | ignored.
-results() { sed -nE "s/^test (.+) \.\.\. (ok|FAILED|ignored).*/$1\t\1\t\2/p" "$2"; }
+# One line per result: kernel, test, ok | FAILED | ignored.  A test that complains
+# on stderr has its result on a later line; one without a result was under way
+# when the guest ended.
+results() {
+    gawk -v kernel="$1" '
+        function result(word) { print kernel "\t" name "\t" word; name = "" }
+        match($0, /^test (.*[^ ]) +\.\.\. *(ok|FAILED|ignored)?/, part) && !/^test result:/ {
+            if (name != "") result("FAILED")
+            name = part[1]
+            if (part[2] != "") result(part[2])
+            next
+        }
+        name != "" && /^(ok|FAILED|ignored)\r?$/ { result($1) }
+        END { if (name != "") result("FAILED") }' "$2"
+}
 
 for kernel in $kernels; do
     job=tests

@@ -22,7 +22,14 @@ pub enum Task {
     /// To stream connections.
     Run(Box<Config>),
     /// To tell which hooks work on this kernel, and prove it.
-    Doctor,
+    Doctor {
+        /// As JSON, for machines.
+        json: bool,
+        /// Providers that are not to be tried.
+        without: Vec<Provider>,
+        /// Let libbpf and the kernel's verifier talk on stderr.
+        verbose: bool,
+    },
     /// To print its manual page or a shell's completions.
     Generate(Generated),
 }
@@ -70,6 +77,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// Providers that are not to be tried: for tests of the lower-ranked ones.
     pub without: Vec<Provider>,
+    /// Let libbpf and the kernel's verifier talk on stderr.
+    pub verbose: bool,
 }
 
 /// Which connections to show. Empty lists and `None` let everything pass;
@@ -396,8 +405,16 @@ struct Args {
     without: Vec<Provider>,
 
     /// Tell which kernel hooks serve, and prove on loopback that they fire
-    #[arg(long, help_heading = MORE, exclusive = true)]
+    ///
+    /// Per signal the provider in use, the better ones that do not work here with
+    /// the kernel's reason, and what a loopback exchange showed. Status 0 where
+    /// all work. With --format json for machines.
+    #[arg(long, help_heading = MORE, conflicts_with_all = NOT_FOR_THE_DOCTOR)]
     doctor: bool,
+
+    /// Let libbpf and the kernel's verifier talk on stderr
+    #[arg(short, long, help_heading = MORE)]
+    verbose: bool,
 
     /// Print the manual page or a shell's completions
     #[arg(long, value_name = "WHAT", help_heading = MORE, exclusive = true)]
@@ -411,6 +428,35 @@ struct Args {
     #[arg(short = 'V', long, help_heading = MORE, action = ArgAction::Version)]
     version: Option<bool>,
 }
+
+/// It examines the host, not its connections.
+const NOT_FOR_THE_DOCTOR: [&str; 25] = [
+    "port",
+    "pid",
+    "process",
+    "interface",
+    "tcp",
+    "udp",
+    "ipv4",
+    "ipv6",
+    "all",
+    "sort",
+    "top",
+    "lifetime",
+    "udp_timeout",
+    "interval",
+    "count",
+    "once",
+    "duration",
+    "log",
+    "append",
+    "wide",
+    "raw",
+    "timestamp",
+    "color",
+    "strict",
+    "udp_flows",
+];
 
 const FILTERS: &str = "Filters";
 const ROWS: &str = "Rows";
@@ -427,7 +473,14 @@ impl Args {
             return Ok(Task::Generate(generated));
         }
         if self.doctor {
-            return Ok(Task::Doctor);
+            if self.format == Some(Format::Csv) {
+                return Err(contradiction("--doctor writes text or, with --format json, JSON"));
+            }
+            return Ok(Task::Doctor {
+                json: self.format == Some(Format::Json),
+                without: self.without,
+                verbose: self.verbose,
+            });
         }
         let protocol = match (self.tcp, self.udp) {
             (true, true) => {
@@ -502,6 +555,7 @@ impl Args {
             strict: self.strict,
             ready_file: self.ready_file,
             without: self.without,
+            verbose: self.verbose,
         })))
     }
 }
@@ -628,6 +682,7 @@ mod tests {
                 strict: false,
                 ready_file: None,
                 without: Vec::new(),
+                verbose: false,
             }
         );
     }
@@ -670,6 +725,7 @@ mod tests {
                 strict: true,
                 ready_file: None,
                 without: Vec::new(),
+                verbose: false,
             }
         );
     }
@@ -682,7 +738,7 @@ mod tests {
         assert_eq!(config("--format json --wide").format, Format::Json);
         assert_eq!(config("--format csv --log x").format, Format::Csv);
         assert!(config("--timestamp").timestamp);
-        assert!(matches!(typed("--doctor"), Ok(Task::Doctor)));
+        assert!(matches!(typed("--doctor"), Ok(Task::Doctor { .. })));
         for (name, what) in [
             ("man", Generated::Man),
             ("bash", Generated::Bash),
@@ -791,10 +847,7 @@ mod tests {
                 "error: --log writes CSV; for another format let the shell write the file: tcptop --format json > FILE",
             ),
             ("--log=", "error: a value is required for '--log <FILE>' but none was supplied"),
-            (
-                "--doctor --tcp",
-                "error: the argument '--doctor' cannot be used with one or more of the other specified arguments",
-            ),
+            ("--doctor --tcp", "error: the argument '--doctor' cannot be used with '--tcp'"),
             ("--generate ksh", "error: invalid value 'ksh' for '--generate <WHAT>'"),
             ("--sort speed", "error: invalid value 'speed' for '--sort <BY>'"),
             ("extra", "error: unexpected argument 'extra' found"),

@@ -2,6 +2,7 @@
 pub mod cli;
 pub mod collector;
 pub mod connection;
+pub mod doctor;
 pub mod filter;
 pub mod loss;
 pub mod manual;

@@ -14,7 +14,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
+use caps::Capability;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::pipe2;
@@ -22,12 +23,14 @@ use tcptop::cli::{self, Config, Format, Task};
 use tcptop::collector::NetworkCollector;
 use tcptop::collector::linux::{CHANNEL, LinuxCollector, Schedule};
 use tcptop::connection::Protocol;
+use tcptop::doctor;
 use tcptop::filter::Filter;
 use tcptop::names::HostNames;
 use tcptop::output::csv::{CsvLogger, CsvStyle};
 use tcptop::output::json::JsonLines;
 use tcptop::output::lines::{LineStyle, Lines};
 use tcptop::output::{Names, Sink};
+use tcptop::plan::Provider;
 use tcptop::privileges;
 use tcptop::report::{Reporter, Summary, say};
 use tcptop::signals::{End, Signals};
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
         Task::Run(config) => stream(*config),
-        Task::Doctor => bail!("--doctor is not there yet"),
+        Task::Doctor { json, without, verbose } => doctor(json, without, verbose),
         Task::Generate(what) => match io::stdout().write_all(&what.text()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(error).context("failed to write to the standard output")
@@ -68,8 +71,7 @@ fn perform(task: Task) -> Result<ExitCode> {
 fn stream(config: Config) -> Result<ExitCode> {
     let sink = sink(&config)?;
     if !privileges::may_trace() {
-        say("error: tcptop requires root privileges. Run with sudo.");
-        return Ok(ExitCode::from(NOT_PRIVILEGED));
+        return Ok(not_privileged());
     }
     privileges::check_kernel()?;
     let filter = filter(&config)?;
@@ -91,7 +93,9 @@ fn stream(config: Config) -> Result<ExitCode> {
         udp_flows: config.udp_flows,
         udp_timeout: config.udp_timeout,
         without: config.without.clone(),
-        notice: |message| say(&format!("tcptop: {message}")),
+        verbose: config.verbose,
+        notice,
+        plan: None,
     };
     let reporter = Reporter {
         sink,
@@ -107,6 +111,7 @@ fn stream(config: Config) -> Result<ExitCode> {
         reopen: if config.log.is_some() { Signals::hang_up()? } else { Arc::default() },
         ready_file: config.ready_file,
     };
+    let logs = config.log.is_some();
     let collecting = thread::Builder::new()
         .name("collector".into())
         .spawn(move || collector.run(sender))
@@ -114,13 +119,16 @@ fn stream(config: Config) -> Result<ExitCode> {
     let reporting = thread::Builder::new()
         .name("reporter".into())
         .spawn(move || {
+            // Only logrotate may ask for a file in a place that root's uid does not own.
+            give_up_privileges(if logs { &[Capability::CAP_DAC_OVERRIDE] } else { &[] });
             let result = reporter.run(&receiver);
             drop((receiver, working));
             result
         })
         .context("failed to start a thread")?;
 
-    let end = signals.wait(&done)?;
+    give_up_privileges(&[]);
+    let end = signals.wait(&done, config.log.is_none())?;
     drop(running);
     if end == End::ReaderGone {
         // The reporter may have nothing to write and so never notice. Whatever
@@ -144,6 +152,38 @@ fn stream(config: Config) -> Result<ExitCode> {
         return Ok(ExitCode::from(LOST));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(json: bool, without: Vec<Provider>, verbose: bool) -> Result<ExitCode> {
+    if !privileges::may_trace() {
+        return Ok(not_privileged());
+    }
+    privileges::check_kernel()?;
+    let report = doctor::examine(without, verbose, notice)?;
+    match report.write(json, &mut io::stdout().lock()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("failed to write to the standard output")
+        }
+        _ if report.all_work() => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// What this thread will not need any more. The collector's thread does the same
+/// once everything is attached.
+fn give_up_privileges(kept: &[Capability]) {
+    if let Err(error) = privileges::keep_only(kept) {
+        notice(&format!("failed to give up privileges: {error:#}"));
+    }
+}
+
+fn not_privileged() -> ExitCode {
+    say("error: tcptop requires root privileges. Run with sudo.");
+    ExitCode::from(NOT_PRIVILEGED)
+}
+
+fn notice(message: &str) {
+    say(&format!("tcptop: {message}"));
 }
 
 /// The format and its destination. A file is opened here, before anything else.

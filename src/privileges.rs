@@ -1,16 +1,18 @@
 //! May tcptop do what it is about to do?
 //!
-//! Owns the check of capabilities and of what the kernel must offer. Looks
-//! only, loads nothing and prints nothing.
+//! Owns the check of capabilities, of what the kernel must offer, the words for
+//! what it refuses, and the giving up of privileges that are no longer needed.
+//! Loads nothing and prints nothing.
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
-use caps::{CapSet, Capability};
+use anyhow::{Error, Result, anyhow, bail};
+use caps::{CapSet, Capability, CapsHashSet};
 
 /// Type information of the running kernel: without it no BPF program of ours
 /// can find its way in kernel structures.
-const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+pub const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// True with the capabilities to load tracing programs: CAP_BPF and CAP_PERFMON,
@@ -19,8 +21,32 @@ pub fn may_trace() -> bool {
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
 }
 
-fn has(capability: Capability) -> bool {
+/// True where this thread has the capability in effect.
+pub fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Gives up every capability of this thread but `kept`. Threads that it starts
+/// from then on have no more than those.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn keep_only(kept: &[Capability]) -> Result<()> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let left: CapsHashSet = held.into_iter().filter(|held| kept.contains(held)).collect();
+    caps::clear(None, CapSet::Ambient)?;
+    caps::set(None, CapSet::Effective, &left)?;
+    caps::set(None, CapSet::Permitted, &left)?;
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    Ok(())
+}
+
+/// The mode of kernel lockdown: `none`, `integrity`, `confidentiality`; `None`
+/// where the kernel does not tell.
+pub fn lockdown() -> Option<String> {
+    let modes = fs::read_to_string(LOCKDOWN).ok()?;
+    let (_, rest) = modes.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
 }
 
 /// What the kernel must offer before anything is loaded.
@@ -34,11 +60,95 @@ pub fn check_kernel() -> Result<()> {
              CONFIG_DEBUG_INFO_BTF, as current distributions' are"
         );
     }
-    if std::fs::read_to_string(LOCKDOWN).is_ok_and(|modes| modes.contains("[confidentiality]")) {
+    if lockdown().as_deref() == Some("confidentiality") {
         bail!(
             "kernel lockdown is in confidentiality mode, which forbids tracing; boot with \
              lockdown=integrity or without lockdown"
         );
     }
     Ok(())
+}
+
+/// What is known of the surroundings, to tell why a load failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Surroundings {
+    storage_in_tracing: bool,
+    user_namespace: bool,
+    seccomp: bool,
+}
+
+/// The failure to load in one sentence that says what to do. The kernel's own
+/// words go last.
+pub fn explain(error: Error) -> Error {
+    let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let types = fs::read(KERNEL_TYPES).unwrap_or_default();
+    let words = words(Surroundings {
+        // The function behind the helper (net/core/bpf_sk_storage.c).
+        storage_in_tracing: contains(&types, b"\0bpf_sk_storage_get_tracing\0"),
+        user_namespace: !maps_every_user(&uid_map),
+        seccomp: status.lines().any(|line| line.starts_with("Seccomp:") && line.ends_with('2')),
+    });
+    match words {
+        Some(words) => anyhow!("{words} ({})", error.root_cause()),
+        None => error.context(
+            "the kernel refused the BPF programs; `tcptop --doctor` tells what works, -v why",
+        ),
+    }
+}
+
+fn words(surroundings: Surroundings) -> Option<&'static str> {
+    if !surroundings.storage_in_tracing {
+        Some("this kernel is too old: Linux 5.11 or newer is needed")
+    } else if surroundings.user_namespace {
+        Some(
+            "this is a user namespace, whose root may not load BPF programs; run tcptop on the \
+             host or in a container that shares the host's users",
+        )
+    } else if surroundings.seccomp {
+        Some(
+            "a seccomp filter, such as a container's, forbids bpf(2); run tcptop on the host or \
+             in a privileged container",
+        )
+    } else {
+        None
+    }
+}
+
+/// The initial user namespace maps all 2^32 - 1 ids to themselves (user_namespaces(7)).
+fn maps_every_user(uid_map: &str) -> bool {
+    uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_initial_user_namespace_is_known_by_its_map() {
+        assert!(maps_every_user("         0          0 4294967295\n"));
+        assert!(!maps_every_user("         0     100000      65536\n"));
+        assert!(!maps_every_user(""));
+    }
+
+    #[test]
+    fn the_first_cause_is_told() {
+        let good = Surroundings { storage_in_tracing: true, ..Surroundings::default() };
+        assert_eq!(words(good), None);
+        let told = |surroundings| words(surroundings).unwrap_or_default();
+        assert!(told(Surroundings::default()).contains("5.11"));
+        assert!(told(Surroundings { user_namespace: true, ..good }).contains("user namespace"));
+        assert!(told(Surroundings { seccomp: true, ..good }).contains("seccomp"));
+    }
+
+    #[test]
+    fn what_this_kernel_offers_is_found() {
+        let types = fs::read(KERNEL_TYPES).unwrap_or_default();
+        assert_eq!(contains(b"\0abc\0", b"\0abc\0"), contains(b"xx\0abc\0", b"\0abc\0"));
+        assert!(!contains(&types, b"\0no such function anywhere\0"));
+    }
 }

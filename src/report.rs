@@ -43,14 +43,14 @@ pub struct Reporter {
     pub ready_file: Option<PathBuf>,
 }
 
-/// What was seen from start to end.
+/// What was seen from start to end, of the connections asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Connections that were open at the end.
     pub open: usize,
     /// Connections that ended.
     pub closed: u64,
-    /// What could not be kept.
+    /// What could not be kept, whichever connections it was of.
     pub lost: Loss,
     /// The reader of the output went away.
     pub reader_gone: bool,
@@ -68,14 +68,12 @@ impl Reporter {
         for event in batches.iter().flatten() {
             table.update(&event);
             let CollectorEvent::Tick(tick) = event else { continue };
-            summary.open = table.len();
-            summary.closed += table.closed().len() as u64;
             summary.lost += &tick.lost;
             if !tick.lost.is_zero() {
                 say(&format!("tcptop: lost in this interval: {}", tick.lost));
             }
             match self.write(&table, &tick, &mut rows) {
-                Ok(()) => {}
+                Ok(closed) => summary.closed += closed as u64,
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     summary.reader_gone = true;
                     return Ok(summary);
@@ -92,10 +90,17 @@ impl Reporter {
                 }
             }
         }
+        summary.open = table.all().filter(|record| self.filter.matches(&record.sample)).count();
         Ok(summary)
     }
 
-    fn write(&mut self, table: &ConnectionTable, tick: &Tick, memory: &mut Rows) -> io::Result<()> {
+    /// Returns how many connections of those asked for ended.
+    fn write(
+        &mut self,
+        table: &ConnectionTable,
+        tick: &Tick,
+        memory: &mut Rows,
+    ) -> io::Result<usize> {
         let mut rows = view::reuse(std::mem::take(memory));
         let shown = |record: &&ConnectionRecord| self.filter.matches(&record.sample);
         if self.all || tick.listing {
@@ -122,7 +127,7 @@ impl Reporter {
             listing: tick.listing,
         });
         *memory = view::reuse(rows);
-        result
+        result.map(|()| closed.len())
     }
 }
 

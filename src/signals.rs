@@ -64,21 +64,21 @@ impl Signals {
         Ok(told)
     }
 
-    /// Waits for a signal, for the reader of standard output to go away, or for
-    /// the other end of `done` to be closed.
+    /// Waits for a signal, for the other end of `done` to be closed or, where the
+    /// data goes to standard output, for its reader to go away.
     ///
     /// # Errors
     /// Where poll(2) fails.
-    pub fn wait(&mut self, done: &OwnedFd) -> Result<End> {
+    pub fn wait(&mut self, done: &OwnedFd, to_stdout: bool) -> Result<End> {
         let stdout = io::stdout();
         // A terminal that hangs up sends SIGHUP; only a pipe needs watching.
-        let watched = if stdout.is_terminal() { PollFlags::empty() } else { PollFlags::POLLERR };
+        let watched = to_stdout && !stdout.is_terminal();
         loop {
             let mut waiting = vec![
                 PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
                 PollFd::new(done.as_fd(), PollFlags::POLLIN),
             ];
-            if !watched.is_empty() {
+            if watched {
                 // Asks for nothing: an error is reported all the same (poll(2)).
                 waiting.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
             }

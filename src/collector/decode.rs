@@ -18,6 +18,7 @@ const EXPIRED: u8 = 3;
 const PARTIAL: u8 = 1;
 const FIN_RECEIVED: u8 = 2;
 const NO_FIN_WAIT2: u8 = 4;
+const ORPHAN: u8 = 8;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -112,11 +113,15 @@ pub fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason {
     match Errno::from_raw(errno) {
         Errno::UnknownErrno if errno == 0 => match last {
             TcpState::LastAck | TcpState::Closing => CloseReason::Fin,
-            // Without TCP_LINGER2 below 0 the rest is left to a TIME_WAIT socket.
-            TcpState::FinWait2 if flags & FIN_RECEIVED == 0 && flags & NO_FIN_WAIT2 != 0 => {
-                CloseReason::Abort
+            // Without the peer's FIN it goes on as a TIME_WAIT socket, but only
+            // for an orphan, and not with TCP_LINGER2 below 0.
+            TcpState::FinWait2
+                if flags & FIN_RECEIVED != 0
+                    || (flags & ORPHAN != 0 && flags & NO_FIN_WAIT2 == 0) =>
+            {
+                CloseReason::Fin
             }
-            TcpState::FinWait2 => CloseReason::Fin,
+            TcpState::FinWait2 => CloseReason::Abort,
             // The process gave up a connect() that had no answer: no packet says so.
             TcpState::SynSent => CloseReason::Unknown,
             TcpState::Established
@@ -238,8 +243,9 @@ mod tests {
             (TcpState::LastAck, 0, FIN_RECEIVED, Fin),
             (TcpState::Closing, 0, FIN_RECEIVED, Fin),
             (TcpState::FinWait2, 0, FIN_RECEIVED, Fin),
-            (TcpState::FinWait2, 0, 0, Fin),
-            (TcpState::FinWait2, 0, NO_FIN_WAIT2, Abort),
+            (TcpState::FinWait2, 0, ORPHAN, Fin),
+            (TcpState::FinWait2, 0, ORPHAN | NO_FIN_WAIT2, Abort),
+            (TcpState::FinWait2, 0, 0, Abort),
             (TcpState::Established, 0, 0, Abort),
             (TcpState::CloseWait, 0, FIN_RECEIVED, Abort),
             (TcpState::SynSent, 0, 0, Unknown),

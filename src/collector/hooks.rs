@@ -7,13 +7,14 @@
 use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject};
+use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
 
 use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use crate::plan::{Choice, Provider, Signal, choose};
@@ -57,25 +58,45 @@ pub(super) struct Hooks<'object> {
     pub(super) plan: Vec<Choice>,
 }
 
-/// libbpf's own words: shown only with `-v`, errors are told in ours.
-pub(super) fn quiet() {
-    libbpf_rs::set_print(None);
+/// libbpf's own words, and the verifier's: errors are told in ours.
+pub(super) fn set_verbose(verbose: bool) {
+    let print: PrintCallback = |_, words| {
+        let _ = io::Write::write_all(&mut io::stderr().lock(), words.as_bytes());
+    };
+    libbpf_rs::set_print(verbose.then_some((PrintLevel::Debug, print)));
 }
 
 impl<'object> Hooks<'object> {
     /// Finds the best providers, loads and attaches them.
     ///
+    /// The first provider of the owner is taken for granted, since it exists
+    /// wherever a kernel is not old, and proved by loading it with the rest:
+    /// that saves a seventh of the start. Only where that fails everything is
+    /// proved alone.
+    ///
     /// # Errors
     /// Where TCP cannot be served. Without a provider for UDP the plan says so.
     pub(super) fn attach(
-        storage: &'object mut MaybeUninit<OpenObject>,
+        [hopeful, proved]: &'object mut [MaybeUninit<OpenObject>; 2],
         knobs: &Knobs,
     ) -> Result<Hooks<'object>> {
-        let mut plan =
-            vec![choose(Signal::Owner, &knobs.without, |provider| attempt(provider, knobs))];
+        let prove = |provider| attempt(provider, knobs);
+        let mut plan = vec![choose(Signal::Owner, &knobs.without, |_| Ok(()))];
         if knobs.udp {
-            plan.push(choose(Signal::Udp, &knobs.without, |provider| attempt(provider, knobs)));
+            plan.push(choose(Signal::Udp, &knobs.without, prove));
         }
+        if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, plan.clone()) {
+            return Ok(hooks);
+        }
+        plan[0] = choose(Signal::Owner, &knobs.without, prove);
+        Hooks::attach_plan(proved, knobs, plan)
+    }
+
+    fn attach_plan(
+        storage: &'object mut MaybeUninit<OpenObject>,
+        knobs: &Knobs,
+        plan: Vec<Choice>,
+    ) -> Result<Hooks<'object>> {
         let mut providers = vec![Provider::StateTracepoint, Provider::StorageIterator];
         providers.extend(plan.iter().filter_map(|choice| choice.provider));
 
@@ -165,6 +186,7 @@ fn open<'object>(
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     rodata.lifetime = knobs.lifetime;
+    rodata.holders_only = has(Provider::FileIterator);
     rodata.count_udp = udp;
     rodata.track_receivers = has(Provider::CgroupSkb);
     rodata.flow_mask = slots - 1;

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use caps::Capability;
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 use libbpf_rs::{Link, MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
@@ -25,7 +26,8 @@ use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
 use crate::loss::{Loss, LossCause};
-use crate::plan::Provider;
+use crate::plan::{Choice, Provider, Signal};
+use crate::privileges;
 
 /// Events in a batch, at most.
 const BATCH: usize = 1024;
@@ -42,6 +44,12 @@ const RING_BYTES: u32 = 1 << 20;
 
 /// Records taken from the ring at a time.
 const CHUNK: usize = 1024;
+
+/// With more tracked sockets than this a tick visits only those that are marked
+/// active, but for every [`SWEEP`]th: touching an idle one costs as much again as
+/// passing it by.
+const SMALL_TABLE: u64 = 50_000;
+const SWEEP: u64 = 8;
 
 /// A look-up of owners is followed by a pause of so many times its own length.
 const OWNER_LOOKUP_SHARE: u64 = 50;
@@ -73,14 +81,18 @@ pub struct LinuxCollector {
     pub udp_timeout: Duration,
     /// Providers that are not to be tried.
     pub without: Vec<Provider>,
+    /// Let libbpf and the kernel's verifier talk on stderr.
+    pub verbose: bool,
     /// Told what cannot be shown, and why, in one line.
     pub notice: fn(&str),
+    /// Told the hook plan, once everything is attached.
+    pub plan: Option<Sender<Vec<Choice>>>,
 }
 
 impl NetworkCollector for LinuxCollector {
     fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
-        hooks::quiet();
-        let mut storage = MaybeUninit::uninit();
+        hooks::set_verbose(self.verbose);
+        let mut storage = [MaybeUninit::uninit(), MaybeUninit::uninit()];
         let knobs = Knobs {
             ring_bytes: RING_BYTES,
             lifetime: self.lifetime,
@@ -89,14 +101,12 @@ impl NetworkCollector for LinuxCollector {
             udp_timeout: self.udp_timeout,
             without: self.without.clone(),
         };
-        let hooks = Hooks::attach(&mut storage, &knobs)?;
-        for choice in &hooks.plan {
-            if let Some(reason) = choice.failure() {
-                (self.notice)(&format!(
-                    "no {} here ({reason}); it may need CAP_NET_ADMIN",
-                    choice.signal.name()
-                ));
-            }
+        let hooks = Hooks::attach(&mut storage, &knobs).map_err(privileges::explain)?;
+        for missing in hooks.plan.iter().filter_map(missing) {
+            (self.notice)(&missing);
+        }
+        if let Some(plan) = &self.plan {
+            let _ = plan.send(hooks.plan.clone());
         }
         let inbox = RefCell::new(Inbox::default());
         let mut builder = RingBufferBuilder::new();
@@ -119,6 +129,9 @@ impl NetworkCollector for LinuxCollector {
             lost_before: Loss::default(),
             resync: false,
             owners_after_ns: 0,
+            notice: self.notice,
+            tracked: 0,
+            ticks: 0,
         }
         .run()
     }
@@ -141,6 +154,17 @@ impl Inbox {
     }
 }
 
+/// Which tick it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// The listing at start.
+    Listing,
+    /// The end of an interval, with more to come.
+    Between,
+    /// The end.
+    Last,
+}
+
 /// The receiver is gone: the reporter ended, and says itself why.
 struct ReporterGone;
 
@@ -156,6 +180,11 @@ struct Running<'run> {
     resync: bool,
     /// No look-up of owners before.
     owners_after_ns: u64,
+    notice: fn(&str),
+    /// Sockets that the last pass found.
+    tracked: u64,
+    /// Passes so far.
+    ticks: u64,
 }
 
 impl Running<'_> {
@@ -164,11 +193,15 @@ impl Running<'_> {
         // between the listing and the stream.
         seed::held(&self.hooks.seed_held)?;
         seed::unheld(&self.hooks.seed_unheld)?;
+        // From here on only maps and iterators are read.
+        if let Err(error) = privileges::keep_only(&[Capability::CAP_BPF]) {
+            (self.notice)(&format!("failed to give up privileges: {error:#}"));
+        }
         if let Some(bss) = self.hooks.skel.maps.data_data.as_deref_mut() {
             bss.starting = false;
         }
         let start = monotonic()?;
-        if self.tick(start, true)?.is_err() {
+        if self.tick(start, Moment::Listing)?.is_err() {
             return Ok(());
         }
         let interval = duration_ns(self.schedule.interval);
@@ -196,7 +229,8 @@ impl Running<'_> {
                 // Nothing begins or ends from here on, so the last interval is whole.
                 self.hooks.attached.clear();
             }
-            if self.tick(now, false)?.is_err() || last {
+            let moment = if last { Moment::Last } else { Moment::Between };
+            if self.tick(now, moment)?.is_err() || last {
                 return Ok(());
             }
             ticks += 1;
@@ -288,11 +322,23 @@ impl Running<'_> {
     }
 
     /// Samples what changed and ends the interval.
-    fn tick(&mut self, now_ns: u64, listing: bool) -> Result<Result<(), ReporterGone>> {
+    fn tick(&mut self, now_ns: u64, moment: Moment) -> Result<Result<(), ReporterGone>> {
         let complete = self.resync;
-        self.set_sample_all(complete)?;
+        let holders_only =
+            self.hooks.plan.iter().any(|choice| choice.provider == Some(Provider::FileIterator));
+        if holders_only && now_ns >= self.owners_after_ns {
+            self.look_up_owners()?;
+        }
+        let sweep = complete
+            || holders_only
+            || moment != Moment::Between
+            || self.tracked <= SMALL_TABLE
+            || self.ticks % SWEEP == 0;
+        self.ticks += 1;
+        self.instruct(complete, sweep)?;
         loop {
             let mut pass = pass(&self.hooks.sample)?;
+            self.tracked = pass.visited;
             if let Some(link) = &self.hooks.sample_flows {
                 let flows = self::pass(link)?;
                 pass.deferred += flows.deferred;
@@ -313,7 +359,7 @@ impl Running<'_> {
         let lost = self.lost()?;
         // A connection whose end was lost would stay in the table for ever.
         self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
-        let tick = Tick { now_ns, lost, listing, complete };
+        let tick = Tick { now_ns, lost, listing: moment == Moment::Listing, complete };
         self.inbox.borrow_mut().events.push(CollectorEvent::Tick(tick));
         self.deliver()
     }
@@ -330,15 +376,17 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn set_sample_all(&mut self, all: bool) -> Result<()> {
-        let bss = self
+    /// Tells the sampling program what it is to visit and what to sample.
+    fn instruct(&mut self, sample_all: bool, sweep: bool) -> Result<()> {
+        let variables = self
             .hooks
             .skel
             .maps
             .bss_data
             .as_deref_mut()
             .context("the BPF object has no variables")?;
-        bss.sample_all = all;
+        variables.sample_all = sample_all;
+        variables.marked_only = !sweep;
         Ok(())
     }
 
@@ -373,6 +421,22 @@ impl Running<'_> {
         self.lost_before = total;
         Ok(lost)
     }
+}
+
+/// What cannot be shown without a provider for a signal, and why.
+fn missing(choice: &Choice) -> Option<String> {
+    let reason = choice.failure()?;
+    let what = match choice.signal {
+        Signal::Udp => "UDP",
+        Signal::Owner => "who owns a connection (PID, PROCESS)",
+        Signal::Lifecycle | Signal::Counters => "TCP",
+    };
+    let remedy = if choice.signal == Signal::Udp && !privileges::has(Capability::CAP_NET_ADMIN) {
+        "this kernel needs CAP_NET_ADMIN for it, or root"
+    } else {
+        "`tcptop --doctor` tells more"
+    };
+    Some(format!("cannot show {what}: {reason}; {remedy}"))
 }
 
 /// Runs an iterator that samples.

@@ -215,9 +215,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let digits = text[1..].as_bytes();
-    let byte =
-        |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+    let digits = &text.as_bytes()[1..];
+    let digit = |byte: u8| (byte as char).to_digit(16).expect("hex") as u8;
+    let byte = |pair: &[u8]| digit(pair[0]) << 4 | digit(pair[1]);
     digits.chunks(2).map(byte).collect()
 }
 

@@ -40,6 +40,9 @@ impl Netns {
         for (netns, address) in [(self, address), (other, other_address)] {
             let (prefix, nodad) = if address.is_ipv4() { (24, "") } else { (64, "nodad") };
             netns.run(|| {
+                if address.is_ipv6() {
+                    fs::write("/proc/sys/net/ipv6/conf/veth0/accept_dad", "0").expect("accept_dad");
+                }
                 ip(&format!("address add {address}/{prefix} dev veth0 {nodad}"));
                 ip("link set veth0 up");
             });

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
@@ -353,66 +353,61 @@ pub fn exchange(a: &TcpStream, b: &TcpStream, a_to_b: u64, b_to_a: u64) {
     });
 }
 
-/// A flow from the client of a pair to its server, in equal parts, until it is stopped
-/// (by hand or because the test failed).
+/// A flow from the client of a pair to its server, in equal parts, until it is
+/// stopped (by hand or because the test failed).
 pub struct Stream {
     running: Arc<AtomicBool>,
-    sender: Option<JoinHandle<Vec<Sent>>>,
-    receiver: Option<JoinHandle<u64>>,
+    thread: Option<JoinHandle<Vec<Part>>>,
 }
 
-/// A part of a [`Stream`]: when its send began and ended, and the total after it.
-pub struct Sent {
+/// A part of a [`Stream`]: before its first byte was sent, after its last was
+/// received, and the total then.
+pub struct Part {
     pub began: Instant,
     pub ended: Instant,
     pub total: u64,
 }
 
 impl Stream {
-    /// Sends a part, then another one each `period`.
+    /// Moves a part (no more than the socket buffers hold), then another one
+    /// each `period`.
     pub fn start(pair: &Pair, part: u64, period: Duration) -> Stream {
         let [from, to] =
             [&pair.client, &pair.server].map(|stream| stream.try_clone().expect("dup"));
         let running = Arc::new(AtomicBool::new(true));
         let go_on = Arc::clone(&running);
-        let sender = thread::spawn(move || {
-            let mut log: Vec<Sent> = Vec::new();
+        let thread = thread::spawn(move || {
+            let mut log: Vec<Part> = Vec::new();
             let start = Instant::now();
             while go_on.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 send(&from, part);
-                log.push(Sent {
-                    began,
-                    ended: Instant::now(),
-                    total: part * (log.len() as u64 + 1),
-                });
+                receive(&to, part);
+                let total = part * (log.len() as u64 + 1);
+                log.push(Part { began, ended: Instant::now(), total });
                 let next = start + period * log.len() as u32;
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
-            from.shutdown(Shutdown::Write).expect("shutdown");
             log
         });
-        let receiver = thread::spawn(move || receive_all(&to));
-        Stream { running, sender: Some(sender), receiver: Some(receiver) }
+        Stream { running, thread: Some(thread) }
     }
 
-    /// Ends the flow with a FIN after everything was received; what was sent when.
-    pub fn stop(mut self) -> Vec<Sent> {
-        let log = self.halt().expect("runs").expect("sender");
-        let received = self.receiver.take().expect("runs").join().expect("receiver");
-        assert_eq!(log.last().map_or(0, |sent| sent.total), received);
-        log
+    /// Ends the flow after everything was received; what was moved when.
+    pub fn stop(mut self) -> Vec<Part> {
+        self.halt().expect("it runs").expect("the flow")
     }
 
-    fn halt(&mut self) -> Option<thread::Result<Vec<Sent>>> {
+    fn halt(&mut self) -> Option<thread::Result<Vec<Part>>> {
         self.running.store(false, Ordering::Relaxed);
-        self.sender.take().map(JoinHandle::join)
+        self.thread.take().map(JoinHandle::join)
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.halt();
+        // The test has failed already.
+        let _ = self.halt();
     }
 }
 
@@ -490,4 +485,25 @@ pub fn let_all_in(socket: &impl AsFd) {
 /// Whether an error only says that a non-blocking call had nothing to do.
 pub fn would_block(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
+}
+
+/// How many bytes a read would return at once.
+pub fn readable_bytes(pipe: &impl AsFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int.
+    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    Errno::result(result).expect("FIONREAD");
+    bytes as usize
+}
+
+/// Lets this process open as many files as it may.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes, then reads, the structure.
+    let result = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    Errno::result(result).expect("RLIMIT_NOFILE");
 }

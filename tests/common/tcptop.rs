@@ -4,20 +4,22 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-use super::sock::Ends;
+use super::sock::{Ends, readable_bytes};
 use super::wait::{patience, until, until_true};
 
 /// What most tests want: exact numbers, soon.
@@ -267,15 +269,15 @@ impl Shared {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads to the end, an interval at a time where it fits the buffer.
-    fn read(&self, mut source: impl Read) {
+    /// Reads to the end. What has left the pipe has been absorbed when the lock
+    /// is free.
+    fn read(&self, mut source: &File) {
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let got = match source.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => result.expect("stdout of tcptop"),
-            };
+            let mut readable = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
+            poll(&mut readable, PollTimeout::NONE).expect("poll");
             let mut output = self.lock();
+            let got = source.read(&mut buffer).expect("stdout of tcptop");
             output.absorb(&buffer[..got]);
             output.ended = got == 0;
             self.grew.notify_all();
@@ -347,25 +349,24 @@ impl Launch {
     pub fn spawn(mut self) -> Tcptop {
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("{:?}: {e}", self.command));
         let stdout = child.stdout.take().expect("piped");
+        let stdout = Arc::new(File::from(OwnedFd::from(stdout)));
         let mut stderr = child.stderr.take().expect("piped");
         let shared = Arc::<Shared>::default();
         shared.lock().with_time = self.with_time;
         let errors = Arc::<Mutex<Vec<u8>>>::default();
         let errors_too = Arc::clone(&errors);
-        let mut readers = vec![thread::spawn(move || {
+        let readers = vec![thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(got @ 1..) = stderr.read(&mut buffer) {
                 errors_too.lock().expect("no panic").extend(&buffer[..got]);
             }
         })];
-        let mut unread = None;
-        if self.blocked {
-            unread = Some(stdout);
-        } else {
-            let shared = Arc::clone(&shared);
-            readers.push(thread::spawn(move || shared.read(stdout)));
+        let (is_read, directory) = (false, self.directory);
+        let mut tcptop = Tcptop { child, shared, errors, readers, stdout, is_read, directory };
+        if !self.blocked {
+            tcptop.unblock();
         }
-        Tcptop { child, shared, errors, readers, unread, directory: self.directory }
+        tcptop
     }
 
     /// Starts and waits until everything is attached and the listing written.
@@ -382,7 +383,8 @@ pub struct Tcptop {
     shared: Arc<Shared>,
     errors: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
-    unread: Option<ChildStdout>,
+    stdout: Arc<File>,
+    is_read: bool,
     directory: TempDir,
 }
 
@@ -433,6 +435,11 @@ impl Tcptop {
                 panic!("tcptop ended ({status}): {}", self.stderr());
             }
             ready.exists()
+        });
+        // What it had written by then counts as read.
+        until_true("the listing to be read", || {
+            let _absorbed = self.shared.lock();
+            !self.is_read || readable_bytes(&*self.stdout) == 0
         });
     }
 
@@ -496,9 +503,9 @@ impl Tcptop {
 
     /// Begins to read the output of a [`Launch::blocked`] tcptop.
     pub fn unblock(&mut self) {
-        let stdout = self.unread.take().expect("blocked");
-        let shared = Arc::clone(&self.shared);
-        self.readers.push(thread::spawn(move || shared.read(stdout)));
+        let (stdout, shared) = (Arc::clone(&self.stdout), Arc::clone(&self.shared));
+        self.readers.push(thread::spawn(move || shared.read(&stdout)));
+        self.is_read = true;
     }
 
     pub fn signal(&self, signal: libc::c_int) {
@@ -510,7 +517,6 @@ impl Tcptop {
     /// Waits for an end that has been brought about.
     pub fn ended(mut self) -> Ended {
         let status = until("tcptop to end", || self.child.try_wait().expect("wait"));
-        self.unread = None;
         for reader in self.readers.drain(..) {
             reader.join().expect("reader");
         }

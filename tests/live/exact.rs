@@ -8,8 +8,8 @@ use libtest_mimic::Trial;
 
 use crate::common::rng::Rng;
 use crate::common::sock::{
-    Ends, Family, Pair, TcpInfo, await_closed, await_received, exchange, receive, receive_all,
-    reset, send,
+    Ends, Family, Let, Pair, TcpInfo, await_acked, await_closed, await_received, exchange,
+    filter_incoming, receive, receive_all, reset, send,
 };
 use crate::common::tcptop::{Output, QUICK, Tcptop};
 
@@ -68,8 +68,10 @@ enum Ending {
     Reset,
     /// One resets while the other has not read what arrived.
     ResetUnread,
-    /// One says FIN, then resets.
+    /// One says FIN and resets when the other has acknowledged it.
     ResetAfterFin,
+    /// One says FIN and resets before it is acknowledged.
+    ResetAfterFinUnheard,
     /// One sends, says FIN, and only then receives.
     HalfClose,
     /// One says that it will not read, reads all the same, and closes.
@@ -79,12 +81,13 @@ enum Ending {
 }
 
 impl Ending {
-    const ALL: [Ending; 8] = [
+    const ALL: [Ending; 9] = [
         Ending::Fin,
         Ending::Both,
         Ending::Reset,
         Ending::ResetUnread,
         Ending::ResetAfterFin,
+        Ending::ResetAfterFinUnheard,
         Ending::HalfClose,
         Ending::ShutReadThenRead,
         Ending::ShutReadUnread,
@@ -132,10 +135,16 @@ impl Ending {
                 reset(one);
                 await_closed(&other);
             }
-            Ending::ResetAfterFin => {
+            Ending::ResetAfterFin | Ending::ResetAfterFinUnheard => {
                 exchange(&one, &other, out, back);
+                if matches!(self, Ending::ResetAfterFinUnheard) {
+                    filter_incoming(&one, Let::Nothing);
+                }
                 one.shutdown(Shutdown::Write).expect("shutdown");
                 assert_eq!(receive_all(&other), 0);
+                if matches!(self, Ending::ResetAfterFin) {
+                    await_acked(&one);
+                }
                 (info_one, info_other, end_one, end_other) = both("abort", "rst");
                 reset(one);
                 await_closed(&other);
@@ -200,8 +209,8 @@ fn two_hundred_connections() {
     let mut rng = Rng::new(0x7c97_0002);
     let plans: Vec<_> = (0..200)
         .map(|i| {
-            let (family, ending) = (Family::ALL[i % 4], Ending::ALL[i / 4 % 8]);
-            (family, ending, i / 32 % 2 == 0, random_size(&mut rng), random_size(&mut rng))
+            let (family, ending) = (Family::ALL[i % 4], Ending::ALL[i / 4 % 9]);
+            (family, ending, i / 36 % 2 == 0, random_size(&mut rng), random_size(&mut rng))
         })
         .collect();
     let tcptop = Tcptop::start(&QUICK);
@@ -276,7 +285,8 @@ fn rows_of_an_open_connection() {
 fn reused_tuple() {
     let tcptop = Tcptop::start(&QUICK);
     let (listener, address) = crate::common::sock::listen(Family::V4);
-    let mut local = None;
+    // An address of its own, so that nobody takes the port between two uses.
+    let mut local = Some((crate::common::sock::loopback(7), 0).into());
     let mut ends = None;
     for use_number in 1..=5 {
         let client = crate::common::sock::unconnected(address, local);

@@ -1,5 +1,6 @@
 //! Connections that are older than tcptop.
 
+use std::collections::HashSet;
 use std::process;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("existing::in_the_accept_queue", in_the_accept_queue),
         test("existing::closing", closing),
         test("existing::lifetime", lifetime),
+        test("existing::thousands", thousands),
         test("existing::shared_by_processes", shared_by_processes),
         test("existing::listeners_are_no_connections", listeners_are_no_connections),
     ]
@@ -95,7 +97,13 @@ fn busy() {
         pair.exchange(3 << 20, 3 << 20);
         Stream::start(pair, 20_000, Duration::from_micros(200))
     });
-    let moved = || pairs.each_ref().map(|pair| TcpInfo::of(&pair.client).bytes_out());
+    // What the client has sent, and what the server has received.
+    let moved = || {
+        pairs.each_ref().map(|pair| {
+            let (client, server) = (TcpInfo::of(&pair.client), TcpInfo::of(&pair.server));
+            [client.bytes_out(), server.bytes_received]
+        })
+    };
     let before = moved();
     let tcptop = Tcptop::start(&QUICK);
     let ready = moved();
@@ -113,12 +121,13 @@ fn busy() {
     tcptop.wait_closed(&ends.map(Ends::flipped));
     let output = tcptop.finish();
     for (i, ends) in ends.into_iter().enumerate() {
-        assert!(ready[i] > before[i], "there was traffic meanwhile");
-        let possible = total[i] - ready[i]..=total[i] - before[i];
         let (client, server) = (output.the_closed(ends), output.the_closed(ends.flipped()));
-        assert!(possible.contains(&client.bytes_out), "{possible:?}: {client:?}");
-        assert!(possible.contains(&server.bytes_in), "{possible:?}: {server:?}");
-        for closed in [client, server] {
+        let told = [(client, client.bytes_out), (server, server.bytes_in)];
+        for (end, (closed, bytes)) in told.into_iter().enumerate() {
+            let [before, ready, total] = [before, ready, total].map(|moved| moved[i][end]);
+            assert!(ready > before, "there was traffic meanwhile");
+            let possible = total - ready..=total - before;
+            assert!(possible.contains(&bytes), "{possible:?}: {closed:#?}");
             assert!(closed.partial);
             assert_eq!(closed.pid, Some(process::id()));
         }
@@ -211,6 +220,43 @@ fn lifetime() {
             (bytes_in, bytes_out, false),
             "{closed:?}"
         );
+    }
+}
+
+/// Many of them: each is listed once, and counted from zero.
+fn thousands() {
+    sock::raise_file_limit();
+    let pairs: Vec<Pair> = (0..2000)
+        .map(|i| {
+            let pair = Pair::new(Family::ALL[i % 4]);
+            send(&pair.client, 100);
+            receive(&pair.server, 100);
+            pair
+        })
+        .collect();
+    // An interval so long that the listing is all there is.
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "3600"]);
+    let own: HashSet<Ends> = pairs.iter().flat_map(|p| [p.ends, p.ends.flipped()]).collect();
+    assert_eq!(own.len(), 4000);
+    tcptop.look(|output| {
+        let rows: Vec<&Row> = output.rows.iter().filter(|row| own.contains(&row.ends)).collect();
+        assert_eq!(rows.len(), own.len(), "each once");
+        for row in rows {
+            assert_eq!((row.bytes_in, row.bytes_out, row.partial), (0, 0, true), "{row:?}");
+            assert_eq!(row.pid, Some(process::id()));
+        }
+    });
+    for (i, pair) in pairs.iter().enumerate() {
+        send(&pair.client, i as u64);
+        receive(&pair.server, i as u64);
+    }
+    let output = tcptop.finish();
+    for (i, pair) in pairs.iter().enumerate().skip(1) {
+        let i = i as u64;
+        for (ends, totals) in [(pair.ends, (0, i)), (pair.ends.flipped(), (i, 0))] {
+            let row = output.last_row(ends).expect("a row");
+            assert_eq!((row.bytes_in, row.bytes_out, row.partial), (totals.0, totals.1, true));
+        }
     }
 }
 

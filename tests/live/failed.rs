@@ -6,22 +6,26 @@ use std::process;
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 
-use crate::common::netns::Netns;
+use crate::common::netns::{self, Netns, ip};
 use crate::common::sock::{
     self, Ends, Family, Let, Pair, TcpInfo, await_closed, connect_error, connect_socket,
     filter_incoming, let_all_in, listen, set_int, start_connecting, unconnected,
 };
 use crate::common::tcptop::{Closed, QUICK, Tcptop};
 
-use super::test;
+use super::{left_out, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("failed::refused", refused),
         test("failed::connect_timeout", connect_timeout),
         test("failed::unreachable", unreachable),
+        test("failed::unreachable_by_icmp", unreachable_by_icmp),
         test("failed::gave_up_connecting", gave_up_connecting),
         test("failed::timeout_while_open", timeout_while_open),
+        test("failed::keepalive_timeout", keepalive_timeout),
+        test("failed::destroyed", destroyed),
+        test("failed::listener_closed", listener_closed),
         test("failed::socket_used_again", socket_used_again),
         test("failed::disconnected_and_used_again", disconnected_and_used_again),
     ]
@@ -111,6 +115,25 @@ fn unreachable() {
     check_failed(tcptop.finish().the_closed(ends), &TcpInfo::of(&socket), "unreachable");
 }
 
+/// A router that has no route says so.
+fn unreachable_by_icmp() {
+    let (near, router) = (Netns::new(), Netns::new());
+    near.join([10, 87, 0, 1].into(), &router, [10, 87, 0, 2].into());
+    router.sysctl("net/ipv4/ip_forward", "1");
+    near.run(|| ip("route add default via 10.87.0.2"));
+    let tcptop = Tcptop::start(&QUICK);
+    let remote = ([10, 88, 0, 1], 80).into();
+    let (socket, ends) = near.run(|| {
+        let socket = unconnected(remote, Some(([10, 87, 0, 1], 0).into()));
+        let ends = Ends::new(socket.local_addr().expect("bound"), remote);
+        start_connecting(&socket, remote);
+        (socket, ends)
+    });
+    assert_eq!(connect_error(&socket), libc::ENETUNREACH);
+    tcptop.wait_closed(&[ends]);
+    check_failed(tcptop.finish().the_closed(ends), &TcpInfo::of(&socket), "unreachable");
+}
+
 /// A connect that its own process gives up: neither end nor peer had a say.
 fn gave_up_connecting() {
     let tcptop = Tcptop::start(&QUICK);
@@ -156,6 +179,65 @@ fn timeout_while_open() {
     let closed = output.the_closed(pair.ends.flipped());
     assert_eq!(closed.end, "rst");
     assert_eq!((closed.bytes_in, closed.bytes_out), (10_000, 20_007));
+}
+
+/// A peer that is silent while nothing is sent either.
+fn keepalive_timeout() {
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = Pair::new(Family::V6);
+    pair.exchange(1, 2);
+    sock::await_acked(&pair.server);
+    filter_incoming(&pair.server, Let::Nothing);
+    for option in [libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL, libc::TCP_KEEPCNT] {
+        set_int(&pair.client, libc::IPPROTO_TCP, option, 1);
+    }
+    set_int(&pair.client, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+    await_closed(&pair.client);
+    tcptop.wait_closed(&[pair.ends]);
+    let output = tcptop.finish();
+    let closed = output.the_closed(pair.ends);
+    assert_eq!((closed.bytes_in, closed.bytes_out, &*closed.end), (2, 1, "timeout"), "{closed:#?}");
+}
+
+/// An administrator destroys the socket: this host sends the reset.
+fn destroyed() {
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = Pair::new(Family::V4);
+    pair.exchange(5000, 70);
+    let (local, remote) = (pair.ends.local, pair.ends.remote);
+    netns::run("ss", &format!("-K src {local} dst {remote}")).expect("ss");
+    if TcpInfo::of(&pair.client).state != sock::CLOSE {
+        return left_out("failed::destroyed", "this kernel cannot destroy sockets");
+    }
+    await_closed(&pair.server);
+    tcptop.wait_closed(&[pair.ends, pair.ends.flipped()]);
+    let output = tcptop.finish();
+    for (ends, totals, end) in
+        [(pair.ends, (70, 5000), "abort"), (pair.ends.flipped(), (5000, 70), "rst")]
+    {
+        let closed = output.the_closed(ends);
+        assert_eq!((closed.bytes_in, closed.bytes_out), totals);
+        assert_eq!(closed.end, end, "{closed:#?}");
+    }
+}
+
+/// A listener goes with a connection in its queue that nobody has accepted.
+fn listener_closed() {
+    let tcptop = Tcptop::start(&QUICK);
+    let (listener, address) = listen(Family::V4);
+    let client = sock::connect(address);
+    sock::send(&client, 600);
+    sock::await_acked(&client);
+    let ends = Ends::of(&client);
+    drop(listener);
+    await_closed(&client);
+    tcptop.wait_closed(&[ends, ends.flipped()]);
+    let output = tcptop.finish();
+    for (ends, totals, end) in [(ends, (0, 600), "rst"), (ends.flipped(), (600, 0), "abort")] {
+        let closed = output.the_closed(ends);
+        assert_eq!((closed.bytes_in, closed.bytes_out), totals);
+        assert_eq!((&*closed.end, closed.pid), (end, Some(process::id())), "{closed:#?}");
+    }
 }
 
 /// A socket whose connect failed connects again: two connections.

@@ -80,10 +80,10 @@ fn hostile_process_names() {
         assert_eq!(closed.pid, Some(agent.pid));
         assert!(shown.is_none_or(|shown| shown == closed.process), "{shown:?}: {closed:?}");
     }
-    assert_eq!(
-        awk(&output, r#"!/^\[CLOSED\]/ { print NF }"#),
-        "13\n".repeat(output.rows.len() + 1)
-    );
+    // The rows of others, which may be older than this run, are held to it too.
+    let program = r#"!/^\[CLOSED\]/ && NF != 13 && !(NF == 14 && $14 == "[PARTIAL]")"#;
+    assert_eq!(awk(&output, program), "");
+    assert_eq!(awk(&output, "NF == 13 { n++ } END { print (n > 17) }"), "1\n");
 }
 
 /// What the awk of this machine prints of the output.
@@ -211,7 +211,7 @@ fn timestamps() {
     for &ends in &ends {
         tcptop.wait_row("row", ends, |_| true);
     }
-    pairs.map(Pair::close);
+    pairs.into_iter().for_each(Pair::close);
     tcptop.wait_closed(&ends);
     let output = tcptop.finish();
     let ended = Utc::now();

@@ -62,7 +62,7 @@ fn same_addresses_and_ports(client: &str, server: &str) {
             (found == expected).then_some(())
         });
     }
-    pairs.map(Pair::close);
+    pairs.into_iter().for_each(Pair::close);
     let count = |ends| {
         move |output: &crate::common::tcptop::Output| {
             (output.closed_of(ends).count() >= 2).then_some(())

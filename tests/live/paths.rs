@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Seek, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
 use std::thread;
 
 use io_uring::{IoUring, opcode, types};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, sendmsg};
+use nix::sys::socket::{Backlog, MsgFlags, SockaddrStorage, bind, recv, sendmsg};
+use nix::unistd::pipe;
 
 use crate::common::netns::Netns;
 use crate::common::sock::{
@@ -36,6 +37,7 @@ pub fn tests() -> Vec<Trial> {
         test("paths::io_uring", io_uring),
         test("paths::fast_open", fast_open),
         test("paths::ktls", ktls),
+        test("paths::mptcp", mptcp),
     ]
 }
 
@@ -114,8 +116,8 @@ fn splice() {
     moves(|pair| {
         let bytes = 2 * MEGABYTE + 5;
         let (source, sink) = (file_of(bytes), file_of(0));
-        let (out_of, into) = io::pipe().expect("a pipe");
-        let (out_of_too, into_too) = io::pipe().expect("a pipe");
+        let (out_of, into) = pipe().expect("a pipe");
+        let (out_of_too, into_too) = pipe().expect("a pipe");
         thread::scope(|scope| {
             scope.spawn(|| {
                 splice_all(source.as_raw_fd(), into.as_raw_fd(), bytes);
@@ -441,4 +443,41 @@ fn ktls() {
     sock::reset(pair.client);
     sock::await_closed(&pair.server);
     check_closed(tcptop, ends, cipher, 0);
+}
+
+/// A Multipath TCP connection is its subflows, TCP connections of the same owner.
+fn mptcp() {
+    let open = || {
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+        // SAFETY: no memory is involved; the descriptor is new and ours.
+        unsafe {
+            let fd = Errno::result(libc::socket(libc::AF_INET, kind, libc::IPPROTO_MPTCP))?;
+            Ok::<_, Errno>(OwnedFd::from_raw_fd(fd))
+        }
+    };
+    let any = SocketAddr::from((sock::loopback(1), 0));
+    let (listener, client) = match (open(), open()) {
+        (Ok(listener), Ok(client)) => (listener, client),
+        (Err(error), _) | (_, Err(error)) => {
+            return left_out("paths::mptcp", format_args!("this kernel has no MPTCP: {error}"));
+        }
+    };
+    let tcptop = Tcptop::start(&QUICK);
+    bind(listener.as_raw_fd(), &SockaddrStorage::from(any)).expect("bind");
+    let listener = TcpListener::from(listener);
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN).expect("listen");
+    sock::bounded(&listener);
+    let client = TcpStream::from(client);
+    sock::bounded(&client);
+    sock::connect_socket(&client, listener.local_addr().expect("bound")).expect("connect");
+    let pair = Pair::accept(&listener, client);
+    let ends = pair.ends;
+    pair.exchange(MEGABYTE + 1, 12_345);
+    await_acked(&pair.client);
+    await_acked(&pair.server);
+    // Of the subflow: MPTCP may send a part again as new payload of it.
+    let [up, down] = [&pair.client, &pair.server].map(|end| TcpInfo::of(end).bytes_out());
+    assert!(up > MEGABYTE && down >= 12_345);
+    pair.close();
+    check_closed(tcptop, ends, up, down);
 }
