@@ -61,7 +61,7 @@ fn load_with_all(
     load.run(options.time)?;
     for number in 1..=options.pairs {
         for subject in subjects {
-            match pair(options, name, load, subject) {
+            match pair(options, name, load, subject, report) {
                 Ok((off, on)) => {
                     report.add_pair(Pair { load: name, subject: *subject, number, off, on });
                 }
@@ -92,13 +92,17 @@ fn pair(
     name: &str,
     load: &mut dyn Load,
     subject: &Subject,
+    report: &mut Report,
 ) -> Result<(Measured, Measured)> {
     let off = run(load, options.time, &Running::Nothing)?;
     let running = subject.start(options)?;
     let on = run(load, options.time, &running)?;
     let Some(stopped) = running.stop()? else { return Ok((off, on)) };
     if stopped.lost != "nothing" {
-        bail!("tcptop lost {}", stopped.lost);
+        if options.smoke {
+            bail!("tcptop lost {}", stopped.lost);
+        }
+        report.lost(name, subject, &stopped.lost);
     }
     // Without arguments it prints all that it sees.
     if name == "tcp-churn" && options.arguments.is_empty() {

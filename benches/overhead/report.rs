@@ -43,7 +43,7 @@ impl Pair {
 /// Everything measured so far.
 pub struct Report {
     facts: Vec<(&'static str, String)>,
-    left_out: Vec<String>,
+    notes: Vec<String>,
     pairs: Vec<Pair>,
     /// Rows: load, subject, program, runs per operation, ns per run.
     programs: Vec<[String; 6]>,
@@ -73,7 +73,7 @@ impl Report {
         };
         Ok(Report {
             facts,
-            left_out: Vec::new(),
+            notes: Vec::new(),
             pairs: Vec::new(),
             programs: Vec::new(),
             scale: Vec::new(),
@@ -88,10 +88,17 @@ impl Report {
     }
 
     pub fn leave_out(&mut self, what: &str, reason: &str) {
-        let line = format!("left out: {what}: {reason}");
-        eprintln!("overhead: {line}");
-        if !self.left_out.contains(&line) {
-            self.left_out.push(line);
+        self.note(format!("left out: {what}: {reason}"));
+    }
+
+    pub fn lost(&mut self, load: &str, subject: &Subject, what: &str) {
+        self.note(format!("lost: {} in {load}: {what}", subject.name));
+    }
+
+    fn note(&mut self, line: String) {
+        self.progress(&line);
+        if !self.notes.contains(&line) {
+            self.notes.push(line);
         }
     }
 
@@ -212,9 +219,9 @@ impl Report {
             rows.extend(self.scale.iter().cloned());
             text.push_str(&table(&rows));
         }
-        if !self.left_out.is_empty() {
+        if !self.notes.is_empty() {
             text.push('\n');
-            for line in &self.left_out {
+            for line in &self.notes {
                 let _ = writeln!(text, "- {line}");
             }
         }

@@ -16,13 +16,16 @@ const RECEIVE_BUFFER: libc::c_int = 16 << 20;
 /// First part of the peers' addresses: 127.2.0.0 and up.
 const BLOCK: u8 = 2;
 
+/// Sockets behind them, each with a port: peers differ in address or port.
+const RECEIVERS: usize = 100;
+
 /// Datagrams as fast as they can be sent. The receiver spins: it never has to be
 /// woken up, which would cost more than all that is to be seen here. What counts
 /// is what arrives; the CPU time is the sender's, in which the receiving side of
 /// the kernel runs too.
 pub struct Flood {
     sender: UdpSocket,
-    receiver: UdpSocket,
+    receivers: Vec<UdpSocket>,
     /// Where to send, one after the other; empty where the socket is connected.
     peers: Vec<SocketAddr>,
     cpus: [usize; 2],
@@ -33,22 +36,28 @@ impl Flood {
         let (sender, receiver) = (bind(Ipv4Addr::LOCALHOST)?, bind(Ipv4Addr::LOCALHOST)?);
         sender.connect(receiver.local_addr()?).context("failed to connect")?;
         receiver.connect(sender.local_addr()?).context("failed to connect")?;
-        Flood { sender, receiver, peers: Vec::new(), cpus }.prepared()
+        Flood { sender, receivers: vec![receiver], peers: Vec::new(), cpus }.prepared()
     }
 
-    /// A thousand addresses of one unconnected socket.
+    /// From one unconnected socket to a thousand peers in turn.
     pub fn unconnected(cpus: [usize; 2]) -> Result<Flood> {
-        let (sender, receiver) = (bind(Ipv4Addr::LOCALHOST)?, bind(Ipv4Addr::UNSPECIFIED)?);
-        let port = receiver.local_addr()?.port();
-        let peers = (1..=MANY)
-            .map(|index| SocketAddrV4::new(loopback(BLOCK, index), port).into())
-            .collect();
-        Flood { sender, receiver, peers, cpus }.prepared()
+        let sender = bind(Ipv4Addr::LOCALHOST)?;
+        let receivers =
+            (0..RECEIVERS).map(|_| bind(Ipv4Addr::UNSPECIFIED)).collect::<Result<Vec<_>>>()?;
+        let peers = (0..MANY)
+            .map(|index| {
+                let port = receivers[index % RECEIVERS].local_addr()?.port();
+                Ok(SocketAddrV4::new(loopback(BLOCK, 1 + index / RECEIVERS), port).into())
+            })
+            .collect::<Result<_>>()?;
+        Flood { sender, receivers, peers, cpus }.prepared()
     }
 
     fn prepared(self) -> Result<Flood> {
-        self.receiver.set_nonblocking(true).context("failed to set O_NONBLOCK")?;
-        enlarge(&self.receiver).context("failed to set SO_RCVBUFFORCE")?;
+        for receiver in &self.receivers {
+            receiver.set_nonblocking(true).context("failed to set O_NONBLOCK")?;
+            enlarge(receiver).context("failed to set SO_RCVBUFFORCE")?;
+        }
         Ok(self)
     }
 
@@ -56,16 +65,19 @@ impl Flood {
         let mut buffer = [0; SMALL];
         let mut count = 0;
         loop {
-            // Asked before the socket is: what was sent by then is there.
+            // Asked before the sockets are: what was sent by then is there.
             let last = over.load(Ordering::Acquire);
-            match self.receiver.recv(&mut buffer) {
-                Ok(_) => count += 1,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if last {
-                        return Ok(count);
+            for receiver in &self.receivers {
+                loop {
+                    match receiver.recv(&mut buffer) {
+                        Ok(_) => count += 1,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(error),
                     }
                 }
-                Err(error) => return Err(error),
+            }
+            if last {
+                return Ok(count);
             }
         }
     }
