@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels bench bench-smoke vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ build: deps ## Install what is missing and build the release binary
 check: ## Format and lints
 	@scripts/install-deps.sh --test
 	@$(CARGO) fmt --check
-	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 test: ## Everything: format, lints, tests (the live ones as root), no needless rebuild
 	@scripts/install-deps.sh --test
@@ -50,6 +50,19 @@ LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest")
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(BIN) "$(LIVE)"
+
+# Which executable cargo made of benches/overhead. Asked before the release build:
+# cargo makes another tcptop along with it, one that unwinds.
+OVERHEAD = exe=$$($(CARGO) bench --locked --no-run --features bench-reference --bench overhead \
+	--message-format=json | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p') \
+	&& $(CARGO) build --release --locked && $(SUDO) env "PATH=$$PATH" "$$exe" --tcptop $(BIN)
+
+bench: ## Measure what tcptop costs, half an hour (PEERS=1: and nethogs, iftop; ARGS="--pairs 3 --loads tcp-bulk")
+	@scripts/install-deps.sh $(if $(PEERS),--peers,--bench) || echo "without those" >&2
+	@$(OVERHEAD) --output benches/results $(ARGS)
+
+bench-smoke: deps ## See in seconds that bench still works
+	@$(OVERHEAD) --smoke $(ARGS)
 
 vmlinux: ## Generate vmlinux/vmlinux.h anew (BTF=FILE: not from the running kernel)
 	python3 vmlinux/generate.py --btf $(BTF)

@@ -8,18 +8,15 @@ use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "bpf/tcptop.bpf.c";
 
+/// What benches/ measures against.
+const REFERENCE: &str = "benches/overhead/reference.bpf.c";
+
 fn main() -> Result<()> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
-    SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
-        .reference_obj(true)
-        .build_and_generate(out.join("tcptop.skel.rs"))
-        .with_context(|| {
-            format!(
-                "failed to compile {SOURCE}; it needs clang 14 or newer (`make deps` installs it)"
-            )
-        })?;
+    skeleton(SOURCE, "tcptop.skel.rs")?;
+    if env::var_os("CARGO_FEATURE_BENCH_REFERENCE").is_some() {
+        skeleton(REFERENCE, "reference.skel.rs")?;
+        println!("cargo:rerun-if-changed={REFERENCE}");
+    }
 
     // Naming the files, not the folders: an editor's backup is no reason to rebuild.
     for folder in ["bpf", "vmlinux"] {
@@ -34,4 +31,18 @@ fn main() -> Result<()> {
     }
     println!("cargo:rerun-if-env-changed=CLANG");
     Ok(())
+}
+
+fn skeleton(source: &str, name: &str) -> Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    SkeletonBuilder::new()
+        .source(source)
+        .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
+        .reference_obj(true)
+        .build_and_generate(out.join(name))
+        .with_context(|| {
+            format!(
+                "failed to compile {source}; it needs clang 14 or newer (`make deps` installs it)"
+            )
+        })
 }

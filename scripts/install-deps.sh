@@ -1,15 +1,17 @@
 #!/bin/sh
-# install-deps.sh [--test] — what it takes to build tcptop, and with --test what
-# its tests call as well.  Silent where nothing is missing.  On Debian and Ubuntu
-# the missing packages are installed, elsewhere they are named (status 1).
+# install-deps.sh [--test|--bench|--peers] — what it takes to build tcptop, and what
+# its tests or its benchmarks (with or without its peers) call as well.  Silent
+# where nothing is missing.  On Debian and Ubuntu the missing packages are
+# installed, elsewhere they are named (status 1).
 set -eu
 
-with_tests=no
 case ${1:-} in
---test) with_tests=yes ;;
-'') ;;
+'') wanted_for=' build ' ;;
+--test) wanted_for=' build test ' ;;
+--bench) wanted_for=' build bench ' ;;
+--peers) wanted_for=' build bench peers ' ;;
 *)
-    sed -n '2,4s/^# //p' "$0" >&2
+    sed -n '2,5s/^# //p' "$0" >&2
     exit 2
     ;;
 esac
@@ -39,6 +41,13 @@ test   command:sqlite3    reads_CSV_in_the_tests           sqlite3          sqli
 test   command:setcap     capabilities_for_the_tests       libcap2-bin      libcap               libcap-progs   libcap      libcap-setcap
 test   command:setpriv    capabilities_for_the_tests       util-linux       util-linux           util-linux     util-linux  setpriv
 test   command:ps         memory_use_in_the_tests          procps           procps-ng            procps         procps-ng   procps
+bench  command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
+bench  command:redis-server a_real_server_to_measure       redis-server     redis                redis          redis       redis
+bench  command:redis-benchmark its_load                    redis-tools      redis                redis          redis       redis
+bench  command:nginx      a_real_server_to_measure         nginx            nginx                nginx          nginx       nginx
+bench  command:wrk        its_load                         wrk              wrk                  wrk            wrk         wrk
+peers  command:nethogs    a_peer_to_measure                nethogs          nethogs              nethogs        nethogs     nethogs
+peers  command:iftop      a_peer_to_measure                iftop            iftop                iftop          iftop       iftop
 END
 }
 
@@ -53,7 +62,7 @@ present() {
 # shellcheck disable=SC2034 # the columns are chosen by name
 missing() {
     table | grep -v '^#' | while read -r what check why apt dnf zypper pacman apk; do
-        [ "$what" = build ] || [ "$with_tests" = yes ] || continue
+        case $wanted_for in *" $what "*) ;; *) continue ;; esac
         present "$check" && continue
         eval "packages=\$$1"
         echo "$packages" | tr ',' '\n' | sed "s/\$/ $(echo "$why" | tr _ ' ')/"
@@ -62,6 +71,8 @@ missing() {
 
 # --- cargo: from rustup, never from here -------------------------------------
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+# Where servers are, and only root looks.
+[ "${wanted_for#*bench}" = "$wanted_for" ] || PATH=$PATH:/usr/sbin:/sbin
 if ! command -v cargo >/dev/null; then
     say "tcptop is built with cargo, which is not installed: see https://rustup.rs"
     [ -z "${SUDO_USER:-}" ] || say "(where $SUDO_USER has it: run make without sudo, it asks for sudo when needed)"
@@ -73,7 +84,7 @@ if [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" != "$wanted" ];
     say "tcptop needs cargo $wanted or newer, this is $found: rustup update, or see https://rustup.rs"
     exit 1
 fi
-if [ "$with_tests" = yes ]; then
+if [ "$wanted_for" = ' build test ' ]; then
     for component in fmt clippy; do
         cargo "$component" --version >/dev/null 2>&1 && continue
         [ $component = fmt ] && component=rustfmt

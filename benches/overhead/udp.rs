@@ -1,0 +1,199 @@
+//! UDP: a flood over a connected socket, one to many peers, a server's answers.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::loads::{Load, MANY, Run, SMALL, STOP, both, loopback, repeat};
+
+/// Room for what comes while the receiver is off its processor.
+const RECEIVE_BUFFER: libc::c_int = 16 << 20;
+
+/// First part of the peers' addresses: 127.2.0.0 and up.
+const BLOCK: u8 = 2;
+
+/// Sockets behind them, each with a port: peers differ in address or port.
+const RECEIVERS: usize = 100;
+
+/// Datagrams as fast as they can be sent. The receiver spins: it never has to be
+/// woken up, which would cost more than all that is to be seen here. What counts
+/// is what arrives; the CPU time is the sender's, in which the receiving side of
+/// the kernel runs too.
+pub struct Flood {
+    sender: UdpSocket,
+    receivers: Vec<UdpSocket>,
+    /// Where to send, one after the other; empty where the socket is connected.
+    peers: Vec<SocketAddr>,
+    cpus: [usize; 2],
+}
+
+impl Flood {
+    pub fn connected(cpus: [usize; 2]) -> Result<Flood> {
+        let (sender, receiver) = (bind(Ipv4Addr::LOCALHOST)?, bind(Ipv4Addr::LOCALHOST)?);
+        sender.connect(receiver.local_addr()?).context("failed to connect")?;
+        receiver.connect(sender.local_addr()?).context("failed to connect")?;
+        Flood { sender, receivers: vec![receiver], peers: Vec::new(), cpus }.prepared()
+    }
+
+    /// From one unconnected socket to a thousand peers in turn.
+    pub fn unconnected(cpus: [usize; 2]) -> Result<Flood> {
+        let sender = bind(Ipv4Addr::LOCALHOST)?;
+        let receivers =
+            (0..RECEIVERS).map(|_| bind(Ipv4Addr::UNSPECIFIED)).collect::<Result<Vec<_>>>()?;
+        let peers = (0..MANY)
+            .map(|index| {
+                let port = receivers[index % RECEIVERS].local_addr()?.port();
+                Ok(SocketAddrV4::new(loopback(BLOCK, 1 + index / RECEIVERS), port).into())
+            })
+            .collect::<Result<_>>()?;
+        Flood { sender, receivers, peers, cpus }.prepared()
+    }
+
+    fn prepared(self) -> Result<Flood> {
+        for receiver in &self.receivers {
+            receiver.set_nonblocking(true).context("failed to set O_NONBLOCK")?;
+            enlarge(receiver).context("failed to set SO_RCVBUFFORCE")?;
+        }
+        Ok(self)
+    }
+
+    fn receive(&self, over: &AtomicBool) -> io::Result<u64> {
+        let mut buffer = [0; SMALL];
+        let mut count = 0;
+        loop {
+            // Asked before the sockets are: what was sent by then is there.
+            let last = over.load(Ordering::Acquire);
+            for receiver in &self.receivers {
+                loop {
+                    match receiver.recv(&mut buffer) {
+                        Ok(_) => count += 1,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            if last {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+impl Load for Flood {
+    fn run(&mut self, time: Duration) -> Result<Run> {
+        let over = AtomicBool::new(false);
+        let flood = &*self;
+        let (sender, receiver) = both(
+            self.cpus,
+            || {
+                let message = [0; SMALL];
+                let sent = if flood.peers.is_empty() {
+                    repeat(time, |_| flood.sender.send(&message).map(drop))
+                } else {
+                    repeat(time, |count| {
+                        let peer = flood.peers[count as usize % MANY];
+                        flood.sender.send_to(&message, peer).map(drop)
+                    })
+                };
+                over.store(true, Ordering::Release);
+                sent
+            },
+            || flood.receive(&over),
+        )?;
+        Ok(Run {
+            operations: receiver.value,
+            attempts: sender.value,
+            wall: sender.wall,
+            cpu: sender.cpu,
+        })
+    }
+}
+
+/// One unconnected socket answers a thousand others, as a name server does.
+pub struct Answer {
+    clients: Vec<UdpSocket>,
+    server: UdpSocket,
+    cpus: [usize; 2],
+}
+
+/// Questions on their way at a time: they fit into the server's receive buffer.
+const WINDOW: usize = 50;
+
+impl Answer {
+    pub fn new(cpus: [usize; 2]) -> Result<Answer> {
+        let server = bind(Ipv4Addr::UNSPECIFIED)?;
+        enlarge(&server).context("failed to set SO_RCVBUFFORCE")?;
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.local_addr()?.port());
+        let clients = (0..MANY)
+            .map(|_| {
+                let client = bind(Ipv4Addr::LOCALHOST)?;
+                client.connect(address).context("failed to connect")?;
+                // A datagram that got lost is an error, not a run without end.
+                client.set_read_timeout(Some(Duration::from_secs(5)))?;
+                Ok(client)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Answer { clients, server, cpus })
+    }
+}
+
+impl Load for Answer {
+    fn run(&mut self, time: Duration) -> Result<Run> {
+        let (clients, server) = (&self.clients, &self.server);
+        let (client, server) = both(
+            self.cpus,
+            || {
+                let ask = |message: [u8; SMALL], sockets: &[UdpSocket]| {
+                    let mut answer = [0; SMALL];
+                    for socket in sockets {
+                        socket.send(&message)?;
+                    }
+                    sockets.iter().try_for_each(|socket| socket.recv(&mut answer).map(drop))
+                };
+                let rounds = repeat(time, |round| {
+                    let first = round as usize * WINDOW % MANY;
+                    ask([0; SMALL], &clients[first..first + WINDOW])
+                })?;
+                ask([STOP; SMALL], &clients[..1])?;
+                Ok(rounds * WINDOW as u64)
+            },
+            || {
+                let mut message = [0; SMALL];
+                while message[0] != STOP {
+                    let (length, client) = server.recv_from(&mut message)?;
+                    server.send_to(&message[..length], client)?;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(Run {
+            operations: client.value,
+            attempts: client.value,
+            wall: client.wall,
+            cpu: client.cpu + server.cpu,
+        })
+    }
+}
+
+fn bind(address: Ipv4Addr) -> Result<UdpSocket> {
+    UdpSocket::bind((address, 0)).context("failed to make a UDP socket")
+}
+
+fn enlarge(socket: &UdpSocket) -> io::Result<()> {
+    let size = RECEIVE_BUFFER;
+    // SAFETY: the pointer is to an int, which the option takes.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const size).cast(),
+            size_of_val(&size) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
