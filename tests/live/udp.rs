@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{self, Child, Command, Stdio};
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use caps::Capability;
@@ -40,6 +42,7 @@ pub fn tests() -> Vec<Trial> {
         test("udp::nobody_listens", nobody_listens),
         test("udp::own_peer", own_peer),
         test("udp::many_local_addresses", many_local_addresses),
+        test("udp::many_threads_one_socket", many_threads_one_socket),
         test("udp::raw_sockets_are_no_flows", raw_sockets_are_no_flows),
         test("udp::link_local", link_local),
         test("udp::multicast", multicast),
@@ -368,6 +371,52 @@ fn many_local_addresses() {
         wait_totals(&tcptop, Ends::new(to, from), Totals::received(18, 2));
         wait_totals(&tcptop, Ends::new(from, to), Totals::sent(18, 2));
     }
+    tcptop.finish();
+}
+
+/// Two threads send the first datagrams of a flow at the same time, over and over:
+/// one flow each, with what both have sent.
+fn many_threads_one_socket() {
+    let arguments = ["--udp", "--raw", "--all", "-t", "--interval", "0.2", "--udp-timeout", "300"];
+    let tcptop = Tcptop::start(&arguments);
+    let socket = udp::bind((sock::loopback(0), 0).into());
+    let from = socket.local_addr().expect("bound");
+    let sinks = [(); 4].map(|()| {
+        let sink = udp::bind((Ipv4Addr::UNSPECIFIED, 0).into());
+        roomy(&sink);
+        sink
+    });
+    let all: Vec<SocketAddr> = (1..=1000u32)
+        .map(|i| {
+            let port = sinks[i as usize % 4].local_addr().expect("bound").port();
+            (sock::loopback((1 + i / 4) as u8), port).into()
+        })
+        .collect();
+    let together = Barrier::new(2);
+    thread::scope(|scope| {
+        for size in [10, 20] {
+            let (all, socket, together) = (&all, &socket, &together);
+            scope.spawn(move || {
+                for &to in all {
+                    together.wait();
+                    udp::send_to(socket, to, size, 3);
+                }
+            });
+        }
+    });
+    let drained = sinks.each_ref().map(udp::drain);
+    assert_eq!(drained, [(1500, 22_500); 4]);
+    let sent = Totals::sent(90, 6);
+    let expected: BTreeMap<Ends, Totals> = all
+        .iter()
+        .flat_map(|&to| [(Ends::new(from, to), sent), (Ends::new(to, from), sent.flipped())])
+        .collect();
+    tcptop.wait("one exact row for each flow", |output| {
+        let own = rows_of_now(output).filter(|row| expected.contains_key(&row.ends));
+        let found: Vec<&Row> = own.collect();
+        let exact = found.iter().all(|row| Totals::of(row) == expected[&row.ends]);
+        (exact && found.len() == expected.len()).then_some(())
+    });
     tcptop.finish();
 }
 
@@ -773,7 +822,9 @@ fn older_sockets() {
 fn other_namespaces() {
     let tcptop = Tcptop::start(&["--udp", "--raw", "--all", "-t", "--interval", "0.1"]);
     let traffic = [(1000, 3), (50, 20)];
-    let (client, server) = (([10, 86, 5, 1], 40_000).into(), ([10, 86, 5, 2], 5000).into());
+    // Of this process: another suite may run on this machine.
+    let port = 10_000 + (process::id() % 50_000) as u16;
+    let (client, server) = (([10, 86, 5, 1], port).into(), ([10, 86, 5, 2], 5000).into());
     let pairs = traffic.map(|(bytes, count)| {
         let link = Link::new("10.86.5.1", "10.86.5.2");
         let to = link.there.run(|| udp::bind(server));
@@ -966,16 +1017,17 @@ fn endpoint(value: &Value, end: &str) -> SocketAddr {
     SocketAddr::new(address.as_str().expect("an address").parse().expect("an address"), port)
 }
 
-/// The lives of each flow in JSON lines.
-fn lives(output: &Output) -> HashMap<Ends, Vec<Life>> {
-    let mut all: HashMap<Ends, Vec<Life>> = HashMap::new();
+/// The lives of each of these flows in JSON lines.
+fn lives(output: &Output, ends: impl Iterator<Item = Ends>) -> HashMap<Ends, Vec<Life>> {
+    let mut all: HashMap<Ends, Vec<Life>> = ends.map(|ends| (ends, Vec::new())).collect();
     for line in &output.lines {
         let value: Value = serde_json::from_str(line).expect("JSON");
         if value["event"] != "sample" || value["protocol"] != "UDP" {
             continue;
         }
         let ends = Ends::new(endpoint(&value, "local"), endpoint(&value, "remote"));
-        let Some(age) = value["age_sec"].as_f64() else { continue };
+        let Some(lives) = all.get_mut(&ends) else { continue };
+        let age = value["age_sec"].as_f64().expect("not partial");
         let time = value["timestamp"].as_str().expect("a time");
         let time = chrono::DateTime::parse_from_rfc3339(time).expect("a time").timestamp_millis();
         let born_ms = time - (age * 1000.0).round() as i64;
@@ -986,7 +1038,6 @@ fn lives(output: &Output) -> HashMap<Ends, Vec<Life>> {
             packets_in: number("packets_in"),
             packets_out: number("packets_out"),
         };
-        let lives = all.entry(ends).or_default();
         match lives.iter_mut().find(|life| (life.born_ms - born_ms).abs() < 50) {
             Some(life) => {
                 assert!(life.totals.packets_in <= totals.packets_in, "{life:?} {line}");
@@ -1023,12 +1074,12 @@ fn nothing_lost_while_flows_expire() {
             }
             *when = Instant::now() + Duration::from_micros(180_000 + rng.below(250_000));
         }
-        std::thread::sleep(Duration::from_micros(200));
+        thread::sleep(Duration::from_micros(200));
     }
     let ended = tcptop.stop(libc::SIGINT);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert_eq!(ended.lost(), "nothing");
-    let all = lives(&ended.output);
+    let all = lives(&ended.output, duos.iter().flat_map(Duo::expected).map(|(ends, _)| ends));
     let mut count = 0;
     for (ends, expected) in duos.iter().flat_map(Duo::expected) {
         let lives = &all[&ends];
