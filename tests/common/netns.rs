@@ -8,6 +8,8 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::wait::until_true;
+
 /// A network namespace, kept by a descriptor and by nothing in the file system.
 pub struct Netns(File);
 
@@ -45,6 +47,14 @@ impl Netns {
                 }
                 ip(&format!("address add {address}/{prefix} dev veth0 {nodad}"));
                 ip("link set veth0 up");
+            });
+        }
+        // The kernel may take a second to notice; what is sent before is dropped.
+        for netns in [self, other] {
+            netns.run(|| {
+                until_true("the link to be up", || {
+                    run("ip", "link show dev veth0").is_ok_and(|text| text.contains("state UP"))
+                });
             });
         }
     }
