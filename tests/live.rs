@@ -16,9 +16,11 @@ mod live {
     mod cleanup;
     mod control;
     mod csv;
+    mod disk;
     mod exact;
     mod existing;
     mod failed;
+    mod json;
     mod lines;
     mod measure;
     mod netns;
@@ -57,6 +59,8 @@ mod live {
             lines::tests(),
             control::tests(),
             csv::tests(),
+            disk::tests(),
+            json::tests(),
             privilege::tests(),
             udp::tests(),
             cleanup::tests(),
