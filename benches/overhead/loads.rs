@@ -78,11 +78,6 @@ impl Run {
 pub trait Load {
     /// Runs for about this time.
     fn run(&mut self, time: Duration) -> Result<Run>;
-
-    /// Not a real server.
-    fn is_ours(&self) -> bool {
-        false
-    }
 }
 
 /// Starts a load; `Err` with the reason where this machine does not have it.
@@ -110,10 +105,6 @@ pub fn operation(name: &str) -> &'static str {
 struct Generator(Role);
 
 impl Load for Generator {
-    fn is_ours(&self) -> bool {
-        true
-    }
-
     fn run(&mut self, time: Duration) -> Result<Run> {
         let answer = self.0.ask(&time.as_micros().to_string())?;
         Run::decode(&answer).ok_or_else(|| anyhow!("a load failed: {answer}"))
