@@ -10,8 +10,11 @@ const volatile bool track_receivers;
  * the sockets of udp_received_by(): then it costs one comparison. */
 static __always_inline void owns(struct sock *sk)
 {
-	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	struct tracked *tracked;
 
+	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num)))
+		return;
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked)
 		return;
 	set_owner(tracked, bpf_get_current_task_btf(), EVIDENCE_USES);

@@ -10,7 +10,7 @@
 /* User space wants UDP. */
 const volatile bool count_udp;
 
-/* Not a raw socket of that protocol, which makes its packets itself. */
+/* Not a raw socket of that protocol. */
 static __always_inline bool is_udp(struct sock *sk)
 {
 	__u16 family = sk->__sk_common.skc_family;
@@ -101,6 +101,17 @@ static __always_inline struct sock *kernel_address(void *sk)
 	return address;
 }
 
+/* A raw socket gets copies of other sockets' datagrams, and makes its own. */
+static __always_inline bool packet_is_of_udp_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	return sk && sk->type == SOCK_DGRAM && sk->protocol == IPPROTO_UDP;
+}
+
 static __noinline struct flow *packet_flow_create(struct __sk_buff *skb, struct flow_key *key)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -122,15 +133,18 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	__u32 headers, bytes, datagrams;
 
 	headers = udp_headers(skb, &key, out);
-	if (!headers)
+	if (!headers || !udp_wanted(&key))
 		return;
 	bytes = skb->len - headers;
 	datagrams = gso_datagrams(bytes, skb->gso_segs, skb->gso_size);
 	key.cookie = bpf_get_socket_cookie(skb);
 	key_hash(&key);
 	flow = flow_lookup(&key);
-	if (!flow)
+	if (!flow) {
+		if (!packet_is_of_udp_socket(skb))
+			return;
 		flow = packet_flow_create(skb, &key);
+	}
 	if (!flow) {
 		flow_lost(bytes, datagrams);
 		return;
@@ -182,12 +196,25 @@ static __always_inline bool skb_addresses(struct sk_buff *skb, __u16 family, __u
 	return true;
 }
 
+/* The device that a packet's route leads to. */
+static __always_inline __u32 skb_route_ifindex(struct sk_buff *skb)
+{
+	struct dst_entry *route;
+
+	/* The lowest bit says that no reference is held (SKB_DST_NOREF). */
+	route = (struct dst_entry *)(BPF_CORE_READ(skb, _skb_refdst) & ~1UL);
+	return route ? BPF_CORE_READ(route, dev, ifindex) : 0;
+}
+
 static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, struct flow_key *key,
 				      __u32 bytes, __u32 ifindex, bool out)
 {
-	__u32 datagrams = skb_datagrams(skb, bytes);
+	__u32 datagrams;
 	struct flow *flow;
 
+	if (!udp_wanted(key))
+		return;
+	datagrams = skb_datagrams(skb, bytes);
 	key->cookie = bpf_get_socket_cookie(sk);
 	key_hash(key);
 	flow = flow_lookup(key);
@@ -220,7 +247,16 @@ static __always_inline void udp_sends(struct sk_buff *skb, __u16 family)
 		return;
 	key.local_port = udp.source;
 	key.remote_port = udp.dest;
-	udp_count(sk, skb, &key, skb->len - headers - sizeof(udp), 0, true);
+	udp_count(sk, skb, &key, skb->len - headers - sizeof(udp), skb_route_ifindex(skb), true);
+}
+
+/*
+ * Whether a datagram stays in the socket. A peek is told by its length, below 0,
+ * but for a length of 0: then the socket's queue holds the datagram as well.
+ */
+static __always_inline bool udp_peeked(struct sk_buff *skb, int len)
+{
+	return len < 0 || (!len && BPF_CORE_READ(skb, users.refs.counter) > 1);
 }
 
 static __always_inline void udp_consumed(struct sock *sk, struct sk_buff *skb)

@@ -26,10 +26,10 @@ static __always_inline __u64 tcp_bytes_out(struct tcp_sock *tp)
 	return sent > again ? sent - again : 0;
 }
 
-/* Host order. Not skc_num: that is 0 once the port was given back. */
+/* Network order. Not skc_num: that is 0 once the port was given back. */
 static __always_inline __u16 tcp_local_port(struct tcp_sock *tp)
 {
-	return bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	return tp->inet_conn.icsk_inet.inet_sport;
 }
 
 /* Count from here: what the socket did before is not this connection's, or not
@@ -76,7 +76,7 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	event->retransmits = tp->total_retrans - tracked->base_retrans;
 	event->tgid = tracked->tgid;
 	__builtin_memcpy(event->comm, tracked->comm, sizeof(event->comm));
-	event->local_port = tcp_local_port(tp);
+	event->local_port = bpf_ntohs(tcp_local_port(tp));
 	fill_sock(event, sk);
 }
 
@@ -153,9 +153,11 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
 
 	if (old_state == TCP_LISTEN || old_state == TCP_CLOSE)
 		return;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tracked || !tp)
+	if (!tp || !tcp_wanted(sk, tcp_local_port(tp)))
+		return;
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!tracked)
 		return;
 	if (old_state == TCP_SYN_SENT && !tcp_local_port(tp))
 		return;
@@ -185,6 +187,11 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return;
+	if (!tcp_wanted(sk, tcp_local_port(tp))) {
+		if (tracked->active)
+			tracked->active = 0;
+		return;
+	}
 	if (tracked->evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
 	    bpf_ktime_get_ns() - tracked->born_ns > OWNERLESS_FOR_NS)
 		pass.ownerless++;
@@ -240,6 +247,9 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
+		return;
+	/* Neither is known of what a listener will accept. */
+	if (state != TCP_LISTEN && !tcp_wanted(sk, tcp_local_port(tp)))
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked) {

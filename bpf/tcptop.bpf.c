@@ -23,8 +23,9 @@
 #include "loss.bpf.h"
 #include "sock.bpf.h"
 #include "tracked.bpf.h"
-#include "tcp.bpf.h"
 #include "udp.bpf.h"
+#include "filter.bpf.h"
+#include "tcp.bpf.h"
 #include "packet.bpf.h"
 #include "owner.bpf.h"
 
@@ -74,7 +75,7 @@ int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 {
 	if (result < 0)
 		return 0;
-	if (sk->sk_protocol == IPPROTO_TCP)
+	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
 		owns(sk);
 	else if (track_receivers && is_udp(sk))
 		udp_received_by(sk);
@@ -125,8 +126,9 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 /*
  * Seed: every socket that some process holds, in all network namespaces. A
- * process found to hold it is taken for its owner until one does I/O. Misses sockets without a descriptor: not yet accepted, or closed by their
- * process and still sending.
+ * process found to hold it is taken for its owner until one does I/O. Misses
+ * sockets without a descriptor: not yet accepted, or closed by their process and
+ * still sending.
  */
 SEC("iter/task_file")
 int seed_held(struct bpf_iter__task_file *ctx)
@@ -144,7 +146,7 @@ int seed_held(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk)
 		return 0;
-	if (sk->sk_protocol == IPPROTO_TCP)
+	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
 		tcp_seed(sk, task);
 	else if (count_udp && is_udp(sk))
 		udp_seed(sk, task);
@@ -193,8 +195,7 @@ int BPF_PROG(udp_sends_ipv6, struct sk_buff *skb)
 SEC("?fentry/skb_consume_udp")
 int BPF_PROG(udp_receives, struct sock *sk, struct sk_buff *skb, int len)
 {
-	/* A length below 0 is a peek: the datagram stays. */
-	if (len >= 0)
+	if (!udp_peeked(skb, len))
 		udp_consumed(sk, skb);
 	return 0;
 }

@@ -54,8 +54,9 @@ struct flow {
 	__u32 uid;
 	__u32 ifindex;
 	__u32 scope;
-	__u8 flags; /* enum tcptop_event_flags */
-	__u8 pad2[7];
+	__u8 flags;    /* enum tcptop_event_flags */
+	__u8 evidence; /* enum evidence, for the owner */
+	__u8 pad2[6];
 };
 _Static_assert(__builtin_offsetof(struct flow, bytes_in) == 64, "two cache lines");
 _Static_assert(sizeof(struct flow) == 192, "whole cache lines");
@@ -84,7 +85,7 @@ struct {
 struct receiver {
 	__u8 comm[16];
 	__u32 tgid;
-	__u32 pad;
+	__u32 evidence; /* enum evidence */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -123,13 +124,15 @@ static __always_inline void key_set_ipv4(__u64 *address, __u32 ipv4)
 	words[3] = ipv4;
 }
 
-/* The local address is left out of the hash: nearly always it is the same. */
+/* Both IPv4 addresses fill half of their second word: one is turned round, so that
+ * together they fill one. */
 static __always_inline void key_hash(struct flow_key *key)
 {
 	__u64 hash = flow_seed ^ key->cookie;
 
 	hash = (hash ^ key->remote[0]) * 0x9e3779b97f4a7c15ULL;
-	hash = (hash ^ (hash >> 32) ^ key->remote[1]) * 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 32 ^ key->remote[1] ^ (key->local[1] >> 32 | key->local[1] << 32);
+	hash *= 0xff51afd7ed558ccdULL;
 	hash ^= hash >> 29;
 	hash = (hash ^ ((__u32)key->remote_port << 16 | key->local_port)) * 0xc4ceb9fe1a85ec53ULL;
 	hash ^= hash >> 32;
@@ -236,13 +239,15 @@ static __always_inline __u32 name_hash(__u64 first, __u64 second)
 	return (__u32)both ^ (__u32)(both >> 32);
 }
 
-static __always_inline void flow_set_owner(struct flow *flow, __u32 tgid, const __u64 *comm)
+static __always_inline void flow_set_owner(struct flow *flow, __u32 tgid, const __u64 *comm,
+					   __u8 evidence)
 {
 	__u64 *to = (__u64 *)flow->comm;
 
 	to[0] = comm[0];
 	to[1] = comm[1];
 	flow->tgid = tgid;
+	flow->evidence = evidence;
 	flow->name = name_hash(comm[0], comm[1]);
 	flow->owner_version++;
 }
@@ -288,6 +293,7 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	flow->tgid = 0;
 	flow->name = 0;
 	flow->flags = 0;
+	flow->evidence = EVIDENCE_NONE;
 	flow_describe(flow, sk);
 	if (!flow->ifindex)
 		flow->ifindex = ifindex;
@@ -298,7 +304,8 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	if (tracked) {
 		flow->flags = tracked->flags;
 		if (tracked->tgid)
-			flow_set_owner(flow, tracked->tgid, (__u64 *)tracked->comm);
+			flow_set_owner(flow, tracked->tgid, (__u64 *)tracked->comm,
+				       tracked->evidence);
 	}
 	flow_publish(flow, key, slot);
 unlock:
@@ -343,7 +350,7 @@ static __noinline void flow_used(struct flow *flow, struct sock *sk)
 	__u64 copy[2] = { comm[0], comm[1] };
 
 	if (flow && task->tgid && BPF_CORE_READ(sk, sk_socket, file))
-		flow_set_owner(flow, task->tgid, copy);
+		flow_set_owner(flow, task->tgid, copy, EVIDENCE_USES);
 }
 
 static __always_inline __u32 gso_datagrams(__u32 bytes, __u32 segments, __u32 size)
@@ -358,7 +365,7 @@ static __always_inline __u32 gso_datagrams(__u32 bytes, __u32 segments, __u32 si
 static __always_inline void tell_receiver(struct sock *sk, struct tracked *tracked)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);
-	struct receiver receiver = { .tgid = tracked->tgid };
+	struct receiver receiver = { .tgid = tracked->tgid, .evidence = tracked->evidence };
 
 	__builtin_memcpy(receiver.comm, tracked->comm, sizeof(receiver.comm));
 	if (bpf_map_update_elem(&receivers, &cookie, &receiver, BPF_ANY))
@@ -370,17 +377,19 @@ static __always_inline void udp_owned_by(struct sock *sk, struct task_struct *ta
 	struct tracked fresh = { .flags = starting ? TCPTOP_PARTIAL : 0 };
 	struct tracked *tracked;
 	__u32 version;
+	__u8 known;
 
 	tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!tracked) {
 		lost(TCPTOP_LOST_STORAGE_FULL, 1);
 		return;
 	}
-	if (tracked->evidence > evidence)
+	known = tracked->evidence;
+	if (known > evidence)
 		return;
 	version = tracked->owner_version;
 	set_owner(tracked, task, evidence);
-	if (tracked->owner_version != version)
+	if (tracked->owner_version != version || tracked->evidence != known)
 		tell_receiver(sk, tracked);
 }
 
@@ -397,17 +406,19 @@ static __always_inline void udp_received_by(struct sock *sk)
 	udp_owned_by(sk, bpf_get_current_task_btf(), EVIDENCE_USES);
 }
 
-/* A flow that only receives has its owner from whoever receives on its socket. */
+/* A flow that only receives has its owner from whoever receives on its socket;
+ * who just holds that is no better than who was seen using the flow. */
 static __always_inline void flow_take_receiver(struct flow *flow)
 {
 	struct receiver *receiver = bpf_map_lookup_elem(&receivers, &flow->cookie);
 	__u64 *comm;
 
-	if (!receiver)
+	if (!receiver || receiver->evidence < flow->evidence)
 		return;
 	comm = (__u64 *)receiver->comm;
+	flow->evidence = receiver->evidence;
 	if (receiver->tgid != flow->tgid || flow->name != name_hash(comm[0], comm[1]))
-		flow_set_owner(flow, receiver->tgid, comm);
+		flow_set_owner(flow, receiver->tgid, comm, receiver->evidence);
 }
 
 static __always_inline bool flow_emit(struct flow *flow, __u32 slot, __u8 kind)
@@ -481,7 +492,8 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	flow_pass.visited++;
 	received = flow->datagrams_in != flow->sampled_datagrams_in;
 	sent = flow->datagrams_out != flow->sampled_datagrams_out;
-	if (!flow->tgid || (received && !sent))
+	/* What arrived may be received later, by whom nobody knows yet. */
+	if (flow->evidence < EVIDENCE_USES || (received && !sent))
 		flow_take_receiver(flow);
 	if (!flow->tgid && now - flow->born_ns > OWNERLESS_FOR_NS)
 		flow_pass.ownerless++;
@@ -496,6 +508,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 			flow->moved_ns = now;
 	} else if (tag == FLOW_DYING) {
 		__u64 bytes_in = flow->bytes_in, bytes_out = flow->bytes_out;
+		__u64 in = flow->sampled_datagrams_in, out = flow->sampled_datagrams_out;
 
 		if (!flow_emit(flow, slot, TCPTOP_EXPIRED)) {
 			flow_pass.deferred++;
@@ -503,8 +516,8 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		}
 		total_clear(&flow->bytes_in, bytes_in);
 		total_clear(&flow->bytes_out, bytes_out);
-		total_clear(&flow->datagrams_in, flow->sampled_datagrams_in);
-		total_clear(&flow->datagrams_out, flow->sampled_datagrams_out);
+		total_clear(&flow->datagrams_in, in);
+		total_clear(&flow->datagrams_out, out);
 		flow->sampled_datagrams_in = 0;
 		flow->sampled_datagrams_out = 0;
 		/* In this order: who takes the slot again sets the bit again. */

@@ -1,5 +1,5 @@
 #!/bin/bash
-# matrix.sh [-k KERNELS] [-t SECONDS] [-o DIRECTORY] [-a FILE[:PATH]]... TCPTOP TESTS [ARGUMENT...]
+# matrix.sh [-k KERNELS] [-t SECONDS] [-o DIRECTORY] [-a FILE[:PATH]]... [-e NAME=VALUE]... TCPTOP TESTS [ARGUMENT...]
 #
 # Boots Debian's kernels one after the other, runs the test program TESTS there as
 # root with TCPTOP_BIN set to TCPTOP, and prints a table test x kernel.  An emulated
@@ -11,6 +11,8 @@
 #   -o  keep each kernel's output and console there (default: they are shown
 #       where a test failed)
 #   -a  take another file or program along, to PATH in the guest
+#   -e  set a variable for the tests, such as
+#       TCPTOP_TEST_ARGS="--without fentry/ip_send_skb": UDP by cgroup_skb
 #
 # 5.10 is too old for tcptop: there it must refuse in one sentence.
 set -euo pipefail
@@ -21,26 +23,28 @@ seconds=900
 directory=
 tools=()
 too_old=" 5.10 "
-while getopts k:t:o:a: option; do
+variables=()
+while getopts k:t:o:a:e: option; do
     case $option in
     k) kernels=$OPTARG ;;
     t) seconds=$OPTARG ;;
     o) directory=$OPTARG ;;
     a) tools+=("$OPTARG") ;;
+    e) variables+=("$OPTARG") ;;
     *) exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 2 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 tcptop=$1 tests=$2
 shift 2
 
-modules=(veth dummy sch_netem sch_fq tcp_bbr tcp_diag udp_diag unix_diag
+modules=(veth dummy vxlan sch_netem sch_fq tcp_bbr tcp_diag udp_diag unix_diag
     tls aes_generic gcm ghash_generic ctr) # kernel TLS asks for its ciphers by name
 # Debian's busybox runs its own applets in place of programs wherever it starts
 # something: what starts other programs is taken from the host as well.
 tools+=("$(type -P sh):bin/sh")
-for tool in env timeout setsid xargs ip ss tc setcap getcap capsh setpriv unshare nsenter iperf3 gawk; do
+for tool in env timeout setsid xargs ip ss tc setcap getcap capsh setpriv unshare nsenter iperf3 gawk dnsmasq dig; do
     tools+=("$(PATH=$PATH:/usr/sbin:/sbin type -P "$tool" || true)")
 done
 
@@ -55,8 +59,8 @@ mkdir -p "$directory"
 kernels=$("$here/get.sh" $kernels)
 
 job() { # what the guest runs
-    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec'
-    printf ' %q' "$@"
+    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec env'
+    printf ' %q' ${variables[@]+"${variables[@]}"} "$@"
     echo
 }
 job /usr/bin/refusal >"$work/refusal"

@@ -33,6 +33,8 @@ test   command:ip         network_namespaces_for_the_tests iproute2         ipro
 test   command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
 test   command:tc         loss_and_delay_for_the_tests     iproute2         iproute-tc           iproute2       iproute2    iproute2-tc
 test   command:iperf3     steady_traffic_for_the_tests     iperf3           iperf3               iperf          iperf3      iperf3
+test   command:dnsmasq    answers_DNS_for_the_tests        dnsmasq-base     dnsmasq              dnsmasq        dnsmasq     dnsmasq
+test   command:dig        asks_DNS_in_the_tests            bind9-dnsutils   bind-utils           bind-utils     bind        bind-tools
 test   command:gawk       reads_lines_and_CSV_in_the_tests gawk             gawk                 gawk           gawk        gawk
 test   command:python3    reads_CSV_and_JSON_in_the_tests  python3          python3              python3        python      python3
 test   command:sqlite3    reads_CSV_in_the_tests           sqlite3          sqlite               sqlite3        sqlite      sqlite

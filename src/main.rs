@@ -40,7 +40,21 @@ const LOST: u8 = 3;
 /// `EX_NOPERM` of sysexits.h.
 const NOT_PRIVILEGED: u8 = 77;
 
+/// Makes large pieces of memory go back to the kernel when they are freed. glibc
+/// raises the size from which they do, to 32 MiB, as soon as one has been freed:
+/// then a burst of connections would stay in memory for good.
+#[cfg(target_env = "gnu")]
+fn return_memory() {
+    use nix::libc;
+    // SAFETY: changes settings of the allocator, before there is another thread.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn return_memory() {}
+
 fn main() -> ExitCode {
+    return_memory();
     let task = match cli::parse(std::env::args_os()) {
         Ok(task) => task,
         // Prints help and version as well, each to where it belongs.
@@ -89,7 +103,10 @@ fn stream(config: Config) -> Result<ExitCode> {
             stop,
         },
         lifetime: config.lifetime,
+        tcp: config.filter.protocol != Some(Protocol::Udp),
         udp: config.filter.protocol != Some(Protocol::Tcp),
+        family: config.filter.family,
+        ports: config.filter.ports.clone(),
         udp_flows: config.udp_flows,
         udp_timeout: config.udp_timeout,
         without: config.without.clone(),

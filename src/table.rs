@@ -227,6 +227,21 @@ impl ConnectionTable {
             _ => false,
         });
         self.changed = visit;
+        self.release();
+    }
+
+    /// Gives back the memory of connections that are gone, once it is far more
+    /// than the present ones need: a burst of UDP flows is over in seconds.
+    fn release(&mut self) {
+        const KEEP: usize = 1024;
+        let ample = |length: usize| KEEP.max(length.saturating_mul(2));
+        let excessive = |capacity: usize, length: usize| capacity / 4 > ample(length);
+        if excessive(self.records.capacity(), self.records.len()) {
+            self.records.shrink_to(ample(self.records.len()));
+        }
+        if excessive(self.changed.capacity(), self.changed.len()) {
+            self.changed.shrink_to(ample(self.changed.len()));
+        }
     }
 
     /// Forgets TCP connections that had no sample since the last tick although
@@ -393,6 +408,22 @@ mod tests {
         table.tick(SECOND);
         assert_eq!(table.len(), 1);
         assert_eq!(table.closed()[0].sample.counters.bytes_in, 5);
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let mut table = ConnectionTable::new(false);
+        table.seed((1..=100_000).map(|object| sample(object, 1, 1)));
+        table.tick(0);
+        assert!(table.records.capacity() >= 100_000);
+        for object in 11..=100_000 {
+            let key = sample(object, 1, 1).key;
+            table.update(&CollectorEvent::Expired(key));
+        }
+        table.tick(SECOND);
+        assert!(table.records.capacity() < 10_000, "{}", table.records.capacity());
+        assert!(table.changed.capacity() < 10_000, "{}", table.changed.capacity());
+        assert_eq!(table.all().count(), 10);
     }
 
     #[test]

@@ -8,11 +8,14 @@
 
 mod common;
 mod live {
+    use std::time::Duration;
+
     use libtest_mimic::Trial;
 
     mod churn;
     mod cleanup;
     mod control;
+    mod csv;
     mod exact;
     mod existing;
     mod failed;
@@ -22,6 +25,7 @@ mod live {
     mod owner;
     mod paths;
     mod privilege;
+    mod udp;
 
     /// A test that a panic fails.
     fn test(name: &str, run: fn()) -> Trial {
@@ -36,6 +40,11 @@ mod live {
         println!("left out: {what}: {why}");
     }
 
+    /// How long a test goes on: the second time with TCPTOP_TEST_LONG.
+    fn long(usual: Duration, long: Duration) -> Duration {
+        if std::env::var_os("TCPTOP_TEST_LONG").is_some() { long } else { usual }
+    }
+
     pub fn tests() -> Vec<Trial> {
         let modules = [
             exact::tests(),
@@ -47,7 +56,9 @@ mod live {
             measure::tests(),
             lines::tests(),
             control::tests(),
+            csv::tests(),
             privilege::tests(),
+            udp::tests(),
             cleanup::tests(),
             churn::tests(),
         ];

@@ -262,6 +262,24 @@ struct bpf_iter_meta {
 };
 _Static_assert(sizeof(struct bpf_iter_meta) == 24, "bpf_iter_meta");
 
+struct bpf_sock {
+	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__be16 dst_port;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state;
+	__s32 rx_queue_mapping;
+};
+_Static_assert(sizeof(struct bpf_sock) == 80, "bpf_sock");
+
 struct cgroup {
 	struct kernfs_node *kn;
 };
@@ -410,15 +428,26 @@ struct net_device {
 	int ifindex;
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct refcount_struct {
+	atomic_t refs;
+};
+_Static_assert(sizeof(struct refcount_struct) == 4, "refcount_struct");
+
 struct seq_file {
 	size_t size;
 	size_t count;
 };
 
 typedef unsigned int sk_buff_data_t;
+typedef struct refcount_struct refcount_t;
 
 struct sk_buff {
 	struct sock *sk;
+	long unsigned int _skb_refdst;
 	unsigned int len;
 	int skb_iif;
 	__be16 protocol;
@@ -426,6 +455,7 @@ struct sk_buff {
 	__u16 network_header;
 	sk_buff_data_t end;
 	unsigned char *head;
+	refcount_t users;
 };
 
 struct skb_shared_info {

@@ -17,11 +17,16 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
 
 use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
+use crate::cli::Family;
 use crate::plan::{Choice, Provider, Signal, choose};
 
 /// Slots of the flow table that one element of the map of taken ones stands for
 /// (`bpf/udp.bpf.h`).
 const SLOTS_PER_WORD: u32 = 64;
+
+/// bpf/sock.bpf.h
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// What the programs are told before they are loaded.
 #[derive(Clone, Debug)]
@@ -30,8 +35,14 @@ pub(super) struct Knobs {
     pub(super) ring_bytes: u32,
     /// Totals since connections opened.
     pub(super) lifetime: bool,
+    /// Count TCP.
+    pub(super) tcp: bool,
     /// Count UDP.
     pub(super) udp: bool,
+    /// Only this address family.
+    pub(super) family: Option<Family>,
+    /// Only these ports, of either end; none for all.
+    pub(super) ports: Vec<u16>,
     /// Slots of the table of UDP flows; rounded up to a power of two.
     pub(super) udp_flows: u32,
     /// A UDP flow without a datagram for so long is forgotten.
@@ -46,15 +57,15 @@ pub(super) struct Hooks<'object> {
     pub(super) skel: TcptopSkel<'object>,
     /// What is attached to the running kernel; dropping it detaches.
     pub(super) attached: Vec<Link>,
-    /// Iterator over every tracked socket.
-    pub(super) sample: Link,
+    /// Iterator over every tracked socket, where TCP is counted.
+    pub(super) sample: Option<Link>,
     /// Iterator over the table of UDP flows, where UDP is counted.
     pub(super) sample_flows: Option<Link>,
     /// Iterator over the files of all processes.
     pub(super) seed_held: Link,
     /// Iterator over the TCP sockets of the opener's network namespace.
-    pub(super) seed_unheld: Link,
-    /// Who serves the owner, and UDP where it was asked for.
+    pub(super) seed_unheld: Option<Link>,
+    /// Who serves the owner and UDP, where they are asked for.
     pub(super) plan: Vec<Choice>,
 }
 
@@ -81,10 +92,14 @@ impl<'object> Hooks<'object> {
         knobs: &Knobs,
     ) -> Result<Hooks<'object>> {
         let prove = |provider| attempt(provider, knobs);
-        let mut plan = vec![choose(Signal::Owner, &knobs.without, |_| Ok(()))];
-        if knobs.udp {
-            plan.push(choose(Signal::Udp, &knobs.without, prove));
+        let udp = knobs.udp.then(|| choose(Signal::Udp, &knobs.without, prove));
+        // With cgroup_skb, who receives is told by the owner's provider.
+        let receivers = udp.as_ref().is_some_and(|udp| udp.provider == Some(Provider::CgroupSkb));
+        let mut plan = Vec::from_iter(udp);
+        if !knobs.tcp && !receivers {
+            return Hooks::attach_plan(hopeful, knobs, plan);
         }
+        plan.insert(0, choose(Signal::Owner, &knobs.without, |_| Ok(())));
         if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, plan.clone()) {
             return Ok(hooks);
         }
@@ -97,21 +112,32 @@ impl<'object> Hooks<'object> {
         knobs: &Knobs,
         plan: Vec<Choice>,
     ) -> Result<Hooks<'object>> {
-        let mut providers = vec![Provider::StateTracepoint, Provider::StorageIterator];
-        providers.extend(plan.iter().filter_map(|choice| choice.provider));
+        let mut providers = Vec::new();
+        if knobs.tcp {
+            providers.extend([Provider::StateTracepoint, Provider::StorageIterator]);
+        }
+        // One that tells of TCP only is of no use without it.
+        let useful = |provider: &Provider| knobs.tcp || *provider != Provider::TcpEntry;
+        providers.extend(plan.iter().filter_map(|choice| choice.provider).filter(useful));
 
-        let mut skel =
-            open(storage, knobs, &providers)?.load().context("failed to load the BPF programs")?;
+        let mut skel = open(storage, knobs, &providers, true)?
+            .load()
+            .context("failed to load the BPF programs")?;
         let mut attached = Vec::new();
         for &provider in &providers {
-            attach(&mut skel, provider, &mut attached)
+            attach(&mut skel, provider, knobs, &mut attached)
                 .with_context(|| format!("failed to attach {}", provider.name()))?;
         }
-        let sample = skel
-            .progs
-            .sample
-            .attach_iter(skel.maps.sockets.as_fd())
-            .context("failed to attach the iterator over tracked sockets")?;
+        let sample = if knobs.tcp {
+            let link = skel
+                .progs
+                .sample
+                .attach_iter(skel.maps.sockets.as_fd())
+                .context("failed to attach the iterator over tracked sockets")?;
+            Some(link)
+        } else {
+            None
+        };
         let sample_flows = if providers.iter().any(|provider| is_udp(*provider)) {
             let link = skel
                 .progs
@@ -124,11 +150,12 @@ impl<'object> Hooks<'object> {
         };
         let seed_held =
             skel.progs.seed_held.attach().context("failed to attach the iterator over files")?;
-        let seed_unheld = skel
-            .progs
-            .seed_unheld
-            .attach()
-            .context("failed to attach the iterator over TCP sockets")?;
+        let seed_unheld = if knobs.tcp {
+            let link = skel.progs.seed_unheld.attach();
+            Some(link.context("failed to attach the iterator over TCP sockets")?)
+        } else {
+            None
+        };
         Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, plan })
     }
 }
@@ -141,32 +168,35 @@ fn is_udp(provider: Provider) -> bool {
 fn attempt(provider: Provider, knobs: &Knobs) -> Result<(), String> {
     let knobs = Knobs { ring_bytes: 4096, udp_flows: 16, ..knobs.clone() };
     let mut storage = MaybeUninit::uninit();
-    let result = open(&mut storage, &knobs, &[provider])
+    let result = open(&mut storage, &knobs, &[provider], false)
         .and_then(|open| open.load().context("load"))
-        .and_then(|mut skel| attach(&mut skel, provider, &mut Vec::new()).context("attach"));
+        .and_then(|mut skel| {
+            attach(&mut skel, provider, &knobs, &mut Vec::new()).context("attach")
+        });
     result.map_err(|error| format!("{error:#}"))
 }
 
-/// The object with the programs of `providers` set to be loaded, and the iterators.
+/// The object with the programs of `providers` set to be loaded and, for `whole`,
+/// the iterators.
 fn open<'object>(
     storage: &'object mut MaybeUninit<OpenObject>,
     knobs: &Knobs,
     providers: &[Provider],
+    whole: bool,
 ) -> Result<OpenTcptopSkel<'object>> {
     let mut open =
         TcptopSkelBuilder::default().open(storage).context("failed to open the BPF object")?;
     let has = |provider| providers.contains(&provider);
-    let whole = has(Provider::StorageIterator);
     let udp = providers.iter().any(|provider| is_udp(*provider));
     let slots = knobs.udp_flows.next_power_of_two();
 
     let progs = &mut open.progs;
     progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
-    progs.sample.set_autoload(whole);
+    progs.sample.set_autoload(whole && knobs.tcp);
     progs.seed_held.set_autoload(whole);
-    progs.seed_unheld.set_autoload(whole);
+    progs.seed_unheld.set_autoload(whole && knobs.tcp);
     progs.sample_flows.set_autoload(whole && udp);
-    progs.sock_sent.set_autoload(has(Provider::SocketTracepoints));
+    progs.sock_sent.set_autoload(has(Provider::SocketTracepoints) && knobs.tcp);
     progs.sock_received.set_autoload(has(Provider::SocketTracepoints));
     progs.tcp_sends.set_autoload(has(Provider::TcpEntry));
     progs.tcp_receives.set_autoload(has(Provider::TcpEntry));
@@ -187,7 +217,19 @@ fn open<'object>(
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     rodata.lifetime = knobs.lifetime;
     rodata.holders_only = has(Provider::FileIterator);
+    rodata.count_tcp = knobs.tcp;
     rodata.count_udp = udp;
+    rodata.filter_family = match knobs.family {
+        None => 0,
+        Some(Family::V4) => AF_INET,
+        Some(Family::V6) => AF_INET6,
+    };
+    if knobs.ports.len() <= rodata.filter_ports.len() {
+        rodata.filter_port_count = knobs.ports.len() as u32;
+        for (slot, port) in rodata.filter_ports.iter_mut().zip(&knobs.ports) {
+            *slot = port.to_be();
+        }
+    }
     rodata.track_receivers = has(Provider::CgroupSkb);
     rodata.flow_mask = slots - 1;
     // The only random numbers that the standard library gives away.
@@ -196,12 +238,19 @@ fn open<'object>(
     Ok(open)
 }
 
-fn attach(skel: &mut TcptopSkel<'_>, provider: Provider, links: &mut Vec<Link>) -> Result<()> {
+fn attach(
+    skel: &mut TcptopSkel<'_>,
+    provider: Provider,
+    knobs: &Knobs,
+    links: &mut Vec<Link>,
+) -> Result<()> {
     let progs = &mut skel.progs;
     match provider {
         Provider::StateTracepoint => links.push(progs.tcp_state.attach()?),
         Provider::SocketTracepoints => {
-            links.push(progs.sock_sent.attach()?);
+            if knobs.tcp {
+                links.push(progs.sock_sent.attach()?);
+            }
             links.push(progs.sock_received.attach()?);
         }
         Provider::TcpEntry => {

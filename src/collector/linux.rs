@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
+use crate::cli::Family;
 use crate::loss::{Loss, LossCause};
 use crate::plan::{Choice, Provider, Signal};
 use crate::privileges;
@@ -73,8 +74,15 @@ pub struct LinuxCollector {
     pub schedule: Schedule,
     /// Totals since connections opened instead of since tcptop's start.
     pub lifetime: bool,
-    /// Watch UDP too.
+    /// Watch TCP.
+    pub tcp: bool,
+    /// Watch UDP.
     pub udp: bool,
+    /// Only this address family.
+    pub family: Option<Family>,
+    /// Only these ports, of either end; none for all. A few of them are applied
+    /// in the kernel, many are left to who receives the events.
+    pub ports: Vec<u16>,
     /// How many UDP flows the kernel keeps, rounded up to a power of two.
     pub udp_flows: u32,
     /// Forget a UDP flow after this time without a datagram.
@@ -96,13 +104,19 @@ impl NetworkCollector for LinuxCollector {
         let knobs = Knobs {
             ring_bytes: RING_BYTES,
             lifetime: self.lifetime,
+            tcp: self.tcp,
             udp: self.udp,
+            family: self.family,
+            ports: self.ports.clone(),
             udp_flows: self.udp_flows,
             udp_timeout: self.udp_timeout,
             without: self.without.clone(),
         };
         let hooks = Hooks::attach(&mut storage, &knobs).map_err(privileges::explain)?;
         for missing in hooks.plan.iter().filter_map(missing) {
+            if !self.tcp && hooks.attached.is_empty() {
+                bail!("{missing}");
+            }
             (self.notice)(&missing);
         }
         if let Some(plan) = &self.plan {
@@ -126,6 +140,7 @@ impl NetworkCollector for LinuxCollector {
             ring,
             inbox: &inbox,
             batches,
+            after_tick: 0,
             lost_before: Loss::default(),
             resync: false,
             owners_after_ns: 0,
@@ -174,6 +189,9 @@ struct Running<'run> {
     ring: RingBuffer<'run>,
     inbox: &'run RefCell<Inbox>,
     batches: Sender<Batch>,
+    /// Batches sent since the one that ended with the last tick. Where more than
+    /// these are in the channel, the reporter has not come to that tick yet.
+    after_tick: usize,
     /// Kernel counters at the last tick.
     lost_before: Loss,
     /// Close records were lost: the next pass samples every socket.
@@ -192,7 +210,9 @@ impl Running<'_> {
         // Attached already: what begins from now on is seen, so nothing falls
         // between the listing and the stream.
         seed::held(&self.hooks.seed_held)?;
-        seed::unheld(&self.hooks.seed_unheld)?;
+        if let Some(link) = &self.hooks.seed_unheld {
+            seed::unheld(link)?;
+        }
         // From here on only maps and iterators are read.
         if let Err(error) = privileges::keep_only(&[Capability::CAP_BPF]) {
             (self.notice)(&format!("failed to give up privileges: {error:#}"));
@@ -220,7 +240,7 @@ impl Running<'_> {
             let last = stopping
                 || now >= end
                 || self.schedule.count.is_some_and(|count| ticks + 1 >= count);
-            if !last && !self.batches.is_empty() {
+            if !last && self.batches.len() > self.after_tick {
                 // The reporter still has the last interval: this one gets longer.
                 deadline = next_deadline(deadline, interval, now);
                 continue;
@@ -285,7 +305,7 @@ impl Running<'_> {
         while events.len() >= BATCH {
             let rest = events.split_off(BATCH);
             match self.batches.try_send(std::mem::replace(events, rest)) {
-                Ok(()) => {}
+                Ok(()) => self.after_tick += 1,
                 Err(TrySendError::Full(mut batch)) => {
                     batch.append(events);
                     *events = batch;
@@ -337,8 +357,11 @@ impl Running<'_> {
         self.ticks += 1;
         self.instruct(complete, sweep)?;
         loop {
-            let mut pass = pass(&self.hooks.sample)?;
-            self.tracked = pass.visited;
+            let mut pass = Pass::default();
+            if let Some(link) = &self.hooks.sample {
+                pass = self::pass(link)?;
+                self.tracked = pass.visited;
+            }
             if let Some(link) = &self.hooks.sample_flows {
                 let flows = self::pass(link)?;
                 pass.deferred += flows.deferred;
@@ -361,6 +384,7 @@ impl Running<'_> {
         self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
         let tick = Tick { now_ns, lost, listing: moment == Moment::Listing, complete };
         self.inbox.borrow_mut().events.push(CollectorEvent::Tick(tick));
+        self.after_tick = 0;
         self.deliver()
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::CString;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -23,6 +23,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, 
 
 use super::churn;
 use super::sock::{self, Ends};
+use super::udp;
 use super::wait::patience;
 
 /// The first argument of the test binary in the role of an agent.
@@ -149,6 +150,40 @@ impl Agent {
         Socket::parse(&answer)
     }
 
+    /// A UDP socket bound to this address, whose port several may share.
+    pub fn udp(&mut self, local: SocketAddr) -> (RawFd, SocketAddr) {
+        let answer = self.ask(&format!("udp {local}"));
+        let mut words = answer.split_ascii_whitespace();
+        (word(&mut words), word(&mut words))
+    }
+
+    /// Joins the multicast group on the device with this index.
+    pub fn udp_join(&mut self, socket: RawFd, group: IpAddr, device: u32) {
+        self.ask(&format!("udp-join {socket} {group} {device}"));
+    }
+
+    /// Sends datagrams of this size.
+    pub fn udp_send(&mut self, socket: RawFd, remote: SocketAddr, bytes: usize, count: u32) {
+        self.ask(&format!("udp-send {socket} {remote} {bytes} {count}"));
+    }
+
+    /// Receives so many datagrams; their bytes.
+    pub fn udp_receive(&mut self, socket: RawFd, count: u32) -> u64 {
+        let answer = self.ask(&format!("udp-receive {socket} {count}"));
+        word(&mut answer.split_ascii_whitespace())
+    }
+
+    /// Receives so many datagrams and answers each with one of this size.
+    pub fn udp_answer(&mut self, socket: RawFd, count: u32, bytes: usize) {
+        self.ask(&format!("udp-answer {socket} {count} {bytes}"));
+    }
+
+    /// How many datagrams wait in the socket, now taken from it.
+    pub fn udp_drain(&mut self, socket: RawFd) -> u64 {
+        let answer = self.ask(&format!("udp-drain {socket}"));
+        word(&mut answer.split_ascii_whitespace())
+    }
+
     /// Serves this many connections of [`churn`] in the background.
     pub fn serve_churn(&mut self, connections: u32) -> SocketAddr {
         let address = SocketAddr::from((sock::loopback(1), 0));
@@ -235,6 +270,7 @@ fn set_name(name: Vec<u8>) {
 struct Held {
     listeners: BTreeMap<RawFd, TcpListener>,
     streams: BTreeMap<RawFd, TcpStream>,
+    udp: BTreeMap<RawFd, UdpSocket>,
     mailbox: Option<UnixDatagram>,
 }
 
@@ -292,6 +328,24 @@ impl Held {
                 let stream = take(self.mailbox.as_ref().expect("a mailbox"))?;
                 return Ok(self.keep(stream));
             }
+            "udp" => {
+                let socket = udp::bind_shared(word(words));
+                let (fd, address) = (socket.as_raw_fd(), socket.local_addr()?);
+                self.udp.insert(fd, socket);
+                return Ok(format!("{fd} {address}"));
+            }
+            "udp-join" => udp::join(&self.udp[&word(words)], word(words), word(words)),
+            "udp-send" => {
+                let (socket, remote) = (&self.udp[&word(words)], word::<SocketAddr>(words));
+                udp::send_to(socket, remote, word(words), word(words));
+            }
+            "udp-receive" => {
+                return Ok(udp::receive(&self.udp[&word(words)], word(words)).to_string());
+            }
+            "udp-answer" => {
+                udp::answer(&self.udp[&word(words)], word(words), word(words));
+            }
+            "udp-drain" => return Ok(udp::drain(&self.udp[&word(words)]).0.to_string()),
             "serve-churn" => return Ok(churn::serve(word(words), word(words))?.to_string()),
             "churn" => churn::run(word(words), word(words), &word::<String>(words))?,
             _ => return Err(io::Error::other("unknown command")),

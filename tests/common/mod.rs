@@ -6,8 +6,11 @@
 
 pub mod agent;
 pub mod churn;
+pub mod log;
 pub mod netns;
+pub mod program;
 pub mod rng;
 pub mod sock;
 pub mod tcptop;
+pub mod udp;
 pub mod wait;

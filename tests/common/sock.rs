@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
@@ -171,9 +171,12 @@ impl Ends {
     }
 }
 
-/// An IPv4-mapped IPv6 address as IPv4.
+/// An IPv4-mapped IPv6 address as IPv4, and an IPv6 one with its scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match (address, address.ip().to_canonical()) {
+        (_, IpAddr::V4(v4)) => (v4, address.port()).into(),
+        (v6, _) => v6,
+    }
 }
 
 /// How the two ends of a connection over loopback speak.

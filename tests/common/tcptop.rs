@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
@@ -407,6 +407,28 @@ impl Ended {
 }
 
 impl Ended {
+    /// As [`check`](Ended::check), for a run with `--log`: nothing on stdout, and
+    /// the two messages on stderr.
+    pub fn check_log(&self, log: &Path, interval: &str) {
+        let log = log.display();
+        let messages = format!(
+            "tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)\n\
+             tcptop: logging stopped, CSV written to {log}\n"
+        );
+        assert_eq!(self.stderr, messages);
+        assert!(self.status.success(), "{:?}", self.status);
+        assert!(self.output.lines.is_empty(), "{:?}", self.output.lines);
+    }
+
+    /// Status 1, and the reason as the last line on stderr.
+    pub fn check_error(&self, error: &str) {
+        assert_eq!(self.status.code(), Some(1), "{}", self.stderr);
+        let last = self.stderr.lines().last().unwrap_or_default();
+        assert_eq!(last, format!("tcptop: error: {error}"), "{}", self.stderr);
+    }
+}
+
+impl Ended {
     /// What the summary, the last line on stderr, says was lost.
     pub fn lost(&self) -> &str {
         let summary = self.stderr.lines().last().unwrap_or_default();
@@ -512,6 +534,31 @@ impl Tcptop {
         // SAFETY: no memory is involved; the child is not reaped, so the id is its own.
         let result = unsafe { libc::kill(self.child.id() as i32, signal) };
         assert_eq!(result, 0, "kill");
+    }
+
+    /// Lets another process read the output of a [`Launch::blocked`] tcptop.
+    pub fn give_output_to(&self, reader: &mut Command) {
+        reader.stdin(self.stdout.try_clone().expect("dup"));
+    }
+
+    /// The largest resident size that it had so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+
+    /// The time that its threads have run so far.
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        let time = |task: io::Result<fs::DirEntry>| {
+            let path = task.expect("a task").path().join("schedstat");
+            let text = fs::read_to_string(path).expect("schedstat");
+            let first = text.split(' ').next().and_then(|word| word.parse().ok());
+            Duration::from_nanos(first.expect("nanoseconds"))
+        };
+        tasks.map(time).sum()
     }
 
     /// Waits for an end that has been brought about.

@@ -29,7 +29,7 @@ pub fn tests() -> Vec<Trial> {
 const NOBODY: u32 = 65534;
 
 /// A copy of the binary that every user can reach.
-fn public_binary() -> (TempDir, PathBuf) {
+pub fn public_binary() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("tcptop");
     fs::copy(tcptop::binary(), &path).expect("copy");
@@ -40,7 +40,11 @@ fn public_binary() -> (TempDir, PathBuf) {
 }
 
 /// tcptop as an ordinary user who has these capabilities and no others.
-fn as_nobody(binary: &std::path::Path, arguments: &[&str], capabilities: &[Capability]) -> Launch {
+pub fn as_nobody(
+    binary: &std::path::Path,
+    arguments: &[&str],
+    capabilities: &[Capability],
+) -> Launch {
     let capabilities: CapsHashSet = capabilities.iter().copied().collect();
     let drop_privileges = move || {
         // SAFETY: system calls without memory, but for an empty list of groups.

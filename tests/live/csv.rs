@@ -1,0 +1,482 @@
+//! CSV: what other programs read in it, and what rotation does to it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use tempfile::TempDir;
+
+use crate::common::agent::Agent;
+use crate::common::churn::read_account;
+use crate::common::log::{Log, LogRow, check_continuous};
+use crate::common::program;
+use crate::common::rng::Rng;
+use crate::common::sock::{
+    Ends, Family, Pair, Stream, TcpInfo, await_acked, bounded, loopback, reset,
+};
+use crate::common::tcptop::{self, Launch, Tcptop};
+use crate::common::wait::until_true;
+
+use super::{left_out, long, test};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("csv::adds_up_for_other_programs", adds_up_for_other_programs),
+        test("csv::every_open_connection_in_every_interval", every_interval),
+        test("csv::wide_columns", wide_columns),
+        test("csv::to_the_standard_output", to_the_standard_output),
+        test("csv::append", append),
+        test("csv::logrotate", logrotate),
+        test("csv::closed_stdout_does_not_matter", closed_stdout_does_not_matter),
+        test("csv::late_interval_is_measured", late_interval_is_measured),
+        test("csv::on_time_under_churn", on_time_under_churn),
+    ]
+}
+
+/// A directory of one's own, and the path of a log in it.
+pub fn place() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("tcptop.csv");
+    (directory, path)
+}
+
+/// tcptop that logs into this file.
+pub fn logger(log: &Path, arguments: &[&str]) -> Tcptop {
+    Launch::new(&with_log(log, arguments)).start()
+}
+
+pub fn with_log<'a>(log: &'a Path, arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["--log", log.to_str().expect("UTF-8")], arguments].concat()
+}
+
+/// One end of a connection or flow, and what it moved.
+struct Entry {
+    protocol: &'static str,
+    ends: Ends,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// Traffic of all kinds with an account of it.
+#[derive(Default)]
+struct Traffic {
+    account: Vec<Entry>,
+    closed: Vec<Ends>,
+    open: Vec<Pair>,
+    flows: Vec<(UdpSocket, UdpSocket)>,
+}
+
+impl Traffic {
+    /// Both ends.
+    fn note(&mut self, protocol: &'static str, ends: Ends, up: u64, down: u64) {
+        for (ends, bytes_in, bytes_out) in [(ends, down, up), (ends.flipped(), up, down)] {
+            self.account.push(Entry { protocol, ends, bytes_in, bytes_out });
+        }
+    }
+
+    fn tcp(&mut self, rng: &mut Rng, turn: usize) {
+        let pair = Pair::new(Family::ALL[turn % 4]);
+        let sizes = [0, 1, 1000, 300_000, rng.below(100_000)];
+        let (up, down) = (rng.pick(&sizes), rng.pick(&sizes));
+        pair.exchange(up, down);
+        self.note("TCP", pair.ends, up, down);
+        match turn % 7 {
+            0 => self.open.push(pair),
+            1 => {
+                self.closed.extend([pair.ends, pair.ends.flipped()]);
+                reset(pair.client);
+            }
+            _ => {
+                self.closed.extend([pair.ends, pair.ends.flipped()]);
+                pair.close();
+            }
+        }
+    }
+
+    fn udp(&mut self, rng: &mut Rng, turn: usize) {
+        let address: SocketAddr = match turn % 2 {
+            0 => (loopback(1), 0).into(),
+            _ => (Ipv6Addr::LOCALHOST, 0).into(),
+        };
+        let [one, other] = [(); 2].map(|()| {
+            let socket = UdpSocket::bind(address).expect("bind");
+            bounded(&socket);
+            socket
+        });
+        let [here, there] = [&one, &other].map(|socket| socket.local_addr().expect("bound"));
+        one.connect(there).expect("connect");
+        other.connect(here).expect("connect");
+        let mut totals = [0; 2];
+        for _ in 0..1 + rng.below(20) {
+            for (total, (from, to)) in totals.iter_mut().zip([(&one, &other), (&other, &one)]) {
+                let payload = vec![b'u'; rng.pick(&[0, 1, 1400, 9000]) as usize];
+                from.send(&payload).expect("send");
+                assert_eq!(to.recv(&mut [0; 9001]).expect("receive"), payload.len());
+                *total += payload.len() as u64;
+            }
+        }
+        self.note("UDP", Ends::new(here, there), totals[0], totals[1]);
+        self.flows.push((one, other));
+    }
+
+    /// Connections of two other processes, with all kinds of ends.
+    fn churn(&mut self, connections: u32) -> [Agent; 2] {
+        let (mut server, mut client) = (Agent::new("csv server"), Agent::new("csv, \"client\""));
+        let directory = tempfile::tempdir().expect("a directory");
+        let account = directory.path().join("account");
+        let address = server.serve_churn(connections);
+        client.churn(address, connections, &account);
+        for told in read_account(&fs::read_to_string(account).expect("the account")) {
+            self.note("TCP", told.ends, told.up, told.down);
+            self.closed.extend([told.ends, told.ends.flipped()]);
+        }
+        [server, client]
+    }
+
+    /// As CSV, for the programs that read the log too.
+    fn write_account(&self, path: &Path) {
+        let mut text = "protocol,local_addr,local_port,remote_addr,remote_port\n".to_owned();
+        for Entry { protocol, ends: Ends { local, remote }, .. } in &self.account {
+            let (one, other) = (local.ip(), remote.ip());
+            text += &format!("{protocol},{one},{},{other},{}\n", local.port(), remote.port());
+        }
+        fs::write(path, text).expect("write");
+    }
+}
+
+const PYTHON_CSV: &str = r#"
+import csv, sys
+key = lambda row: tuple(row[c] for c in
+    ("protocol", "local_addr", "local_port", "remote_addr", "remote_port"))
+account = {key(row) for row in csv.DictReader(open("account.csv", newline="", encoding="utf-8"))}
+finals, last = [], {}
+for row in csv.DictReader(open("tcptop.csv", newline="", encoding="utf-8"), strict=True):
+    assert None not in row and None not in row.values(), row
+    if key(row) not in account:
+        continue
+    if row["state"] == "CLOSED":
+        finals.append(row)
+        last.pop(key(row), None)
+    else:
+        last[key(row)] = row
+rows = finals + list(last.values())
+print(sum(int(r["bytes_in"]) for r in rows), sum(int(r["bytes_out"]) for r in rows), len(rows))
+"#;
+
+const QUERY: &str = "
+WITH mine AS (
+  SELECT log.*, row_number() OVER (
+    PARTITION BY protocol, local_addr, local_port, remote_addr, remote_port
+    ORDER BY timestamp DESC) AS back
+  FROM log JOIN account USING (protocol, local_addr, local_port, remote_addr, remote_port))
+SELECT sum(CAST(bytes_in AS BIGINT)), sum(CAST(bytes_out AS BIGINT)), count(*)
+FROM mine WHERE state = 'CLOSED' OR back = 1";
+
+const PYTHON_DUCKDB: &str = r#"
+import duckdb, sys
+for name, file in ("log", "tcptop.csv"), ("account", "account.csv"):
+    duckdb.sql(f"CREATE TABLE {name} AS FROM read_csv('{file}', nullstr = ['', 'N/A'])")
+print(*duckdb.sql(sys.argv[1]).fetchall()[0])
+"#;
+
+/// The final rows, and the last ones of what is open, sum up to what was moved,
+/// for whatever program reads the file.
+fn adds_up_for_other_programs() {
+    let (directory, log) = place();
+    let tcptop = logger(&log, &["--interval", "0.1", "--udp-timeout", "3600"]);
+    let mut traffic = Traffic::default();
+    let mut rng = Rng::new(0x7c97_0004);
+    let agents = traffic.churn(1000);
+    let start = Instant::now();
+    for turn in 0.. {
+        if turn >= 40 && start.elapsed() >= long(Duration::from_secs(1), Duration::from_secs(60)) {
+            break;
+        }
+        traffic.tcp(&mut rng, turn);
+        if turn < 100 {
+            traffic.udp(&mut rng, turn);
+        }
+    }
+    Log::wait_finals(&log, traffic.closed.get(2000..).expect("more than the churn"));
+    let ended = tcptop.stop(libc::SIGINT);
+    drop(agents);
+    ended.check_log(&log, "0.1");
+
+    let rows = Log::read(&log);
+    for Entry { ends, bytes_in, bytes_out, .. } in &traffic.account {
+        assert_eq!(rows.totals(*ends), (*bytes_in, *bytes_out), "{ends:?}");
+    }
+    let unique: BTreeSet<Ends> = traffic.account.iter().map(|entry| entry.ends).collect();
+    assert_eq!(unique.len(), traffic.account.len(), "no tuple twice, or the sums need more");
+    let sum = |value: fn(&Entry) -> u64| traffic.account.iter().map(value).sum::<u64>();
+    let (bytes_in, bytes_out) = (sum(|entry| entry.bytes_in), sum(|entry| entry.bytes_out));
+    let expected = format!("{bytes_in} {bytes_out} {}", traffic.account.len());
+
+    traffic.write_account(&directory.path().join("account.csv"));
+    let run = |program: &str, arguments: &[&str]| {
+        let script = "cd \"$0\" && exec \"$@\"";
+        let place = directory.path().to_str().expect("UTF-8");
+        let arguments = [&["-c", script, place, program], arguments].concat();
+        program::output_of("sh", &arguments, "").trim().replace(['|', ','], " ")
+    };
+    if program::is_there("python3") {
+        assert_eq!(run("python3", &["-c", PYTHON_CSV]), expected, "Python's csv");
+    } else {
+        left_out("csv::adds_up_for_other_programs", "no python3 here");
+    }
+    if program::is_there("sqlite3") {
+        let import = ["-csv", "sums.db", ".import tcptop.csv log", ".import account.csv account"];
+        let mut arguments = import.to_vec();
+        arguments.push(QUERY);
+        assert_eq!(run("sqlite3", &arguments), expected, "sqlite3's .import");
+    } else {
+        left_out("csv::adds_up_for_other_programs", "no sqlite3 here");
+    }
+    if program::has_module("duckdb") {
+        assert_eq!(run("python3", &["-c", PYTHON_DUCKDB, QUERY]), expected, "DuckDB");
+    } else {
+        left_out("csv::adds_up_for_other_programs with DuckDB", "python3 has no duckdb here");
+    }
+}
+
+/// One time for all rows of an interval, and a row in it for whatever is open,
+/// idle or not, new or old.
+fn every_interval() {
+    let (_directory, log) = place();
+    let old = Pair::new(Family::V4);
+    let tcptop = logger(&log, &["--tcp", "--interval", "0.1", "--count", "8"]);
+    let new = Pair::new(Family::V6);
+    let brief = Pair::new(Family::V4);
+    brief.exchange(77, 88);
+    let ended_brief = brief.ends;
+    brief.close();
+    let ended = tcptop.ended();
+    ended.check_log(&log, "0.1");
+    let log = Log::read(&log);
+    let times: BTreeSet<_> =
+        log.rows.iter().filter(|row| !row.is_final()).map(|row| row.time).collect();
+    assert_eq!(times.len(), 8, "--count 8");
+    for (ends, is_old) in [(old.ends, true), (new.ends, false)] {
+        for ends in [ends, ends.flipped()] {
+            let rows: BTreeSet<_> = log.open_rows_of(ends).iter().map(|row| row.time).collect();
+            assert_eq!(rows.len(), log.open_rows_of(ends).len(), "once in each interval");
+            let since: BTreeSet<_> =
+                times.iter().filter(|time| Some(*time) >= rows.first()).copied().collect();
+            assert_eq!(rows, since);
+            assert!(rows.len() == 8 || !is_old);
+        }
+    }
+    assert_eq!(log.totals(ended_brief), (88, 77));
+    assert_eq!(log.finals_of(ended_brief).count(), 1);
+}
+
+/// `--wide`: ten more columns behind the others.
+fn wide_columns() {
+    let (_directory, log) = place();
+    let old = Pair::new(Family::V4);
+    let tcptop = logger(&log, &["--tcp", "--wide", "--interval", "0.1"]);
+    let [fin, rst] = [(); 2].map(|()| Pair::new(Family::V4));
+    fin.exchange(1000, 1000);
+    rst.exchange(10, 0);
+    old.exchange(5, 5);
+    await_acked(&fin.client);
+    let info = TcpInfo::of(&fin.client);
+    let (fin_ends, rst_ends) = (fin.ends, rst.ends);
+    fin.close();
+    reset(rst.client);
+    Log::wait_finals(&log, &[fin_ends, rst_ends]);
+    let ended = tcptop.stop(libc::SIGINT);
+    ended.check_log(&log, "0.1");
+    let log = Log::read(&log);
+    let uid = "0";
+    let netns = std::os::unix::fs::MetadataExt::ino(
+        &fs::metadata("/proc/self/ns/net").expect("a namespace"),
+    );
+    let final_of = |ends: Ends| log.finals_of(ends).next().expect("closed").wide.clone();
+    let [partial, retrans, min_rtt, age, user, ifname, namespace, cgroup, container, end]: [String;
+        10] = final_of(fin_ends).try_into().expect("ten");
+    assert_eq!((&*partial, &*retrans, &*user, &*ifname), ("false", "0", uid, "lo"));
+    // The FIN's acknowledgement may have been the fastest.
+    assert!((1..=info.min_rtt).contains(&min_rtt.parse().expect("microseconds")), "{min_rtt}");
+    assert!(age.parse::<f64>().is_ok_and(|age| (0.0..60.0).contains(&age)), "{age}");
+    assert_eq!(namespace, netns.to_string());
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    assert_eq!(cgroup, own);
+    assert!(container.is_empty() || cgroup.contains(&container));
+    assert_eq!(end, "fin");
+    assert_eq!(final_of(rst_ends)[9], "abort");
+    assert_eq!(final_of(rst_ends.flipped())[9], "rst");
+    let row: &LogRow = log.open_rows_of(old.ends).last().copied().expect("open");
+    assert_eq!((&*row.wide[0], &*row.wide[3], &*row.wide[9]), ("true", "", ""), "{row:?}");
+}
+
+/// `--format csv`: the same, and messages as with lines.
+fn to_the_standard_output() {
+    let tcptop = Tcptop::start(&["--format", "csv", "--tcp", "--interval", "0.1"]);
+    let pair = Pair::new(Family::Mapped);
+    pair.exchange(4321, 1234);
+    let ends = pair.ends;
+    pair.close();
+    let is_final = |line: &String| line.contains(",CLOSED,");
+    tcptop.wait("both final rows", |output| {
+        (output.lines.iter().filter(|line| is_final(line)).count() >= 2).then_some(())
+    });
+    let ended = tcptop.stop(libc::SIGTERM);
+    assert!(ended.status.success());
+    assert_eq!(ended.lost(), "nothing");
+    let log = Log::of_lines(&ended.output.lines);
+    assert_eq!((log.totals(ends), log.totals(ends.flipped())), ((1234, 4321), (4321, 1234)));
+}
+
+/// One header however many runs; without `--append` the file begins anew.
+fn append() {
+    let (_directory, log) = place();
+    let run = |arguments: &[&str]| {
+        let arguments = [&["--tcp", "--interval", "0.1", "--once"], arguments].concat();
+        let ended = logger(&log, &arguments).ended();
+        ended.check_log(&log, "0.1");
+        Log::read(&log)
+    };
+    let pair = Pair::new(Family::V4);
+    let rows = |log: &Log| log.open_rows_of(pair.ends).len();
+    assert_eq!(rows(&run(&["--append"])), 1, "into a new file");
+    assert_eq!(rows(&run(&["--append"])), 2);
+    // As after a power cut.
+    fs::write(&log, fs::read_to_string(&log).expect("text") + "2026-01-01T00:00").expect("write");
+    let ended = logger(&log, &["--tcp", "--interval", "0.1", "--once", "--append"]).ended();
+    let cut = "tcptop: cut off an unfinished row of 16 bytes that an earlier run left";
+    assert_eq!(ended.stderr.lines().next(), Some(cut), "{}", ended.stderr);
+    assert_eq!(rows(&Log::read(&log)), 3);
+    let wide = Launch::new(&with_log(&log, &["--append", "--wide"])).spawn().ended();
+    wide.check_error(&format!(
+        "cannot append to {}: it does not begin with the header of this CSV (made by something \
+         else, or with or without --wide); choose another file",
+        log.display()
+    ));
+    assert_eq!(rows(&Log::read(&log)), 3, "not touched");
+    assert_eq!(rows(&run(&[])), 1);
+}
+
+/// Debian's logrotate renames the file, says so with SIGHUP and compresses at
+/// once: each row is in one of the files, once.
+fn logrotate() {
+    if !program::is_there("logrotate") {
+        return left_out("csv::logrotate", "no logrotate here");
+    }
+    const ROTATIONS: usize = 5;
+    let (directory, log) = place();
+    let steady = Pair::new(Family::V4);
+    let tcptop = logger(&log, &["--tcp", "--interval", "0.05"]);
+    let configuration = directory.path().join("conf");
+    let text = format!(
+        "{} {{\n rotate 20\n compress\n postrotate\n  kill -HUP {}\n endscript\n}}\n",
+        log.display(),
+        tcptop.id()
+    );
+    fs::write(&configuration, text).expect("write");
+    let state = directory.path().join("state");
+    let stream = Stream::start(&steady, 1000, Duration::from_millis(1));
+    let mut closed = Vec::new();
+    for rotation in 0..=ROTATIONS {
+        for size in 1..=50 {
+            let pair = Pair::new(Family::V4);
+            pair.exchange(size, rotation as u64);
+            closed.push((pair.ends, rotation as u64, size));
+            pair.close();
+        }
+        // Rows in the newest file, after SIGHUP was obeyed.
+        Log::wait(&log, "rows", |log| (log.open_rows_of(steady.ends).len() > 1).then_some(()));
+        if rotation < ROTATIONS {
+            let arguments = [Path::new("-f"), Path::new("-s"), &state, &configuration];
+            program::output_of("logrotate", &arguments, "");
+        }
+    }
+    stream.stop();
+    Log::wait_finals(&log, &[closed.last().expect("many").0]);
+    let ended = tcptop.stop(libc::SIGINT);
+    ended.check_log(&log, "0.05");
+    let mut whole = Log::default();
+    for old in (1..=ROTATIONS).rev() {
+        let path = format!("{}.{old}.gz", log.display());
+        whole.rows.extend(Log::parse(program::output_of("zcat", &[path], "").as_bytes()).rows);
+    }
+    whole.rows.extend(Log::read(&log).rows);
+    assert!(whole.rows.is_sorted_by_key(|row| row.time));
+    check_continuous(&whole.open_rows_of(steady.ends));
+    for (ends, bytes_in, bytes_out) in closed {
+        assert_eq!(whole.finals_of(ends).count(), 1, "once");
+        assert_eq!(whole.totals(ends), (bytes_in, bytes_out));
+        assert_eq!(whole.finals_of(ends.flipped()).count(), 1, "once");
+    }
+}
+
+/// With `--log` nobody need read the standard output.
+fn closed_stdout_does_not_matter() {
+    let (_directory, log) = place();
+    let arguments = with_log(&log, &["--tcp", "--interval", "0.1", "--count", "5"]);
+    let mut command: Command = tcptop::command(&tcptop::binary(), &arguments);
+    let mut child = command.spawn().expect("tcptop");
+    drop(child.stdout.take());
+    let pair = Pair::new(Family::V4);
+    let output = child.wait_with_output().expect("output");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{messages}");
+    assert!(messages.contains("logging stopped"), "{messages}");
+    let times: BTreeSet<_> =
+        Log::read(&log).rows.iter().filter(|row| !row.is_final()).map(|row| row.time).collect();
+    assert_eq!(times.len(), 5);
+    drop(pair);
+}
+
+/// tcptop rests for several intervals: the rates of the one that took so long
+/// are over the time that it took.
+fn late_interval_is_measured() {
+    let (_directory, log) = place();
+    let pair = Pair::new(Family::V4);
+    let tcptop = logger(&log, &["--tcp", "--interval", "0.1"]);
+    let stream = Stream::start(&pair, 1000, Duration::from_millis(1));
+    let rows = |count: usize| {
+        Log::wait(&log, "rows", |log| (log.open_rows_of(pair.ends).len() >= count).then_some(()));
+    };
+    rows(3);
+    tcptop.signal(libc::SIGSTOP);
+    let before = TcpInfo::of(&pair.client).bytes_out();
+    until_true("half a second of traffic", || {
+        TcpInfo::of(&pair.client).bytes_out() > before + 500_000
+    });
+    tcptop.signal(libc::SIGCONT);
+    let so_far = Log::read(&log).open_rows_of(pair.ends).len();
+    rows(so_far + 4);
+    stream.stop();
+    tcptop.stop(libc::SIGINT).check_log(&log, "0.1");
+    let log = Log::read(&log);
+    let rows = log.open_rows_of(pair.ends);
+    check_continuous(&rows);
+    let longest = rows.windows(2).map(|two| two[1].time - two[0].time).max().expect("intervals");
+    assert!(longest >= chrono::TimeDelta::milliseconds(450), "{longest}");
+}
+
+/// Thousands of connections that close put no interval off.
+fn on_time_under_churn() {
+    let (_directory, log) = place();
+    let pair = Pair::new(Family::V4);
+    let tcptop = logger(&log, &["--tcp", "--interval", "0.2"]);
+    let mut traffic = Traffic::default();
+    let agents = traffic.churn(20_000);
+    tcptop.stop(libc::SIGINT).check_log(&log, "0.2");
+    drop(agents);
+    let log = Log::read(&log);
+    let rows = log.open_rows_of(pair.ends);
+    let late = |two: &&[&LogRow]| two[1].time - two[0].time > chrono::TimeDelta::milliseconds(500);
+    let late = rows.windows(2).filter(late).count();
+    assert!(late * 5 <= rows.len(), "{late} of {} intervals", rows.len());
+    assert_eq!(
+        log.rows.iter().filter(|row| row.is_final() && row.process.starts_with("csv")).count(),
+        40_000
+    );
+}
