@@ -16,9 +16,11 @@ mod live {
     mod cleanup;
     mod control;
     mod csv;
+    mod disk;
     mod exact;
     mod existing;
     mod failed;
+    mod json;
     mod lines;
     mod measure;
     mod netns;
@@ -56,6 +58,8 @@ mod live {
             lines::tests(),
             control::tests(),
             csv::tests(),
+            disk::tests(),
+            json::tests(),
             privilege::tests(),
             cleanup::tests(),
             churn::tests(),
