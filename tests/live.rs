@@ -15,11 +15,13 @@ mod live {
     mod churn;
     mod cleanup;
     mod control;
+    mod cron;
     mod csv;
     mod disk;
     mod exact;
     mod existing;
     mod failed;
+    mod filters;
     mod json;
     mod lines;
     mod measure;
@@ -27,6 +29,7 @@ mod live {
     mod owner;
     mod paths;
     mod privilege;
+    mod view;
 
     /// A test that a panic fails.
     fn test(name: &str, run: fn()) -> Trial {
@@ -60,6 +63,9 @@ mod live {
             csv::tests(),
             disk::tests(),
             json::tests(),
+            cron::tests(),
+            filters::tests(),
+            view::tests(),
             privilege::tests(),
             cleanup::tests(),
             churn::tests(),

@@ -207,8 +207,12 @@ fn adds_up_for_other_programs() {
     ended.check_log(&log, "0.1");
 
     let rows = Log::read(&log);
-    for Entry { ends, bytes_in, bytes_out, .. } in &traffic.account {
+    for Entry { protocol, ends, bytes_in, bytes_out } in &traffic.account {
         assert_eq!(rows.totals(*ends), (*bytes_in, *bytes_out), "{ends:?}");
+        let row = rows.rows_of(*ends).next_back().expect("it has totals");
+        assert_eq!((&*row.protocol, row.rtt.is_none()), (*protocol, *protocol == "UDP"), "{row:?}");
+        assert!(*bytes_in == 0 || row.packets_in > 0, "{row:?}");
+        assert!(*bytes_out == 0 || row.packets_out > 0, "{row:?}");
     }
     let unique: BTreeSet<Ends> = traffic.account.iter().map(|entry| entry.ends).collect();
     assert_eq!(unique.len(), traffic.account.len(), "no tuple twice, or the sums need more");
