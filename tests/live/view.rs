@@ -83,10 +83,16 @@ fn sort_and_top() {
 
 /// Colour where it is asked for; a pipe gets none by itself.
 fn colour() {
-    let (_pairs, port) = growing();
+    let (listener, address) = sock::listen(Family::V4);
+    let port = address.port().to_string();
     let lines = |when: &str| {
-        let arguments = ["--tcp", "--port", &port, "--once", "--interval", "0.05", "--color", when];
-        Launch::new(&arguments).spawn().ended().output.lines
+        let arguments = ["--tcp", "--port", &port, "--once", "--interval", "3600", "--color", when];
+        let tcptop = Launch::new(&arguments).start();
+        let pair = Pair::accept(&listener, sock::connect(address));
+        let lines = tcptop.stop(libc::SIGINT).output.lines;
+        assert_eq!(lines.len(), 3, "the header and both ends: {lines:?}");
+        drop(pair);
+        lines
     };
     let coloured = |lines: Vec<String>| lines.iter().any(|line| line.contains('\u{1b}'));
     assert!(coloured(lines("always")));
