@@ -38,6 +38,11 @@ test   command:dig        asks_DNS_in_the_tests            bind9-dnsutils   bind
 test   command:gawk       reads_lines_and_CSV_in_the_tests gawk             gawk                 gawk           gawk        gawk
 test   command:python3    reads_CSV_and_JSON_in_the_tests  python3          python3              python3        python      python3
 test   command:sqlite3    reads_CSV_in_the_tests           sqlite3          sqlite               sqlite3        sqlite      sqlite
+test   command:jq         reads_JSON_in_the_tests          jq               jq                   jq             jq          jq
+test   command:logrotate  rotates_logs_in_the_tests        logrotate        logrotate            logrotate      logrotate   logrotate
+test   command:zcat       reads_rotated_logs_in_the_tests  gzip             gzip                 gzip           gzip        gzip
+test   command:mount      small_file_systems_for_the_tests mount            util-linux           util-linux     util-linux  mount
+test   command:setsid     starts_a_cron_job_in_the_tests   util-linux       util-linux           util-linux     util-linux  setsid
 test   command:setcap     capabilities_for_the_tests       libcap2-bin      libcap               libcap-progs   libcap      libcap-setcap
 test   command:setpriv    capabilities_for_the_tests       util-linux       util-linux           util-linux     util-linux  setpriv
 test   command:ps         memory_use_in_the_tests          procps           procps-ng            procps         procps-ng   procps

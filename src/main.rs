@@ -16,6 +16,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use caps::Capability;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::pipe2;
@@ -239,20 +240,34 @@ fn sink(config: &Config) -> Result<Box<dyn Sink + Send>> {
     }
 }
 
+/// The process that a PID, which may be a thread's, belongs to.
+fn process_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
 /// What the user's words for the filter mean on this host.
 fn filter(config: &Config) -> Result<Filter> {
     let asked = config.filter.clone();
-    for pid in &asked.pids {
-        if !fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
-            say(&format!("tcptop: no process has PID {pid} yet; waiting for it"));
+    for &pid in &asked.pids {
+        match process_of(pid) {
+            Some(process) if process != pid => say(&format!(
+                "tcptop: {pid} is a thread of process {process}; connections belong to \
+                 processes: --pid {process}"
+            )),
+            Some(_) => {}
+            None => say(&format!("tcptop: no process has PID {pid} yet; waiting for it")),
         }
     }
     let interfaces = asked
         .interfaces
         .iter()
         .map(|name| {
-            if_nametoindex(name.as_str()).with_context(|| {
-                format!("no network device is named '{name}' here; `ip -br link` lists them")
+            if_nametoindex(name.as_str()).map_err(|error| match error {
+                Errno::ENODEV => {
+                    anyhow!("no network device is named '{name}' here; `ip -br link` lists them")
+                }
+                error => anyhow!("failed to look up the network device '{name}': {error}"),
             })
         })
         .collect::<Result<Vec<u32>>>()?;

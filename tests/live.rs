@@ -15,10 +15,14 @@ mod live {
     mod churn;
     mod cleanup;
     mod control;
+    mod cron;
     mod csv;
+    mod disk;
     mod exact;
     mod existing;
     mod failed;
+    mod filters;
+    mod json;
     mod lines;
     mod measure;
     mod netns;
@@ -26,6 +30,7 @@ mod live {
     mod paths;
     mod privilege;
     mod udp;
+    mod view;
 
     /// A test that a panic fails.
     fn test(name: &str, run: fn()) -> Trial {
@@ -57,6 +62,11 @@ mod live {
             lines::tests(),
             control::tests(),
             csv::tests(),
+            disk::tests(),
+            json::tests(),
+            cron::tests(),
+            filters::tests(),
+            view::tests(),
             privilege::tests(),
             udp::tests(),
             cleanup::tests(),

@@ -255,8 +255,13 @@ impl Running<'_> {
                 // Nothing begins or ends from here on, so the last interval is whole.
                 self.hooks.attached.clear();
             }
+            // A full backlog would have no room for samples.
+            self.drain()?;
+            if self.deliver()?.is_err() {
+                return Ok(());
+            }
             let moment = if last { Moment::Last } else { Moment::Between };
-            if self.tick(now, moment)?.is_err() || last {
+            if self.tick(monotonic()?, moment)?.is_err() || last {
                 return Ok(());
             }
             ticks += 1;

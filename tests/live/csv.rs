@@ -207,8 +207,12 @@ fn adds_up_for_other_programs() {
     ended.check_log(&log, "0.1");
 
     let rows = Log::read(&log);
-    for Entry { ends, bytes_in, bytes_out, .. } in &traffic.account {
+    for Entry { protocol, ends, bytes_in, bytes_out } in &traffic.account {
         assert_eq!(rows.totals(*ends), (*bytes_in, *bytes_out), "{ends:?}");
+        let row = rows.rows_of(*ends).next_back().expect("it has totals");
+        assert_eq!((&*row.protocol, row.rtt.is_none()), (*protocol, *protocol == "UDP"), "{row:?}");
+        assert!(*bytes_in == 0 || row.packets_in > 0, "{row:?}");
+        assert!(*bytes_out == 0 || row.packets_out > 0, "{row:?}");
     }
     let unique: BTreeSet<Ends> = traffic.account.iter().map(|entry| entry.ends).collect();
     assert_eq!(unique.len(), traffic.account.len(), "no tuple twice, or the sums need more");
@@ -467,16 +471,16 @@ fn on_time_under_churn() {
     let pair = Pair::new(Family::V4);
     let tcptop = logger(&log, &["--tcp", "--interval", "0.2"]);
     let mut traffic = Traffic::default();
-    let agents = traffic.churn(20_000);
+    let agents = traffic.churn(30_000);
     tcptop.stop(libc::SIGINT).check_log(&log, "0.2");
     drop(agents);
     let log = Log::read(&log);
     let rows = log.open_rows_of(pair.ends);
-    let late = |two: &&[&LogRow]| two[1].time - two[0].time > chrono::TimeDelta::milliseconds(500);
+    let late = |two: &&[&LogRow]| two[1].time - two[0].time > chrono::TimeDelta::milliseconds(350);
     let late = rows.windows(2).filter(late).count();
-    assert!(late * 5 <= rows.len(), "{late} of {} intervals", rows.len());
+    assert!(late * 4 <= rows.len(), "{late} of {} intervals", rows.len());
     assert_eq!(
         log.rows.iter().filter(|row| row.is_final() && row.process.starts_with("csv")).count(),
-        40_000
+        60_000
     );
 }

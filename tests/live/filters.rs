@@ -1,0 +1,543 @@
+//! Every filter, alone and combined, against traffic that it lets through and
+//! traffic that it does not. What each end of a connection is, the test knows
+//! from having made it.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use tempfile::TempDir;
+
+use crate::common::agent::{Agent, Socket};
+use crate::common::log::Log;
+use crate::common::netns::{Netns, run};
+use crate::common::sock::{Ends, Family, Pair, Stream, bounded, set_int};
+use crate::common::tcptop::{self, Launch, Tcptop};
+use crate::common::wait::until_true;
+
+use super::csv::{logger, place};
+use super::{left_out, test};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("filters::alone_and_combined", alone_and_combined),
+        test("filters::with_other_hooks", with_other_hooks),
+        test("filters::pid_follows_the_owner", pid_follows_the_owner),
+        test("filters::absent_pid", absent_pid),
+        test("filters::unknown_interface", unknown_interface),
+        test("filters::summary_counts_what_is_asked_for", summary),
+        test("filters::leave_out_hooks", leave_out_hooks),
+        test("filters::cost_less", cost_less),
+    ]
+}
+
+/// What is known of one end of a connection or flow.
+#[derive(Clone, Debug)]
+struct End {
+    udp: bool,
+    ends: Ends,
+    pid: u32,
+    process: &'static str,
+    /// In tcptop's own network namespace.
+    interface: Option<&'static str>,
+    bytes: (u64, u64),
+}
+
+impl End {
+    fn has_port(&self, ports: &[u16]) -> bool {
+        [self.ends.local, self.ends.remote].iter().any(|end| ports.contains(&end.port()))
+    }
+
+    fn is_v6(&self) -> bool {
+        self.ends.local.is_ipv6()
+    }
+}
+
+/// Connections of two processes and the flows of this one, in a network
+/// namespace with two devices, `lo` and `veth0`.
+struct World {
+    near: Netns,
+    _far: Netns,
+    alpha: Agent,
+    beta: Agent,
+    gamma: Agent,
+    /// Connections that are open: who holds each end.
+    open: Vec<(Socket, Socket, Server)>,
+    udp_servers: Vec<UdpSocket>,
+    udp_clients: Vec<UdpSocket>,
+    known: Vec<End>,
+    listeners: Vec<(i32, SocketAddr, Server)>,
+    /// Never used by any connection here.
+    unused: u16,
+}
+
+/// Who accepts.
+#[derive(Clone, Copy, PartialEq)]
+enum Server {
+    Beta,
+    Gamma,
+}
+
+const OUT_HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 1));
+const OUT_THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 2));
+
+impl World {
+    fn new() -> World {
+        let (near, far) = (Netns::new(), Netns::new());
+        near.join(OUT_HERE, &far, OUT_THERE);
+        let [mut alpha, mut beta] = ["alpha one", "beta"].map(|name| near.run(|| Agent::new(name)));
+        let mut gamma = far.run(|| Agent::new("gamma"));
+        alpha.rename("alpha one");
+        let here: [IpAddr; 3] =
+            [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let mut listeners: Vec<_> = here
+            .into_iter()
+            .map(|host| {
+                let (fd, address) = beta.listen((host, 0).into());
+                // The third is reached by IPv4 in IPv6.
+                let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+                let host = if host.is_unspecified() { mapped.into() } else { host };
+                (fd, SocketAddr::from((host, address.port())), Server::Beta)
+            })
+            .collect();
+        let (fd, address) = gamma.listen((OUT_THERE, 0).into());
+        listeners.push((fd, address, Server::Gamma));
+        let here: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let udp_servers = here.map(|host| {
+            let server = near.run(|| UdpSocket::bind((host, 0)).expect("bind"));
+            bounded(&server);
+            server
+        });
+        let udp_servers = Vec::from(udp_servers);
+        World {
+            near,
+            _far: far,
+            alpha,
+            beta,
+            gamma,
+            open: Vec::new(),
+            udp_servers,
+            udp_clients: Vec::new(),
+            known: Vec::new(),
+            listeners,
+            unused: 1,
+        }
+    }
+
+    /// One of each kind, with traffic.
+    fn make(&mut self) {
+        for (turn, (listener, address, server)) in self.listeners.clone().into_iter().enumerate() {
+            let client = self.alpha.connect(address);
+            let (one, two) = (100 + turn as u64, 200 + turn as u64);
+            let peer = self.server(server).accept(listener);
+            self.alpha.send(client, one);
+            self.server(server).receive(peer, one);
+            self.server(server).send(peer, two);
+            self.alpha.receive(client, two);
+            let interface = if server == Server::Beta { "lo" } else { "veth0" };
+            let (pid, process) = match server {
+                Server::Beta => (self.beta.pid, "beta"),
+                Server::Gamma => (self.gamma.pid, "gamma"),
+            };
+            self.known.push(End {
+                udp: false,
+                ends: client.ends,
+                pid: self.alpha.pid,
+                process: "alpha one",
+                interface: Some(interface),
+                bytes: (two, one),
+            });
+            self.known.push(End {
+                udp: false,
+                ends: client.ends.flipped(),
+                pid,
+                process,
+                interface: (server == Server::Beta).then_some("lo"),
+                bytes: (one, two),
+            });
+            self.open.push((client, peer, server));
+        }
+        for server in &self.udp_servers {
+            let there = server.local_addr().expect("bound");
+            let client = self.near.run(|| UdpSocket::bind((there.ip(), 0)).expect("bind"));
+            let here = client.local_addr().expect("bound");
+            client.send_to(&[b'u'; 300], there).expect("send");
+            assert_eq!(server.recv(&mut [0; 301]).expect("receive"), 300);
+            let process = own_name();
+            for (local, remote, bytes) in [(here, there, (0, 300)), (there, here, (300, 0))] {
+                self.known.push(End {
+                    udp: true,
+                    ends: Ends::new(local, remote),
+                    pid: process::id(),
+                    process,
+                    interface: Some("lo"),
+                    bytes,
+                });
+            }
+            self.udp_clients.push(client);
+        }
+    }
+
+    fn server(&mut self, server: Server) -> &mut Agent {
+        match server {
+            Server::Beta => &mut self.beta,
+            Server::Gamma => &mut self.gamma,
+        }
+    }
+
+    /// Closes the connections that were made last; their ends.
+    fn close_last(&mut self) -> Vec<Ends> {
+        let last = self.open.split_off(self.open.len() - self.listeners.len());
+        let mut closed = Vec::new();
+        for (client, peer, server) in last {
+            self.alpha.close(client);
+            self.server(server).close(peer);
+            closed.extend([client.ends, client.ends.flipped()]);
+        }
+        closed
+    }
+}
+
+/// The name of this process, as the kernel keeps it.
+fn own_name() -> &'static str {
+    let name = fs::read_to_string("/proc/self/comm").expect("comm");
+    Box::leak(name.trim_end().to_owned().into_boxed_str())
+}
+
+/// A command line and what it should let through.
+struct Case {
+    arguments: Vec<String>,
+    wants: Box<dyn Fn(&End) -> bool>,
+}
+
+fn case(arguments: &str, wants: impl Fn(&End) -> bool + 'static) -> Case {
+    Case { arguments: arguments.split(' ').map(str::to_owned).collect(), wants: Box::new(wants) }
+}
+
+/// A tcptop of the near namespace for each case, at once.
+struct Runs(Vec<(Tcptop, TempDir, PathBuf)>);
+
+impl Runs {
+    fn start(world: &World, cases: &[Case]) -> Runs {
+        let spawn = |case: &Case| {
+            let (directory, log) = place();
+            let arguments: Vec<&str> = ["--log", log.to_str().expect("UTF-8")]
+                .into_iter()
+                .chain(["--interval", "0.2", "--udp-timeout", "600"])
+                .chain(case.arguments.iter().map(String::as_str))
+                .collect();
+            let tcptop = world.near.run(|| Launch::new(&arguments).spawn());
+            (tcptop, directory, log)
+        };
+        let mut runs = Runs(cases.iter().map(spawn).collect());
+        for (tcptop, ..) in &mut runs.0 {
+            tcptop.await_ready();
+        }
+        runs
+    }
+
+    fn check(self, world: &World, cases: &[Case], closed: &[Ends]) {
+        for ((tcptop, _directory, log), case) in self.0.into_iter().zip(cases) {
+            let ended = tcptop.stop(libc::SIGINT);
+            assert!(ended.status.success(), "{:?}: {}", case.arguments, ended.stderr);
+            assert!(!ended.stderr.contains("lost"), "{:?}: {}", case.arguments, ended.stderr);
+            let log = Log::read(&log);
+            for end in &world.known {
+                let context = format!("{:?}: {end:?}", case.arguments);
+                let rows = log.rows_of(end.ends).count();
+                let wanted = (case.wants)(end);
+                assert_eq!(rows > 0, wanted, "{rows} rows: {context}");
+                let is_closed = closed.contains(&end.ends);
+                let finals = log.finals_of(end.ends).count();
+                assert_eq!(finals, usize::from(wanted && is_closed), "{context}");
+                if let Some(row) = log.rows_of(end.ends).next_back() {
+                    assert_eq!((row.pid, &*row.process), (Some(end.pid), end.process), "{context}");
+                    // Older ones count from tcptop's start.
+                    let bytes = (row.bytes_in, row.bytes_out);
+                    assert!(bytes == end.bytes || !is_closed, "{bytes:?}: {context}");
+                }
+            }
+        }
+    }
+}
+
+/// Runs the cases, some at a time: connections that are older, new ones, and
+/// ones that close.
+fn check_all(world: &mut World, cases: Vec<Case>) {
+    world.make();
+    for cases in cases.chunks(7) {
+        // A flow is what has a datagram while tcptop runs.
+        world.known.retain(|end| !end.udp);
+        let older = world.known.len();
+        let runs = Runs::start(world, cases);
+        world.make();
+        world.make();
+        let closed = world.close_last();
+        until_true("the connections to end", || {
+            let left = world.near.run(|| run("ss", "-tnH").expect("ss"));
+            !closed.iter().any(|ends| is_open(&left, ends))
+        });
+        runs.check(world, cases, &closed);
+        // What is closed is older than the next ones.
+        world.known.retain(|end| !closed.contains(&end.ends));
+        assert!(world.known.len() > older);
+    }
+}
+
+/// Whether `ss` tells of the connection (but for TIME_WAIT, which is none).
+fn is_open(ss: &str, ends: &Ends) -> bool {
+    let text = |end: SocketAddr| format!("{end} ");
+    let mapped = |end: SocketAddr| format!("[::ffff:{}]:{} ", end.ip(), end.port());
+    ss.lines().filter(|line| !line.starts_with("TIME-WAIT")).any(|line| {
+        let line = format!("{line} ");
+        [text(ends.local), mapped(ends.local)].iter().any(|end| line.contains(end))
+            && [text(ends.remote), mapped(ends.remote)].iter().any(|end| line.contains(end))
+    })
+}
+
+/// Ports, PIDs and names of a world for its cases.
+fn cases(world: &mut World) -> Vec<Case> {
+    world.make();
+    let port = |index: usize| world.listeners[index].1.port();
+    let (p0, p1, p3) = (port(0), port(1), port(3));
+    let (client_port, udp_port) = (
+        world.open[0].0.ends.local.port(),
+        world.udp_servers[0].local_addr().expect("bound").port(),
+    );
+    let many = (2..18).map(|port| format!("--port {port}")).collect::<Vec<_>>().join(" ");
+    let (alpha, beta, own) = (world.alpha.pid, world.beta.pid, process::id());
+    let unused = world.unused;
+    let lo = |end: &End| end.interface == Some("lo");
+    let veth = |end: &End| end.interface == Some("veth0");
+    vec![
+        case("--raw", |_| true),
+        case(&format!("--port {p0}"), move |end| end.has_port(&[p0])),
+        case(&format!("--port {client_port}"), move |end| end.has_port(&[client_port])),
+        case(&format!("--port {p0} --port {p3}"), move |end| end.has_port(&[p0, p3])),
+        case(&format!("--port {udp_port}"), move |end| end.has_port(&[udp_port])),
+        case(&format!("--port {unused}"), |_| false),
+        // More than the kernel is told of.
+        case(&format!("{many} --port {p1}"), move |end| end.has_port(&[p1])),
+        case(&format!("--pid {alpha}"), move |end| end.pid == alpha),
+        case(&format!("--pid {alpha} --pid {beta}"), move |end| [alpha, beta].contains(&end.pid)),
+        case(&format!("--pid {own}"), move |end| end.pid == own),
+        case("--process lpha", |end| end.process.contains("lpha")),
+        case("--process beta --process gam", |end| ["beta", "gamma"].contains(&end.process)),
+        case("--process Alpha", |_| false),
+        case("-i lo", lo),
+        case("--interface veth0", veth),
+        case("-i lo --interface veth0", |end| end.interface.is_some()),
+        case("--tcp", |end| !end.udp),
+        case("--udp", |end| end.udp),
+        case("-4", |end| !end.is_v6()),
+        case("-6", End::is_v6),
+        case("--udp -4", |end| end.udp && !end.is_v6()),
+        case("--udp -6", |end| end.udp && end.is_v6()),
+        case("--tcp -6 -i lo", move |end| !end.udp && end.is_v6() && lo(end)),
+        case(&format!("--tcp -4 --port {p0}"), move |end| !end.udp && end.has_port(&[p0])),
+        case(&format!("-6 --port {p0}"), |_| false),
+        case(&format!("--udp --port {p0}"), |_| false),
+        case(&format!("--port {p0} --port {p3} --pid {alpha} -i veth0"), move |end| {
+            end.has_port(&[p3]) && end.pid == alpha
+        }),
+        case(&format!("--process a --pid {beta} --port {p1} --tcp -6 -i lo"), move |end| {
+            end.pid == beta && end.has_port(&[p1])
+        }),
+    ]
+}
+
+fn alone_and_combined() {
+    let mut world = World::new();
+    let cases = cases(&mut world);
+    check_all(&mut world, cases);
+}
+
+/// The filters in the kernel hold whichever hooks serve.
+fn with_other_hooks() {
+    const WITHOUT: [&str; 3] = [
+        "--without fentry/ip_send_skb",
+        "--without tp_btf/sock_send_length",
+        "--without fentry/ip_send_skb --without tp_btf/sock_send_length",
+    ];
+    let mut world = World::new();
+    world.make();
+    let port = world.listeners[2].1.port();
+    let udp_port = world.udp_servers[1].local_addr().expect("bound").port();
+    // Not all hooks of old exist on every kernel.
+    let works = |without: &&str| {
+        let arguments: Vec<&str> = without.split(' ').collect();
+        let mut command = tcptop::command(&tcptop::binary(), &arguments);
+        let output = command.args(["--once", "--interval", "0.01"]).output().expect("tcptop");
+        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+        let works = output.status.success() && !messages.contains("cannot show");
+        if !works {
+            left_out(&format!("filters::with_other_hooks {without}"), messages.trim());
+        }
+        works
+    };
+    let mut cases = Vec::new();
+    for without in WITHOUT.into_iter().filter(works) {
+        cases.push(case(&format!("{without} --port {port} -4"), move |end| end.has_port(&[port])));
+        cases.push(case(&format!("{without} --udp --port {udp_port} -6"), move |end| {
+            end.has_port(&[udp_port])
+        }));
+    }
+    assert!(!cases.is_empty());
+    check_all(&mut world, cases);
+}
+
+/// A connection that changes hands leaves one `--pid` and comes to another.
+fn pid_follows_the_owner() {
+    let (directory, log_of_one) = place();
+    let (_directory, log_of_other) = place();
+    let (mut one, mut other) = (Agent::new("first"), Agent::new("second"));
+    let mailbox = directory.path().join("mailbox");
+    other.mailbox(&mailbox);
+    let [pid_one, pid_other] = [one.pid, other.pid].map(|pid| pid.to_string());
+    let log =
+        |path: &PathBuf, pid: &str| logger(path, &["--tcp", "--interval", "0.1", "--pid", pid]);
+    let (with_one, with_other) = (log(&log_of_one, &pid_one), log(&log_of_other, &pid_other));
+    let (socket, peer) = one.connect_here(Family::V4);
+    one.send(socket, 10);
+    crate::common::sock::receive(&peer, 10);
+    Log::wait(&log_of_one, "a row", |log| log.rows_of(socket.ends).next().map(|_| ()));
+    one.give(socket, &mailbox);
+    let socket = other.take();
+    other.send(socket, 20);
+    crate::common::sock::receive(&peer, 20);
+    Log::wait(&log_of_other, "a row", |log| {
+        log.rows_of(socket.ends).find(|row| row.bytes_out == 30).map(|_| ())
+    });
+    other.close(socket);
+    Log::wait_finals(&log_of_other, &[socket.ends]);
+    with_one.stop(libc::SIGINT).check_log(&log_of_one, "0.1");
+    with_other.stop(libc::SIGINT).check_log(&log_of_other, "0.1");
+    let (log_of_one, log_of_other) = (Log::read(&log_of_one), Log::read(&log_of_other));
+    assert!(log_of_one.rows_of(socket.ends).all(|row| row.bytes_out == 10 && !row.is_final()));
+    assert!(log_of_other.rows_of(socket.ends).all(|row| row.bytes_out == 30));
+    for (log, name) in [(log_of_one, "first"), (log_of_other, "second")] {
+        assert!(log.rows.iter().all(|row| row.process == name), "no one else's rows");
+    }
+}
+
+/// A PID that is not there may still come: a warning, and on it goes. One of a
+/// thread never owns anything.
+fn absent_pid() {
+    // Of a process that has ended, and whose number is not used again soon.
+    let mut gone = process::Command::new("true").spawn().expect("true");
+    let pid = gone.id().to_string();
+    gone.wait().expect("wait");
+    let (sender, thread) = std::sync::mpsc::channel();
+    let (_end, until_the_end) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        // SAFETY: no memory is involved.
+        sender.send(unsafe { libc::gettid() }).expect("a reader");
+        let _ = until_the_end.recv();
+    });
+    let thread = thread.recv().expect("a thread").to_string();
+    let mut agent = Agent::new("present");
+    let own = agent.pid.to_string();
+    let pids = ["--pid", &pid, "--pid", &own, "--pid", &thread];
+    let tcptop = Tcptop::start(&[&["--raw", "--interval", "0.1"], &pids[..]].concat());
+    let (socket, peer) = agent.connect_here(Family::V4);
+    tcptop.wait_row("row of the process that is there", socket.ends, |_| true);
+    drop(peer);
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success());
+    let process = process::id();
+    let warnings = [
+        format!("tcptop: no process has PID {pid} yet; waiting for it"),
+        format!(
+            "tcptop: {thread} is a thread of process {process}; connections belong to \
+             processes: --pid {process}"
+        ),
+    ];
+    assert!(ended.stderr.lines().take(2).eq(warnings), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 3, "{}", ended.stderr);
+}
+
+fn unknown_interface() {
+    let ended = Launch::new(&["-i", "lo", "-i", "nowhere7"]).spawn().ended();
+    ended.check_error("no network device is named 'nowhere7' here; `ip -br link` lists them");
+    assert_eq!(ended.stderr.lines().count(), 1);
+}
+
+/// The summary is of the same connections as the rows.
+fn summary() {
+    let (listener, address) = crate::common::sock::listen(Family::V4);
+    let port = address.port().to_string();
+    let tcptop = Tcptop::start(&["--raw", "--tcp", "--port", &port, "--interval", "0.1"]);
+    let connect = || Pair::accept(&listener, crate::common::sock::connect(address));
+    let (_open, brief, other) = (connect(), connect(), Pair::new(Family::V4));
+    let ends = brief.ends;
+    brief.close();
+    other.close();
+    tcptop.wait_closed(&[ends, ends.flipped()]);
+    let ended = tcptop.stop(libc::SIGINT);
+    assert_eq!(ended.stderr, "tcptop: 2 connections closed, 2 open, lost: nothing\n");
+}
+
+/// What nobody asked for is not even looked at: no TCP hook with `--udp`, no
+/// UDP hook with `--tcp`.
+fn leave_out_hooks() {
+    let programs = |arguments: &[&str]| {
+        let tcptop = Tcptop::start(&[arguments, &["--interval", "3600"]].concat());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", tcptop.id())).expect("it runs") {
+            let text = fs::read_to_string(entry.expect("an entry").path()).unwrap_or_default();
+            if text.contains("prog_id:") && text.contains("prog_type:") {
+                names.push(text);
+            }
+        }
+        names.len()
+    };
+    let (both, tcp, udp) = (programs(&[]), programs(&["--tcp"]), programs(&["--udp"]));
+    assert!(tcp < both && udp < both, "{both} programs, {tcp} with --tcp, {udp} with --udp");
+}
+
+/// The same load, the same time: a tcptop that is asked for little runs for
+/// less than one that is asked for everything.
+fn cost_less() {
+    let pairs: Vec<Pair> = (0..300).map(|_| Pair::new(Family::V4)).collect();
+    for pair in &pairs {
+        for stream in [&pair.client, &pair.server] {
+            set_int(stream, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+        }
+    }
+    let (_d0, all) = place();
+    let (_d1, one_port) = place();
+    let (_d2, six) = place();
+    let (_d3, one_pid) = place();
+    let port = pairs[0].ends.remote.port().to_string();
+    let interval = ["--tcp", "--interval", "0.05"];
+    let start = |log: &PathBuf, filter: &[&str]| logger(log, &[&interval[..], filter].concat());
+    let runs = [
+        start(&all, &[]),
+        start(&one_port, &["--port", &port]),
+        start(&six, &["-6"]),
+        start(&one_pid, &["--pid", "1"]),
+    ];
+    let before: Vec<Duration> = runs.iter().map(Tcptop::cpu_time).collect();
+    let steady = Stream::start(&pairs[0], 1000, Duration::from_millis(1));
+    let rows = |count: usize| {
+        Log::wait(&all, "rows", |log| {
+            (log.open_rows_of(pairs[0].ends).len() >= count).then_some(())
+        });
+    };
+    for _ in 0..20 {
+        for pair in &pairs[1..] {
+            crate::common::sock::send(&pair.client, 10);
+            crate::common::sock::receive(&pair.server, 10);
+        }
+    }
+    rows(10);
+    steady.stop();
+    let [all, one_port, six, one_pid] = [0, 1, 2, 3].map(|i| runs[i].cpu_time() - before[i]);
+    println!("filters::cost_less: all {all:?}, a port {one_port:?}, -6 {six:?}, a PID {one_pid:?}");
+    assert!(one_port * 2 < all, "{one_port:?} of {all:?}");
+    assert!(six * 2 < all, "{six:?} of {all:?}");
+    assert!(one_pid < all, "{one_pid:?} of {all:?}");
+}

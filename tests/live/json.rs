@@ -1,0 +1,332 @@
+//! JSON lines as other programs read them, and a reader that stops reading.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::common::agent::Agent;
+use crate::common::churn::read_account;
+use crate::common::program;
+use crate::common::sock::{Ends, Family, Pair, Stream, bounded, loopback, reset};
+use crate::common::tcptop::{Launch, Tcptop};
+use crate::common::wait::until_true;
+
+use super::{left_out, long, test};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("json::schema", schema),
+        test("json::for_other_programs", for_other_programs),
+        test("json::lost_datagrams", lost_datagrams),
+        test("json::stopped_reader", stopped_reader),
+    ]
+}
+
+/// Keys of schema 1 and what their values are: s(tring), n(umber), b(oolean),
+/// lower case where null is possible.
+const SCHEMA: [(&str, char); 28] = [
+    ("schema", 'N'),
+    ("event", 'S'),
+    ("timestamp", 'S'),
+    ("protocol", 'S'),
+    ("local_addr", 'S'),
+    ("local_port", 'N'),
+    ("remote_addr", 'S'),
+    ("remote_port", 'N'),
+    ("pid", 'n'),
+    ("process_name", 's'),
+    ("state", 'S'),
+    ("bytes_in", 'N'),
+    ("bytes_out", 'N'),
+    ("packets_in", 'N'),
+    ("packets_out", 'N'),
+    ("rate_in_bytes_sec", 'N'),
+    ("rate_out_bytes_sec", 'N'),
+    ("rtt_us", 'n'),
+    ("partial", 'B'),
+    ("retrans", 'N'),
+    ("min_rtt_us", 'n'),
+    ("age_sec", 'n'),
+    ("uid", 'N'),
+    ("ifname", 's'),
+    ("netns", 'n'),
+    ("cgroup", 's'),
+    ("container", 's'),
+    ("end", 's'),
+];
+
+const CAUSES: [&str; 6] = [
+    "ring_full",
+    "storage_full",
+    "channel_full",
+    "malformed",
+    "flow_table_datagrams",
+    "flow_table_bytes",
+];
+
+/// An object of the schema, whole and with nothing else.
+fn parse(line: &str) -> BTreeMap<String, Value> {
+    let object: BTreeMap<String, Value> =
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    assert_eq!(object["schema"], 1, "{line}");
+    if object["event"] == "lost" {
+        assert_eq!(object.len(), 3 + CAUSES.len(), "{line}");
+        assert!(CAUSES.iter().all(|&cause| object[cause].is_u64()), "{line}");
+        return object;
+    }
+    assert!(object["event"] == "sample" || object["event"] == "closed", "{line}");
+    assert_eq!(object["event"] == "closed", object["state"] == "CLOSED", "{line}");
+    assert_eq!(object.len(), SCHEMA.len(), "{line}");
+    for (key, kind) in SCHEMA {
+        let value = object.get(key).unwrap_or_else(|| panic!("no {key}: {line}"));
+        let fits = match kind.to_ascii_uppercase() {
+            'S' => value.is_string(),
+            'N' => value.is_number(),
+            _ => value.is_boolean(),
+        };
+        assert!(fits || (value.is_null() && kind.is_lowercase()), "{key}: {line}");
+    }
+    object
+}
+
+fn ends_of(object: &BTreeMap<String, Value>) -> Ends {
+    let address = |side: &str| -> SocketAddr {
+        let host = object[&format!("{side}_addr")].as_str().expect("a string");
+        let port = object[&format!("{side}_port")].as_u64().expect("a port");
+        let text = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        format!("{text}:{port}").parse().expect("an address")
+    };
+    Ends::new(address("local"), address("remote"))
+}
+
+fn bytes_of(object: &BTreeMap<String, Value>) -> (u64, u64) {
+    let number = |key: &str| object[key].as_u64().expect("a whole number");
+    (number("bytes_in"), number("bytes_out"))
+}
+
+fn schema() {
+    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--udp-timeout", "60"]);
+    let (fin, rst) = (Pair::new(Family::V4), Pair::new(Family::V6));
+    fin.exchange(1000, 1_000_000);
+    rst.exchange(1, 2);
+    let (fin_ends, rst_ends) = (fin.ends, rst.ends);
+    fin.close();
+    reset(rst.client);
+    let flow = UdpSocket::bind((loopback(1), 0)).expect("bind");
+    let server = UdpSocket::bind((loopback(1), 0)).expect("bind");
+    let [here, there] = [&flow, &server].map(|socket| socket.local_addr().expect("bound"));
+    flow.send_to(&[0; 99], there).expect("send");
+    bounded(&server);
+    server.recv(&mut [0; 99]).expect("receive");
+    let has = |ends: Ends, event: &str| {
+        tcptop.wait(event, |output| {
+            let objects = output.lines.iter().map(|line| parse(line));
+            objects
+                .filter(|object| object["event"] == event && ends_of(object) == ends)
+                .find(|object| event == "closed" || bytes_of(object) != (0, 0))
+        })
+    };
+    let closed = has(fin_ends, "closed");
+    assert_eq!(bytes_of(&closed), (1_000_000, 1000));
+    assert_eq!((&closed["end"], &closed["partial"]), (&"fin".into(), &false.into()));
+    assert_eq!(closed["pid"], std::process::id());
+    assert_eq!(bytes_of(&has(rst_ends.flipped(), "closed")), (1, 2));
+    assert_eq!(has(rst_ends.flipped(), "closed")["end"], "rst");
+    let sample = has(Ends::new(here, there), "sample");
+    assert_eq!((bytes_of(&sample), &sample["rtt_us"]), ((0, 99), &Value::Null));
+    assert_eq!((&sample["state"], &sample["end"]), (&"UDP".into(), &Value::Null));
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for line in &ended.output.lines {
+        parse(line);
+    }
+}
+
+/// The recipe for jq, and Python's json.
+fn for_other_programs() {
+    const RESETS: &str =
+        r#"select(.event == "closed" and .end == "rst") | [.remote_port, .bytes_in]"#;
+    const PYTHON: &str = r#"
+import json, sys
+for line in sys.stdin:
+    row = json.loads(line)
+    if row["event"] == "closed" and row["end"] == "rst":
+        print(json.dumps([row["remote_port"], row["bytes_in"]], separators=(",", ":")))
+"#;
+    let tcptop = Tcptop::start(&["--format", "json", "--tcp", "--interval", "0.1"]);
+    let mut agent = Agent::new(b"a \"b\"\\\n\xff");
+    let (_socket, peer) = agent.connect_here(Family::V4);
+    let pair = Pair::new(Family::V4);
+    pair.exchange(10, 12_345);
+    let ends = pair.ends.flipped();
+    reset(pair.client);
+    let expected = format!("[{},10]", ends.remote.port());
+    tcptop.wait("reset", |output| {
+        output.lines.iter().any(|line| line.contains("\"end\":\"rst\"")).then_some(())
+    });
+    let ended = tcptop.stop(libc::SIGINT);
+    drop(peer);
+    let text = ended.output.lines.join("\n");
+    let of = |answer: String| answer.lines().filter(|line| **line == expected).count();
+    if program::is_there("jq") {
+        assert_eq!(of(program::output_of("jq", &["-c", RESETS], &text)), 1);
+    } else {
+        left_out("json::for_other_programs", "no jq here");
+    }
+    if program::is_there("python3") {
+        assert_eq!(of(program::output_of("python3", &["-c", PYTHON], &text)), 1);
+    } else {
+        left_out("json::for_other_programs", "no python3 here");
+    }
+}
+
+/// More flows than there is room for: what is not in a row is in the account of
+/// losses, to the byte, and `--strict` makes it status 3.
+fn lost_datagrams() {
+    let server = UdpSocket::bind((loopback(1), 0)).expect("bind");
+    bounded(&server);
+    let address = server.local_addr().expect("bound");
+    let port = address.port().to_string();
+    // Only flows of that port take room in the table.
+    let arguments = ["--udp", "--port", &port, "--udp-flows", "16", "--strict"];
+    let tcptop =
+        Tcptop::start(&[&arguments[..], &["--format", "json", "--interval", "0.1"]].concat());
+    let mut sent = 0;
+    for size in 0..200 {
+        let client = UdpSocket::bind((loopback(1), 0)).expect("bind");
+        client.send_to(&vec![b'u'; size], address).expect("send");
+        assert_eq!(server.recv(&mut [0; 1000]).expect("receive"), size);
+        sent += size as u64;
+    }
+    let ended = tcptop.stop(libc::SIGINT);
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+    let mut shown = HashMap::new();
+    let mut lost = (0, 0);
+    for object in ended.output.lines.iter().map(|line| parse(line)) {
+        let number = |key: &str| object[key].as_u64().expect("a number");
+        if object["event"] == "lost" {
+            lost.0 += number("flow_table_datagrams");
+            lost.1 += number("flow_table_bytes");
+        } else {
+            let bytes = bytes_of(&object);
+            let packets = number("packets_in") + number("packets_out");
+            shown.insert(ends_of(&object), (packets, bytes.0 + bytes.1));
+        }
+    }
+    let shown = shown.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    // Each datagram is sent on one flow and received on another.
+    assert_eq!((shown.0 + lost.0, shown.1 + lost.1), (400, 2 * sent), "{shown:?} {lost:?}");
+    assert!(lost.0 > 300, "{lost:?}");
+    let (datagrams, bytes) = lost;
+    let total =
+        format!("{datagrams} UDP datagrams (flow table full), {bytes} UDP bytes (flow table full)");
+    assert_eq!(ended.lost(), total);
+    assert!(ended.stderr.contains("tcptop: lost in this interval: "), "{}", ended.stderr);
+}
+
+/// `cat` that writes into a file, and can be stopped. Killed when dropped.
+struct Cat(Child);
+
+impl Cat {
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: no memory is involved; the child is not reaped, so the id is its own.
+        assert_eq!(unsafe { libc::kill(self.0.id() as i32, signal) }, 0, "kill");
+    }
+}
+
+impl Drop for Cat {
+    fn drop(&mut self) {
+        // Fails only where it has been waited for already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The reader of a pipeline rests (Ctrl-Z) while more connections end than
+/// tcptop keeps: its memory is bounded, what it could not keep is counted, and
+/// afterwards every total is exact.
+fn stopped_reader() {
+    const CONNECTIONS: u32 = 45_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (output, account) = (directory.path().join("output"), directory.path().join("account"));
+    let steady = Pair::new(Family::V4);
+    let tcptop = Launch::new(&["--tcp", "--format", "json", "--interval", "0.1", "--strict"])
+        .blocked()
+        .start();
+    let mut command = Command::new("cat");
+    tcptop.give_output_to(&mut command);
+    command.stdout(File::create(&output).expect("create"));
+    let mut cat = Cat(command.spawn().expect("cat"));
+    until_true("rows", || fs::metadata(&output).is_ok_and(|meta| meta.len() > 0));
+    cat.signal(libc::SIGSTOP);
+
+    let stream = Stream::start(&steady, 1000, Duration::from_millis(1));
+    let _idle: Vec<Pair> = (0..100).map(|_| Pair::new(Family::V6)).collect();
+    let (mut server, mut client) = (Agent::new("rest-server"), Agent::new("rest-client"));
+    let rest = std::time::Instant::now();
+    let address = server.serve_churn(CONNECTIONS);
+    client.churn(address, CONNECTIONS, &account);
+    until_true("a full pipe", || tcptop.is_blocked());
+    while rest.elapsed() < long(Duration::ZERO, Duration::from_secs(60)) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let peak = tcptop.peak_memory();
+    assert!(peak < 64 << 20, "{} MiB", peak >> 20);
+    cat.signal(libc::SIGCONT);
+    let sent = stream.stop().last().expect("something").total;
+
+    let ended = tcptop.stop(libc::SIGINT);
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+    let lost: u64 = ended
+        .lost()
+        .split(", ")
+        .filter(|cause| cause.contains("closed connections"))
+        .map(|cause| cause.split(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number"))
+        .sum();
+    assert!(lost > 0, "{}", ended.stderr);
+    assert!(cat.0.wait().expect("wait").success());
+
+    let mut told = HashMap::new();
+    let mut last = (0, 0);
+    let mut lost_events = 0;
+    for line in BufReader::new(File::open(&output).expect("open")).lines() {
+        let object = parse(&line.expect("a line"));
+        if object["event"] == "lost" {
+            let number = |key: &str| object[key].as_u64().expect("a number");
+            lost_events += number("ring_full") + number("channel_full");
+        } else if object["event"] == "closed" {
+            let before = told.insert(ends_of(&object), bytes_of(&object));
+            assert!(before.is_none() || !is_churn(&object), "told twice: {object:?}");
+        } else if ends_of(&object) == steady.ends {
+            last = bytes_of(&object);
+        }
+    }
+    assert_eq!(lost_events, lost);
+    assert_eq!(last, (0, sent), "the total is exact again");
+    let account = read_account(&fs::read_to_string(account).expect("the account"));
+    assert_eq!(account.len(), CONNECTIONS as usize);
+    let mut missing = 0;
+    for expected in account {
+        for (ends, totals) in [
+            (expected.ends, (expected.down, expected.up)),
+            (expected.ends.flipped(), (expected.up, expected.down)),
+        ] {
+            match told.get(&ends) {
+                None => missing += 1,
+                Some(found) => assert_eq!(*found, totals, "{ends:?}"),
+            }
+        }
+    }
+    // Other connections of the host may be among what was lost.
+    assert!(missing > 0 && missing <= lost, "{missing} missing, {lost} told to be lost");
+}
+
+fn is_churn(object: &BTreeMap<String, Value>) -> bool {
+    object["process_name"].as_str().is_some_and(|name| name.starts_with("rest-"))
+}
