@@ -48,7 +48,7 @@ struct flow {
 	__u32 owner_version;
 	__u32 sampled_owner;
 	__u32 sampled_epoch;
-	__u32 lock; /* of the group whose first slot this is */
+	__u32 twin; /* 1 + the slot of the same flow, made at the same time; 0 none */
 	__u64 cgroup;
 	__u32 netns;
 	__u32 uid;
@@ -56,7 +56,8 @@ struct flow {
 	__u32 scope;
 	__u8 flags;    /* enum tcptop_event_flags */
 	__u8 evidence; /* enum evidence, for the owner */
-	__u8 pad2[6];
+	__u8 told;     /* it has had a sample */
+	__u8 pad2[5];
 };
 _Static_assert(__builtin_offsetof(struct flow, bytes_in) == 64, "two cache lines");
 _Static_assert(sizeof(struct flow) == 192, "whole cache lines");
@@ -256,31 +257,18 @@ static __always_inline void flow_set_owner(struct flow *flow, __u32 tgid, const 
  * A slot for a flow that has none. `tracked` is what its socket's storage knows,
  * if anything: its holder, and that it is older than tcptop.
  *
- * Two processors can see the first datagrams of one flow at the same time: a lock
- * on the group keeps them from making two flows of it. Waiting is bounded, since
- * the holder may be the very task that this softirq interrupted; then there may
- * be two rows, each with a part of the datagrams.
+ * Two processors can see the first datagrams of one flow at the same time and
+ * both make a slot for it. From then on the first in the order of probes is
+ * found; the other one is its twin, which the sampler folds into it.
  */
 static __always_inline struct flow *flow_create(struct flow_key *key, struct sock *sk,
 					   struct tracked *tracked, __u32 ifindex)
 {
-	__u32 group = key->slots[0] & ~(FLOW_WAYS - 1);
-	struct flow *leader = bpf_map_lookup_elem(&flows, &group);
-	struct flow *flow;
-	bool locked = false;
-	__u32 slot;
+	__u32 slot = flow_claim(key);
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 
-	if (!leader)
-		return NULL;
-	for (int attempt = 0; attempt < 32 && !locked; attempt++)
-		locked = __sync_val_compare_and_swap(&leader->lock, 0, 1) == 0;
-	flow = flow_lookup(key);
-	if (flow)
-		goto unlock;
-	slot = flow_claim(key);
-	flow = bpf_map_lookup_elem(&flows, &slot);
 	if (!flow)
-		goto unlock;
+		return NULL;
 	flow->cookie = key->cookie;
 	flow->local[0] = key->local[0];
 	flow->local[1] = key->local[1];
@@ -294,6 +282,8 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	flow->name = 0;
 	flow->flags = 0;
 	flow->evidence = EVIDENCE_NONE;
+	flow->told = 0;
+	flow->twin = 0;
 	flow_describe(flow, sk);
 	if (!flow->ifindex)
 		flow->ifindex = ifindex;
@@ -308,9 +298,6 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 				       tracked->evidence);
 	}
 	flow_publish(flow, key, slot);
-unlock:
-	if (locked)
-		__sync_lock_test_and_set(&leader->lock, 0);
 	return flow;
 }
 
@@ -470,6 +457,62 @@ static __always_inline void total_clear(__u64 *total, __u64 sampled)
 		__sync_fetch_and_add(total, late);
 }
 
+/* 1 + the slot in which datagrams of this flow are counted, if that is not this
+ * one; else 0. */
+static __always_inline __u32 flow_twin(struct flow *flow, __u32 slot)
+{
+	struct flow_key key = {
+		.local = { flow->local[0], flow->local[1] },
+		.remote = { flow->remote[0], flow->remote[1] },
+		.cookie = flow->cookie,
+		.local_port = flow->local_port,
+		.remote_port = flow->remote_port,
+	};
+	__u32 first;
+
+	key_hash(&key);
+	first = flow_find(&key);
+	return first == NO_SLOT || first == slot ? 0 : first + 1;
+}
+
+/* Moves a total; true where there was something to move. */
+static __always_inline bool total_move(__u64 *from, __u64 *to)
+{
+	__u64 amount = __sync_lock_test_and_set(from, 0);
+
+	if (amount)
+		__sync_fetch_and_add(to, amount);
+	return amount;
+}
+
+static __always_inline void flow_free(struct flow *flow, __u32 slot, __u64 *taken)
+{
+	flow->sampled_datagrams_in = 0;
+	flow->sampled_datagrams_out = 0;
+	/* In this order: who takes the slot again sets the bit again. */
+	__sync_fetch_and_and(taken, ~(1ULL << slot % SLOTS_PER_WORD));
+	__sync_lock_test_and_set(&flow->tag, FLOW_FREE);
+}
+
+/* A twin goes as a silent flow does, in steps, but without a word. */
+static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *taken, __u32 tag)
+{
+	__u32 to = flow->twin - 1;
+	struct flow *into = bpf_map_lookup_elem(&flows, &to);
+	bool moved = false;
+
+	if (into) {
+		moved |= total_move(&flow->bytes_in, &into->bytes_in);
+		moved |= total_move(&flow->bytes_out, &into->bytes_out);
+		moved |= total_move(&flow->datagrams_in, &into->datagrams_in);
+		moved |= total_move(&flow->datagrams_out, &into->datagrams_out);
+	}
+	if (tag != FLOW_DYING)
+		__sync_val_compare_and_swap(&flow->tag, tag, FLOW_DYING);
+	else if (!moved)
+		flow_free(flow, slot, taken);
+}
+
 /*
  * A flow that was silent for the timeout goes in steps, a tick apart. First it
  * becomes DYING: no datagram finds it any more, a new one makes a new flow. By
@@ -490,6 +533,13 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	if (tag == FLOW_FREE || tag == FLOW_BUSY || flow->sampled_epoch == flow_epoch)
 		return 0;
 	flow_pass.visited++;
+	if (!flow->told && !flow->twin && tag != FLOW_DYING)
+		flow->twin = flow_twin(flow, slot);
+	if (flow->twin) {
+		flow->sampled_epoch = flow_epoch;
+		flow_fold(flow, slot, taken, tag);
+		return 0;
+	}
 	received = flow->datagrams_in != flow->sampled_datagrams_in;
 	sent = flow->datagrams_out != flow->sampled_datagrams_out;
 	/* What arrived may be received later, by whom nobody knows yet. */
@@ -503,6 +553,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 			flow_pass.deferred++;
 			return 0;
 		}
+		flow->told = 1;
 		flow->sampled_owner = owner;
 		if (received || sent)
 			flow->moved_ns = now;
@@ -518,11 +569,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		total_clear(&flow->bytes_out, bytes_out);
 		total_clear(&flow->datagrams_in, in);
 		total_clear(&flow->datagrams_out, out);
-		flow->sampled_datagrams_in = 0;
-		flow->sampled_datagrams_out = 0;
-		/* In this order: who takes the slot again sets the bit again. */
-		__sync_fetch_and_and(taken, ~(1ULL << slot % SLOTS_PER_WORD));
-		__sync_lock_test_and_set(&flow->tag, FLOW_FREE);
+		flow_free(flow, slot, taken);
 		return 0;
 	} else if (now - flow->moved_ns >= flow_timeout_ns) {
 		__sync_val_compare_and_swap(&flow->tag, tag, FLOW_DYING);

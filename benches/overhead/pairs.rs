@@ -16,6 +16,9 @@ use crate::programs::{self, Statistics};
 use crate::report::{Measured, Pair, Report};
 use crate::subject::{self, Running, Subject};
 
+/// Loads that a smoke run tries with every subject: one of TCP, one of UDP.
+const SMOKE_WITH_ALL: [&str; 2] = ["tcp-pingpong", "udp-flood"];
+
 pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let subjects = working_subjects(options, report)?;
     for name in loads::NAMES {
@@ -26,6 +29,10 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
             Err(reason) => report.leave_out(name, &reason),
             Ok(mut load) => {
                 report.progress(&format!("load {name}"));
+                let mut subjects = subjects.clone();
+                if options.smoke && !SMOKE_WITH_ALL.contains(&name) {
+                    subjects.retain(Subject::is_tcptop);
+                }
                 load_with_all(options, name, &mut *load, &subjects, report)
                     .with_context(|| format!("load {name}"))?;
             }

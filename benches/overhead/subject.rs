@@ -59,7 +59,7 @@ const ALL: [Subject; 10] = [
     Subject { name: "ss", kind: Kind::Ss, about: "ss -tin each second" },
     Subject {
         name: "nethogs",
-        kind: Kind::Peer("nethogs", &["-t", "-C", "lo"]),
+        kind: Kind::Peer("nethogs", &["-t", "-C", "-a", "lo"]),
         about: "nethogs -t -C",
     },
     Subject {

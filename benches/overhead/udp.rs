@@ -17,7 +17,7 @@ const RECEIVE_BUFFER: libc::c_int = 16 << 20;
 const BLOCK: u8 = 2;
 
 /// Sockets behind them, each with a port: peers differ in address or port.
-const RECEIVERS: usize = 100;
+const RECEIVERS: usize = 250;
 
 /// Datagrams as fast as they can be sent. The receiver spins: it never has to be
 /// woken up, which would cost more than all that is to be seen here. What counts
