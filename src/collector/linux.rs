@@ -297,15 +297,30 @@ impl Running<'_> {
         }
     }
 
+    /// Takes some records out of the ring; true where there may be more.
+    fn take(&mut self) -> Result<bool> {
+        let taken = self.ring.consume_raw_n(CHUNK);
+        if taken < 0 {
+            return Err(Errno::from_raw(-taken)).context("failed to read the ring buffer");
+        }
+        Ok(taken as usize >= CHUNK)
+    }
+
     /// Takes everything out of the ring, also while more comes in.
     fn drain(&mut self) -> Result<()> {
+        while self.take()? {}
+        Ok(())
+    }
+
+    /// The same, handing over as it goes: what is in memory stays small.
+    fn flush(&mut self) -> Result<Result<(), ReporterGone>> {
         loop {
-            let taken = self.ring.consume_raw_n(CHUNK);
-            if taken < 0 {
-                return Err(Errno::from_raw(-taken)).context("failed to read the ring buffer");
+            let more = self.take()?;
+            if self.deliver()?.is_err() {
+                return Ok(Err(ReporterGone));
             }
-            if (taken as usize) < CHUNK {
-                return Ok(());
+            if !more {
+                return Ok(Ok(()));
             }
         }
     }
@@ -378,8 +393,7 @@ impl Running<'_> {
                 pass.deferred += flows.deferred;
                 pass.ownerless += flows.ownerless;
             }
-            self.drain()?;
-            if self.deliver()?.is_err() {
+            if self.flush()?.is_err() {
                 return Ok(Err(ReporterGone));
             }
             if pass.ownerless > 0 && now_ns >= self.owners_after_ns {

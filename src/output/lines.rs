@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
 use super::text::{Age, Name, Rate, RawAge, RawRtt, Rtt, Size, push, whole};
-use super::{Interval, Sink, release, timestamp};
+use super::{Interval, Sink, timestamp};
 use crate::connection::{Closed, Owner, Sample};
 use crate::table::ConnectionRecord;
 
@@ -156,6 +156,23 @@ impl<W: Write> Lines<W> {
     }
 }
 
+/// As much as a pipe holds: a longer interval would be cut there anyway, and
+/// takes no memory this way.
+const CHUNK: usize = 64 * 1024;
+
+impl<W: Write> Lines<W> {
+    /// Writes what is there, if it is at least so much.
+    fn write_from(&mut self, least: usize) -> io::Result<()> {
+        if self.buffer.len() < least {
+            return Ok(());
+        }
+        self.out.write_all(&self.buffer)?;
+        self.out.flush()?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
 impl<W: Write> Sink for Lines<W> {
     fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
         self.buffer.clear();
@@ -173,17 +190,13 @@ impl<W: Write> Sink for Lines<W> {
         }
         for row in interval.rows {
             self.row(row, interval.listing);
+            self.write_from(CHUNK)?;
         }
         for closed in interval.closed {
             self.closed(closed);
+            self.write_from(CHUNK)?;
         }
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        self.out.write_all(&self.buffer)?;
-        self.out.flush()?;
-        release(&mut self.buffer);
-        Ok(())
+        self.write_from(1)
     }
 }
 
