@@ -93,6 +93,13 @@ impl Provider {
     }
 }
 
+/// Whether tcptop learns who receives on a socket. With cgroup_skb it needs a
+/// tracepoint for that (Linux 6.3); without, it looks up who holds the socket.
+fn sees_receivers(tcptop: &Tcptop) -> bool {
+    let symbols = fs::read_to_string("/proc/kallsyms").expect("root may read it");
+    Provider::of(tcptop) == Provider::Entry || symbols.contains(" __traceiter_sock_recv_length")
+}
+
 /// The rows of sockets with these local ports, whatever the addresses.
 fn of_ports<'a>(output: &'a Output, ports: &'a [u16]) -> impl Iterator<Item = &'a Row> {
     output.rows.iter().filter(|row| ports.contains(&row.ends.local.port()))
@@ -375,7 +382,7 @@ fn many_local_addresses() {
 }
 
 /// Two threads send the first datagrams of a flow at the same time, over and over:
-/// one flow each, with what both have sent.
+/// nothing is lost, and there is one flow of it, with what both have sent.
 fn many_threads_one_socket() {
     let arguments = ["--udp", "--raw", "--all", "-t", "--interval", "0.2", "--udp-timeout", "300"];
     let tcptop = Tcptop::start(&arguments);
@@ -411,12 +418,17 @@ fn many_threads_one_socket() {
         .iter()
         .flat_map(|&to| [(Ends::new(from, to), sent), (Ends::new(to, from), sent.flipped())])
         .collect();
-    tcptop.wait("one exact row for each flow", |output| {
-        let own = rows_of_now(output).filter(|row| expected.contains_key(&row.ends));
-        let found: Vec<&Row> = own.collect();
-        let exact = found.iter().all(|row| Totals::of(row) == expected[&row.ends]);
-        (exact && found.len() == expected.len()).then_some(())
+    let extra = tcptop.wait("exact totals of each flow", |output| {
+        let mut sums: BTreeMap<Ends, Totals> = BTreeMap::new();
+        let mut rows = 0;
+        for row in rows_of_now(output).filter(|row| expected.contains_key(&row.ends)) {
+            *sums.entry(row.ends).or_default() += Totals::of(row);
+            rows += 1;
+        }
+        (sums == expected).then(|| rows - expected.len())
     });
+    // Two rows only where one was written before the other flow was there.
+    assert!(extra <= expected.len() / 100, "{extra} of {} have two rows", expected.len());
     tcptop.finish();
 }
 
@@ -578,7 +590,7 @@ fn broadcast() {
     wait_totals(&tcptop, Ends::new(to, from), Totals::received(3000, 30));
     let output = tcptop.finish();
     check_flow(&output, Ends::new(from, to), Totals::sent(3000, 30), process::id());
-    assert_eq!(output.last_row(Ends::new(to, from)).and_then(|row| row.pid), Some(process::id()));
+    check_flow(&output, Ends::new(to, from), Totals::received(3000, 30), process::id());
 }
 
 /// The sockets of a group share an address; each flow is of the one that got it.
@@ -679,6 +691,9 @@ fn owner_after_a_fork() {
         let mut agent = Agent::new("the-master");
         let mut bound = older.then(|| agent.udp((sock::loopback(1), 0).into()));
         let tcptop = Tcptop::start(&QUICK);
+        if !sees_receivers(&tcptop) {
+            return left_out("owner_after_a_fork", "this kernel does not tell who receives");
+        }
         let (socket, to) = *bound.get_or_insert_with(|| agent.udp((sock::loopback(1), 0).into()));
         agent.fork();
         agent.rename("the-worker");
@@ -706,6 +721,9 @@ fn owner_receives_late() {
     let mut agent = Agent::new("only-holds-it");
     let (socket, to) = agent.udp((sock::loopback(1), 0).into());
     let tcptop = Tcptop::start(&QUICK);
+    if !sees_receivers(&tcptop) {
+        return left_out("owner_receives_late", "this kernel does not tell who receives");
+    }
     let client = udp::bind((sock::loopback(2), 0).into());
     let ends = Ends::new(to, client.local_addr().expect("bound"));
     udp::send_to(&client, to, 10, 1);
