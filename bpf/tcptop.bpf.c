@@ -115,7 +115,7 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct tracked *tracked = ctx->value;
 
 	if (!sk || !tracked)
-		return end_pass(ctx->meta->seq);
+		return end_pass(ctx->meta->seq, &pass, &epoch);
 	pass.visited++;
 	if (marked_only && !tracked->active)
 		return 0;
@@ -232,7 +232,7 @@ int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 	__u32 word;
 
 	if (!key || !value)
-		return end_flow_pass(ctx->meta->seq);
+		return end_pass(ctx->meta->seq, &flow_pass, &flow_epoch);
 	taken = *value;
 	word = *key;
 	if (!taken)

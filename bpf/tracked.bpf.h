@@ -110,15 +110,16 @@ static __always_inline void mark_active(struct tracked *tracked)
 		tracked->active = 1;
 }
 
-static __always_inline int end_pass(struct seq_file *seq)
+/* The last call of a sampling iterator: tells the totals, and starts anew. */
+static __always_inline int end_pass(struct seq_file *seq, struct tcptop_pass *totals, __u32 *number)
 {
 	/* Cannot overflow: nothing else is written into this file. */
-	bpf_seq_write(seq, &pass, sizeof(pass));
-	if (!pass.deferred)
-		epoch++;
-	pass.visited = 0;
-	pass.deferred = 0;
-	pass.ownerless = 0;
+	bpf_seq_write(seq, totals, sizeof(*totals));
+	if (!totals->deferred)
+		(*number)++;
+	totals->visited = 0;
+	totals->deferred = 0;
+	totals->ownerless = 0;
 	return 0;
 }
 

@@ -578,16 +578,4 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	return 0;
 }
 
-static __always_inline int end_flow_pass(struct seq_file *seq)
-{
-	/* Cannot overflow: nothing else is written into this file. */
-	bpf_seq_write(seq, &flow_pass, sizeof(flow_pass));
-	if (!flow_pass.deferred)
-		flow_epoch++;
-	flow_pass.visited = 0;
-	flow_pass.deferred = 0;
-	flow_pass.ownerless = 0;
-	return 0;
-}
-
 #endif
