@@ -6,19 +6,44 @@
 /* UDP flows are counted by cgroup_skb programs, which do not see who receives. */
 const volatile bool track_receivers;
 
-/* The current process uses the socket. What is no TCP has no storage, but for
- * the sockets of udp_received_by(): then it costs one comparison. */
-static __always_inline void owns(struct sock *sk)
+#define PF_KTHREAD 0x00200000
+
+/* What a process has sent can go on in a worker of the kernel (TLS, sockmap),
+ * which owns no socket but the kernel's, and those have no file. */
+static __always_inline bool works_for_another(struct sock *sk, struct task_struct *task)
+{
+	struct socket *socket;
+
+	if (!(task->flags & PF_KTHREAD))
+		return false;
+	socket = sk->sk_socket;
+	return socket && socket->file;
+}
+
+/*
+ * The current process uses the socket. What is no TCP has no storage, but for
+ * the sockets of udp_received_by(): then it costs one comparison.
+ *
+ * `locked`: the hook runs under the socket's lock. Where no process holds that,
+ * a softirq does, which has interrupted anybody.
+ */
+static __always_inline void owns(struct sock *sk, bool locked)
 {
 	struct tracked *tracked;
+	struct task_struct *task;
 
 	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num)))
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked)
 		return;
-	set_owner(tracked, bpf_get_current_task_btf(), EVIDENCE_USES);
 	mark_active(tracked);
+	task = bpf_get_current_task_btf();
+	if (owner_is(tracked, task, EVIDENCE_USES))
+		return;
+	if ((locked && !sk->sk_lock.owned) || works_for_another(sk, task))
+		return;
+	set_owner(tracked, task, EVIDENCE_USES);
 }
 
 #endif

@@ -135,8 +135,6 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	headers = udp_headers(skb, &key, out);
 	if (!headers || !udp_wanted(&key))
 		return;
-	bytes = skb->len - headers;
-	datagrams = gso_datagrams(bytes, skb->gso_segs, skb->gso_size);
 	key.cookie = bpf_get_socket_cookie(skb);
 	key_hash(&key);
 	flow = flow_lookup(&key);
@@ -145,6 +143,8 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 			return;
 		flow = packet_flow_create(skb, &key);
 	}
+	bytes = skb->len - headers;
+	datagrams = gso_datagrams(bytes, skb->gso_segs, skb->gso_size);
 	if (!flow) {
 		flow_lost(bytes, datagrams);
 		return;

@@ -3,7 +3,8 @@
  * The kernel side: which hooks there are, and why.
  *
  *   inet_sock_set_state      a TCP connection begins or ends      lifecycle
- *   sock_send_length, ...    a process sends or receives          owner
+ *   tcp_sendmsg_locked, ...  a process sends or receives          owner
+ *   task_rename              a process has a new name             owner
  *   bpf_sk_storage_map       every tick, each tracked socket      samples
  *   task_file, tcp           once at start, each existing socket  seed
  *   ip_send_skb, ...         a UDP datagram is sent or received   UDP
@@ -58,15 +59,16 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 }
 
 /*
- * Owner, best provider (Linux 6.3). Both fire in process context with the
- * result of the call, for every family, whatever system call it was (splice()
- * from a socket excepted). A call that failed makes no owner.
+ * Owner, best provider: sending as TCP alone sees it (Linux 6.16), so that other
+ * protocols' calls cost nothing, and receiving. The first fires under the
+ * socket's lock for every 32 KiB or so that a call copies, whatever call it was,
+ * and for one that then finds no room. The second fires in process context with
+ * the result of the call, for every family; splice() from a socket is missed.
  */
-SEC("?tp_btf/sock_send_length")
-int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
+SEC("?tp_btf/tcp_sendmsg_locked")
+int BPF_PROG(tcp_sending, struct sock *sk)
 {
-	if (result >= 0 && sk->sk_protocol == IPPROTO_TCP)
-		owns(sk);
+	owns(sk, true);
 	return 0;
 }
 
@@ -76,9 +78,28 @@ int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 	if (result < 0)
 		return 0;
 	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
-		owns(sk);
+		owns(sk, false);
 	else if (track_receivers && is_udp(sk))
 		udp_received_by(sk);
+	return 0;
+}
+
+/* Owner, where that one is missing: sending as sock_received sees receiving
+ * (Linux 6.3). A call that failed makes no owner. */
+SEC("?tp_btf/sock_send_length")
+int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
+{
+	if (result >= 0 && sk->sk_protocol == IPPROTO_TCP)
+		owns(sk, false);
+	return 0;
+}
+
+/* A process changes its name, or a thread does, which is not told. */
+SEC("tp_btf/task_rename")
+int BPF_PROG(renames, struct task_struct *task)
+{
+	if (task->pid == task->tgid)
+		__sync_fetch_and_add(&name_changes, 1);
 	return 0;
 }
 
@@ -90,14 +111,14 @@ int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 SEC("?fentry/tcp_sendmsg")
 int BPF_PROG(tcp_sends, struct sock *sk)
 {
-	owns(sk);
+	owns(sk, false);
 	return 0;
 }
 
 SEC("?fentry/tcp_recvmsg")
 int BPF_PROG(tcp_receives, struct sock *sk)
 {
-	owns(sk);
+	owns(sk, false);
 	return 0;
 }
 

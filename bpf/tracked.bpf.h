@@ -19,8 +19,18 @@ enum evidence {
 	EVIDENCE_USES,
 };
 
-/* In the socket's own storage: it dies with the socket, so nothing leaks. */
+/* In the socket's own storage: it dies with the socket, so nothing leaks. What the
+ * owner hook looks at comes first: it lies in one cache line with the kernel's
+ * part. */
 struct tracked {
+	__u32 tgid; /* 0 unknown */
+	__u32 name_age; /* name_changes when comm was read */
+	__u8 evidence;  /* enum evidence, for the owner */
+	__u8 active;    /* used, or its state changed, since a visit found nothing new */
+	__u8 flags;     /* enum tcptop_event_flags */
+	__u8 sampled_state;
+	__u32 owner_version; /* written after the owner */
+	__u64 comm[2];
 	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
 	/* What the kernel's counters said when tcptop began to count. */
 	__u64 base_bytes_in;
@@ -33,14 +43,6 @@ struct tracked {
 	__u32 sampled_segs;
 	__u32 sampled_owner;
 	__u32 sampled_epoch;
-	__u8 sampled_state;
-	__u8 flags;    /* enum tcptop_event_flags */
-	__u8 evidence; /* enum evidence, for the owner */
-	__u8 active;   /* used, or its state changed, since a visit found nothing new */
-	/* Written by the owner hook: name first, version last. */
-	__u32 owner_version;
-	__u32 tgid; /* 0 unknown */
-	__u8 comm[16];
 };
 
 /*
@@ -110,6 +112,21 @@ static __always_inline void mark_active(struct tracked *tracked)
 		tracked->active = 1;
 }
 
+/*
+ * How many processes of the host have changed their name, by exec() or prctl():
+ * who knows a process by its name has nothing to compare while that stays.
+ */
+static __u32 name_changes = 1;
+static __u32 settled_names = 1;
+
+/* The hook runs just before a name changes. Whoever read the old one since then
+ * reads again. */
+static __always_inline void settle_names(void)
+{
+	if (settled_names != name_changes)
+		settled_names = __sync_fetch_and_add(&name_changes, 1) + 1;
+}
+
 /* The last call of a sampling iterator: tells the totals, and starts anew. */
 static __always_inline int end_pass(struct seq_file *seq, struct tcptop_pass *totals, __u32 *number)
 {
@@ -117,36 +134,42 @@ static __always_inline int end_pass(struct seq_file *seq, struct tcptop_pass *to
 	bpf_seq_write(seq, totals, sizeof(*totals));
 	if (!totals->deferred)
 		(*number)++;
+	settle_names();
 	totals->visited = 0;
 	totals->deferred = 0;
 	totals->ownerless = 0;
 	return 0;
 }
 
+static __always_inline bool owner_is(struct tracked *tracked, struct task_struct *task,
+				     __u8 evidence)
+{
+	return tracked->tgid == (__u32)task->tgid && tracked->name_age == name_changes &&
+	       tracked->evidence == evidence;
+}
+
 /*
- * Makes the task's process the owner. Compares first: nearly always it is the
- * owner already. The name is compared too, since exec() and prctl() change it.
- * PID 0, the idle task, stands for a softirq: that is nobody.
+ * Makes the task's process the owner, if it is not. PID 0, the idle task, stands
+ * for a softirq: that is nobody.
  */
 static __always_inline void set_owner(struct tracked *tracked, struct task_struct *task,
 				      __u8 evidence)
 {
-	__u64 *now = (__u64 *)task->group_leader->comm;
-	__u64 *known = (__u64 *)tracked->comm;
+	/* Before the name is read. */
+	__u32 age = name_changes;
+	__u64 *name = (__u64 *)task->group_leader->comm;
 	__u32 tgid = task->tgid;
 
-	if (tracked->tgid == tgid && known[0] == now[0] && known[1] == now[1]) {
-		if (tracked->evidence != evidence)
-			tracked->evidence = evidence;
-		return;
-	}
 	if (!tgid)
 		return;
-	known[0] = now[0];
-	known[1] = now[1];
-	tracked->tgid = tgid;
+	if (tracked->tgid != tgid || tracked->comm[0] != name[0] || tracked->comm[1] != name[1]) {
+		tracked->comm[0] = name[0];
+		tracked->comm[1] = name[1];
+		tracked->tgid = tgid;
+		tracked->owner_version++;
+	}
+	tracked->name_age = age;
 	tracked->evidence = evidence;
-	tracked->owner_version++;
 }
 
 #endif

@@ -5,7 +5,7 @@
  * The flow table is an array used as a hash table of our own: a lookup in an
  * array is a few instructions that the JIT writes in line, a datagram mostly
  * finds its flow in the first slot it looks at, and what it compares and adds to
- * lies in two neighbouring cache lines. The kernel's hash map costs a function
+ * lies in one cache line, the owner in the next. The kernel's hash map costs a function
  * call, a hash over the whole key and a walk along a list, and three times the
  * throughput.
  *
@@ -23,33 +23,38 @@
 #define FLOW_DYING 2 /* was silent for the timeout: finds nobody any more */
 #define FLOW_LIVE 4
 
+struct total {
+	__u64 bytes;
+	__u64 datagrams;
+};
+
 struct flow {
-	/* What a datagram is compared with. */
+	/* What a datagram is compared with, and what it adds to. */
 	__u32 tag;
 	__u16 local_port; /* network order */
 	__u16 remote_port;
 	__u64 cookie; /* the socket's: its tuple can be another one's too */
 	__u64 local[2]; /* IPv4 as IPv4-mapped IPv6 */
 	__u64 remote[2];
-	__u32 tgid; /* owner, 0 unknown */
-	__u32 name; /* a hash of its name */
-	__u64 pad;
-	/* Totals. */
-	__u64 bytes_in;
-	__u64 bytes_out;
-	__u64 datagrams_in;
-	__u64 datagrams_out;
+	__u64 lately_in; /* both of a struct total in one word, see flow_add() */
+	__u64 lately_out;
+	/* Owner. */
+	__u32 tgid;     /* 0 unknown */
+	__u32 name_age; /* name_changes when a datagram's sender had this name */
+	__u64 comm[2];
 	__u64 born_ns;
 	__u64 moved_ns; /* when the sampler last found it changed */
-	__u8 comm[16];
+	/* Totals but for what came lately. */
+	struct total in;
+	struct total out;
 	/* The last sample. */
 	__u64 sampled_datagrams_in;
 	__u64 sampled_datagrams_out;
-	__u32 owner_version;
-	__u32 sampled_owner;
-	__u32 sampled_epoch;
-	__u32 twin; /* 1 + the slot of the same flow, made at the same time; 0 none */
 	__u64 cgroup;
+	__u32 sampled_epoch;
+	__u16 owner_version; /* may come round: every sample tells the owner */
+	__u16 sampled_owner;
+	__u32 twin; /* 1 + the slot of the same flow, made at the same time; 0 none */
 	__u32 netns;
 	__u32 uid;
 	__u32 ifindex;
@@ -57,9 +62,10 @@ struct flow {
 	__u8 flags;    /* enum tcptop_event_flags */
 	__u8 evidence; /* enum evidence, for the owner */
 	__u8 told;     /* it has had a sample */
-	__u8 pad2[5];
+	__u8 pad;
 };
-_Static_assert(__builtin_offsetof(struct flow, bytes_in) == 64, "two cache lines");
+_Static_assert(__builtin_offsetof(struct flow, tgid) == 64, "one cache line receives");
+_Static_assert(__builtin_offsetof(struct flow, comm) < 128, "a second one sends");
 _Static_assert(sizeof(struct flow) == 192, "whole cache lines");
 
 /* Mapped memory begins at a page, other arrays 8 bytes before a cache line. */
@@ -116,13 +122,11 @@ struct flow_key {
 	__u32 slots[2];
 };
 
+/* Written as it will be read: a load of two stores waits for both. */
 static __always_inline void key_set_ipv4(__u64 *address, __u32 ipv4)
 {
-	__u32 *words = (__u32 *)address;
-
 	address[0] = 0;
-	words[2] = bpf_htonl(0xffff);
-	words[3] = ipv4;
+	address[1] = bpf_cpu_to_be64(0xffff00000000ULL | bpf_ntohl(ipv4));
 }
 
 /* Both IPv4 addresses fill half of their second word: one is turned round, so that
@@ -233,23 +237,18 @@ static __always_inline void flow_describe(struct flow *flow, struct sock *sk)
 		flow->cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
 }
 
-static __always_inline __u32 name_hash(__u64 first, __u64 second)
+static __always_inline bool flow_owner_is(struct flow *flow, __u32 tgid, const __u64 *comm)
 {
-	__u64 both = first ^ (second << 7 | second >> 57);
-
-	return (__u32)both ^ (__u32)(both >> 32);
+	return flow->tgid == tgid && flow->comm[0] == comm[0] && flow->comm[1] == comm[1];
 }
 
 static __always_inline void flow_set_owner(struct flow *flow, __u32 tgid, const __u64 *comm,
 					   __u8 evidence)
 {
-	__u64 *to = (__u64 *)flow->comm;
-
-	to[0] = comm[0];
-	to[1] = comm[1];
+	flow->comm[0] = comm[0];
+	flow->comm[1] = comm[1];
 	flow->tgid = tgid;
 	flow->evidence = evidence;
-	flow->name = name_hash(comm[0], comm[1]);
 	flow->owner_version++;
 }
 
@@ -279,7 +278,7 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	flow->born_ns = bpf_ktime_get_ns();
 	flow->moved_ns = flow->born_ns;
 	flow->tgid = 0;
-	flow->name = 0;
+	flow->name_age = 0;
 	flow->flags = 0;
 	flow->evidence = EVIDENCE_NONE;
 	flow->told = 0;
@@ -294,8 +293,7 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	if (tracked) {
 		flow->flags = tracked->flags;
 		if (tracked->tgid)
-			flow_set_owner(flow, tracked->tgid, (__u64 *)tracked->comm,
-				       tracked->evidence);
+			flow_set_owner(flow, tracked->tgid, tracked->comm, tracked->evidence);
 	}
 	flow_publish(flow, key, slot);
 	return flow;
@@ -307,45 +305,82 @@ static __always_inline void flow_lost(__u32 bytes, __u32 datagrams)
 	lost(TCPTOP_LOST_FLOW_BYTES, bytes);
 }
 
+/*
+ * A datagram costs one atomic addition, of its bytes and of itself at once, which
+ * go into the totals when a tick comes, or when one of the two has half filled
+ * its part of the word: the other half has room for all that other processors add
+ * meanwhile.
+ */
+#define LATELY_BYTES_BITS 40
+#define LATELY_BYTES ((1ULL << LATELY_BYTES_BITS) - 1)
+#define LATELY_HALF_FULL (1ULL << 63 | 1ULL << (LATELY_BYTES_BITS - 1))
+
+static __noinline void flow_settle(__u64 *lately, struct total *total)
+{
+	__u64 amount;
+
+	if (!lately || !total)
+		return;
+	amount = __sync_lock_test_and_set(lately, 0);
+	if (!amount)
+		return;
+	__sync_fetch_and_add(&total->bytes, amount & LATELY_BYTES);
+	__sync_fetch_and_add(&total->datagrams, amount >> LATELY_BYTES_BITS);
+}
+
+static __always_inline void flow_add(__u64 *lately, struct total *total, __u32 bytes,
+				     __u32 datagrams)
+{
+	__u64 amount = (__u64)datagrams << LATELY_BYTES_BITS | bytes;
+
+	if ((__sync_fetch_and_add(lately, amount) + amount) & LATELY_HALF_FULL)
+		flow_settle(lately, total);
+}
+
 static __always_inline void flow_received(struct flow *flow, __u32 bytes, __u32 datagrams)
 {
-	__sync_fetch_and_add(&flow->bytes_in, bytes);
-	__sync_fetch_and_add(&flow->datagrams_in, datagrams);
+	flow_add(&flow->lately_in, &flow->in, bytes, datagrams);
 }
 
 static __always_inline void flow_sent(struct flow *flow, __u32 bytes, __u32 datagrams)
 {
-	__sync_fetch_and_add(&flow->bytes_out, bytes);
-	__sync_fetch_and_add(&flow->datagrams_out, datagrams);
+	flow_add(&flow->lately_out, &flow->out, bytes, datagrams);
 }
 
 /* True where the current task is the flow's owner already. */
 static __always_inline bool flow_is_current(struct flow *flow)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 *comm = (__u64 *)task->group_leader->comm;
 
-	return flow->tgid == (__u32)task->tgid && flow->name == name_hash(comm[0], comm[1]);
+	return flow->tgid == (__u32)task->tgid && flow->name_age == name_changes;
 }
 
 /* The current task uses the flow. A socket without a file is the kernel's own
  * (a tunnel, a file system): whoever runs just now has nothing to do with it. */
 static __noinline void flow_used(struct flow *flow, struct sock *sk)
 {
+	/* Before the name is read. */
+	__u32 age = name_changes;
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 *comm = (__u64 *)task->group_leader->comm;
 	__u64 copy[2] = { comm[0], comm[1] };
 
-	if (flow && task->tgid && BPF_CORE_READ(sk, sk_socket, file))
+	if (!flow || !task->tgid || !BPF_CORE_READ(sk, sk_socket, file))
+		return;
+	if (!flow_owner_is(flow, task->tgid, copy))
 		flow_set_owner(flow, task->tgid, copy, EVIDENCE_USES);
+	flow->evidence = EVIDENCE_USES;
+	flow->name_age = age;
 }
 
 static __always_inline __u32 gso_datagrams(__u32 bytes, __u32 segments, __u32 size)
 {
+	if (!size)
+		return 1;
 	if (segments > 1)
 		return segments;
 	/* The kernel may leave the count to whoever needs it. */
-	return size && bytes > size ? (bytes + size - 1) / size : 1;
+	return bytes > size ? (bytes + size - 1) / size : 1;
 }
 
 /* Tells the socket's flows of its owner. */
@@ -404,7 +439,7 @@ static __always_inline void flow_take_receiver(struct flow *flow)
 		return;
 	comm = (__u64 *)receiver->comm;
 	flow->evidence = receiver->evidence;
-	if (receiver->tgid != flow->tgid || flow->name != name_hash(comm[0], comm[1]))
+	if (!flow_owner_is(flow, receiver->tgid, comm))
 		flow_set_owner(flow, receiver->tgid, comm, receiver->evidence);
 }
 
@@ -425,13 +460,13 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, __u8 kind)
 	/* A socket's address is never that small. */
 	event->object = slot + 1;
 	event->born_ns = flow->born_ns;
-	event->packets_in = flow->datagrams_in;
-	event->packets_out = flow->datagrams_out;
+	event->packets_in = flow->in.datagrams;
+	event->packets_out = flow->out.datagrams;
 	flow->sampled_datagrams_in = event->packets_in;
 	flow->sampled_datagrams_out = event->packets_out;
 	/* A datagram's bytes are added before it is: these are not too few. */
-	event->bytes_in = flow->bytes_in;
-	event->bytes_out = flow->bytes_out;
+	event->bytes_in = flow->in.bytes;
+	event->bytes_out = flow->out.bytes;
 	event->cgroup = flow->cgroup;
 	__builtin_memcpy(event->local_addr, flow->local, sizeof(event->local_addr));
 	__builtin_memcpy(event->remote_addr, flow->remote, sizeof(event->remote_addr));
@@ -447,14 +482,14 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, __u8 kind)
 	return true;
 }
 
-/* Sets a total to zero. What came in since it was sampled stays, for whichever
- * flow has the slot next: it is counted, if not in the right place. */
-static __always_inline void total_clear(__u64 *total, __u64 sampled)
+/* Sets half of a total to zero. What came in since it was sampled stays, for
+ * whichever flow has the slot next: it is counted, if not in the right place. */
+static __always_inline void total_clear(__u64 *half, __u64 sampled)
 {
-	__u64 late = __sync_lock_test_and_set(total, 0) - sampled;
+	__u64 late = __sync_lock_test_and_set(half, 0) - sampled;
 
 	if (late)
-		__sync_fetch_and_add(total, late);
+		__sync_fetch_and_add(half, late);
 }
 
 /* 1 + the slot in which datagrams of this flow are counted, if that is not this
@@ -475,14 +510,17 @@ static __always_inline __u32 flow_twin(struct flow *flow, __u32 slot)
 	return first == NO_SLOT || first == slot ? 0 : first + 1;
 }
 
-/* Moves a total; true where there was something to move. */
-static __always_inline bool total_move(__u64 *from, __u64 *to)
+/* True where there was something to move. */
+static __always_inline bool total_move(struct total *from, struct total *to)
 {
-	__u64 amount = __sync_lock_test_and_set(from, 0);
+	__u64 bytes = __sync_lock_test_and_set(&from->bytes, 0);
+	__u64 datagrams = __sync_lock_test_and_set(&from->datagrams, 0);
 
-	if (amount)
-		__sync_fetch_and_add(to, amount);
-	return amount;
+	if (bytes)
+		__sync_fetch_and_add(&to->bytes, bytes);
+	if (datagrams)
+		__sync_fetch_and_add(&to->datagrams, datagrams);
+	return datagrams;
 }
 
 static __always_inline void flow_free(struct flow *flow, __u32 slot, __u64 *taken)
@@ -502,10 +540,8 @@ static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *take
 	bool moved = false;
 
 	if (into) {
-		moved |= total_move(&flow->bytes_in, &into->bytes_in);
-		moved |= total_move(&flow->bytes_out, &into->bytes_out);
-		moved |= total_move(&flow->datagrams_in, &into->datagrams_in);
-		moved |= total_move(&flow->datagrams_out, &into->datagrams_out);
+		moved |= total_move(&flow->in, &into->in);
+		moved |= total_move(&flow->out, &into->out);
 	}
 	if (tag != FLOW_DYING)
 		__sync_val_compare_and_swap(&flow->tag, tag, FLOW_DYING);
@@ -533,6 +569,8 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	if (tag == FLOW_FREE || tag == FLOW_BUSY || flow->sampled_epoch == flow_epoch)
 		return 0;
 	flow_pass.visited++;
+	flow_settle(&flow->lately_in, &flow->in);
+	flow_settle(&flow->lately_out, &flow->out);
 	if (!flow->told && !flow->twin && tag != FLOW_DYING)
 		flow->twin = flow_twin(flow, slot);
 	if (flow->twin) {
@@ -540,8 +578,8 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		flow_fold(flow, slot, taken, tag);
 		return 0;
 	}
-	received = flow->datagrams_in != flow->sampled_datagrams_in;
-	sent = flow->datagrams_out != flow->sampled_datagrams_out;
+	received = flow->in.datagrams != flow->sampled_datagrams_in;
+	sent = flow->out.datagrams != flow->sampled_datagrams_out;
 	/* What arrived may be received later, by whom nobody knows yet. */
 	if (flow->evidence < EVIDENCE_USES || (received && !sent))
 		flow_take_receiver(flow);
@@ -558,17 +596,17 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		if (received || sent)
 			flow->moved_ns = now;
 	} else if (tag == FLOW_DYING) {
-		__u64 bytes_in = flow->bytes_in, bytes_out = flow->bytes_out;
+		__u64 bytes_in = flow->in.bytes, bytes_out = flow->out.bytes;
 		__u64 in = flow->sampled_datagrams_in, out = flow->sampled_datagrams_out;
 
 		if (!flow_emit(flow, slot, TCPTOP_EXPIRED)) {
 			flow_pass.deferred++;
 			return 0;
 		}
-		total_clear(&flow->bytes_in, bytes_in);
-		total_clear(&flow->bytes_out, bytes_out);
-		total_clear(&flow->datagrams_in, in);
-		total_clear(&flow->datagrams_out, out);
+		total_clear(&flow->in.bytes, bytes_in);
+		total_clear(&flow->out.bytes, bytes_out);
+		total_clear(&flow->in.datagrams, in);
+		total_clear(&flow->out.datagrams, out);
 		flow_free(flow, slot, taken);
 		return 0;
 	} else if (now - flow->moved_ns >= flow_timeout_ns) {

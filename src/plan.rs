@@ -23,6 +23,8 @@ pub enum Provider {
     StateTracepoint,
     /// The iterator over the sockets that have storage.
     StorageIterator,
+    /// `tp_btf/tcp_sendmsg_locked` (since Linux 6.16) and `sock_recv_length`.
+    TcpSendTracepoint,
     /// `tp_btf/sock_send_length` and `sock_recv_length` (since Linux 6.3).
     SocketTracepoints,
     /// `fentry` on `tcp_sendmsg` and `tcp_recvmsg`.
@@ -55,9 +57,12 @@ impl Signal {
         match self {
             Signal::Lifecycle => &[Provider::StateTracepoint],
             Signal::Counters => &[Provider::StorageIterator],
-            Signal::Owner => {
-                &[Provider::SocketTracepoints, Provider::TcpEntry, Provider::FileIterator]
-            }
+            Signal::Owner => &[
+                Provider::TcpSendTracepoint,
+                Provider::SocketTracepoints,
+                Provider::TcpEntry,
+                Provider::FileIterator,
+            ],
             Signal::Udp => &[Provider::UdpEntry, Provider::CgroupSkb],
         }
     }
@@ -65,9 +70,10 @@ impl Signal {
 
 impl Provider {
     /// All of them.
-    pub const ALL: [Provider; 7] = [
+    pub const ALL: [Provider; 8] = [
         Provider::StateTracepoint,
         Provider::StorageIterator,
+        Provider::TcpSendTracepoint,
         Provider::SocketTracepoints,
         Provider::TcpEntry,
         Provider::FileIterator,
@@ -80,6 +86,7 @@ impl Provider {
         match self {
             Provider::StateTracepoint => "tp_btf/inet_sock_set_state",
             Provider::StorageIterator => "iter/bpf_sk_storage_map",
+            Provider::TcpSendTracepoint => "tp_btf/tcp_sendmsg_locked",
             Provider::SocketTracepoints => "tp_btf/sock_send_length",
             Provider::TcpEntry => "fentry/tcp_sendmsg",
             Provider::FileIterator => "iter/task_file",
@@ -147,8 +154,11 @@ mod tests {
     /// What was found by trying, on the kernels of the matrix.
     fn findings(kernel: &str) -> impl Fn(Provider) -> Result<(), String> {
         let refused: &[(Provider, &str)] = match kernel {
-            "6.1" => &[(Provider::SocketTracepoints, NO_TYPE)],
-            "6.12" | "6.18" | "7.2" => &[],
+            "6.1" => {
+                &[(Provider::TcpSendTracepoint, NO_TYPE), (Provider::SocketTracepoints, NO_TYPE)]
+            }
+            "6.12" => &[(Provider::TcpSendTracepoint, NO_TYPE)],
+            "6.18" | "7.2" => &[],
             "6.18 locked down" => &[(Provider::TcpEntry, EPERM), (Provider::UdpEntry, EPERM)],
             "6.18 locked down, without CAP_NET_ADMIN" => &[
                 (Provider::TcpEntry, EPERM),
@@ -156,6 +166,7 @@ mod tests {
                 (Provider::CgroupSkb, EPERM),
             ],
             "6.1 arm64" => &[
+                (Provider::TcpSendTracepoint, NO_TYPE),
                 (Provider::SocketTracepoints, NO_TYPE),
                 (Provider::TcpEntry, "unsupported (os error 524)"),
                 (Provider::UdpEntry, "unsupported (os error 524)"),
@@ -174,10 +185,10 @@ mod tests {
         for (kernel, owner, udp) in [
             ("6.1", Some(TcpEntry), Some(UdpEntry)),
             ("6.12", Some(SocketTracepoints), Some(UdpEntry)),
-            ("6.18", Some(SocketTracepoints), Some(UdpEntry)),
-            ("7.2", Some(SocketTracepoints), Some(UdpEntry)),
-            ("6.18 locked down", Some(SocketTracepoints), Some(CgroupSkb)),
-            ("6.18 locked down, without CAP_NET_ADMIN", Some(SocketTracepoints), None),
+            ("6.18", Some(TcpSendTracepoint), Some(UdpEntry)),
+            ("7.2", Some(TcpSendTracepoint), Some(UdpEntry)),
+            ("6.18 locked down", Some(TcpSendTracepoint), Some(CgroupSkb)),
+            ("6.18 locked down, without CAP_NET_ADMIN", Some(TcpSendTracepoint), None),
             ("6.1 arm64", Some(FileIterator), Some(CgroupSkb)),
         ] {
             let choose = |signal| choose(signal, &[], findings(kernel)).provider;
@@ -189,11 +200,11 @@ mod tests {
 
     #[test]
     fn a_refused_provider_moves_the_choice_down_one_step_and_says_why() {
-        let choice =
-            choose(Signal::Owner, &[Provider::SocketTracepoints], findings("6.18 locked down"));
+        let without = [Provider::TcpSendTracepoint, Provider::SocketTracepoints];
+        let choice = choose(Signal::Owner, &without, findings("6.18 locked down"));
         assert_eq!(choice.provider, Some(Provider::FileIterator));
-        assert_eq!(choice.refused[0].0, Provider::SocketTracepoints);
-        assert_eq!(choice.refused[1], (Provider::TcpEntry, EPERM.to_owned()));
+        assert_eq!([choice.refused[0].0, choice.refused[1].0], without);
+        assert_eq!(choice.refused[2], (Provider::TcpEntry, EPERM.to_owned()));
         assert_eq!(choice.failure(), None);
     }
 

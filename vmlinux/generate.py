@@ -10,6 +10,7 @@ script takes them out of the BTF and prints them as C.  One type per line:
     struct NAME: MEMBER ...      those members only, in the order of the kernel
     struct NAME: *               all members, laid out exactly as in the kernel
     union NAME: ...              the same for a union
+    typedef NAME: MEMBER ...     those members of a struct that only a typedef names
     enum NAME [: VALUE ...]      an enum, or only those of its values
     enum-with VALUE [: VALUE ...]   the anonymous enum that holds VALUE
 
@@ -109,8 +110,8 @@ def enum_body(t, only):
 class Header:
     """Collects declarations; what one needs is printed before it."""
 
-    def __init__(self, btf, records, enums):
-        self.btf, self.records, self.enums = btf, records, enums
+    def __init__(self, btf, records, enums, typedefs):
+        self.btf, self.records, self.enums, self.typedefs = btf, records, enums, typedefs
         self.out, self.forward, self.done = [], set(), set()
 
     def emit(self, key, make):
@@ -164,6 +165,10 @@ class Header:
 
     def typedef(self, t):
         def make():
+            only = self.typedefs.get(t.name)
+            if only:
+                target = self.btf.types[t.ref]
+                return f"\ntypedef {record_word(target)} {self.body(target, only, t.name)} {t.name};\n"
             text = f"typedef {self.declare(t.ref, t.name, t.name)};\n"
             return text if self.out and self.out[-1].lstrip().startswith("typedef") else "\n" + text
         self.emit((TYPEDEF, t.name), make)
@@ -231,15 +236,18 @@ def find_anonymous_enum(btf, value):
     raise SpecError(f"the kernel has no anonymous enum with {value}")
 
 
+WORDS = ("struct", "union", "typedef", "enum", "enum-with")
+
+
 def read_spec(path, btf):
-    records, enums, anonymous = {}, {}, {}
+    records, enums, anonymous, typedefs = {}, {}, {}, {}
     with open(path, encoding="ascii") as lines:
         for number, line in enumerate(lines, 1):
             head, colon, tail = line.partition("#")[0].partition(":")
             if not head.strip():
                 continue
             words, listed = head.split(), tail.split()
-            if len(words) != 2 or words[0] not in ("struct", "union", "enum", "enum-with") or (colon and not listed):
+            if len(words) != 2 or words[0] not in WORDS or (colon and not listed):
                 raise SpecError(f"{path}:{number}: not understood: {line.strip()}")
             word, name = words
             if word == "enum":
@@ -248,9 +256,11 @@ def read_spec(path, btf):
                 anonymous[name] = (find_anonymous_enum(btf, name), listed or None)
             elif not listed:
                 raise SpecError(f"{path}:{number}: {word} {name} lists no members")
+            elif word == "typedef":
+                typedefs[name] = listed
             else:
                 records[STRUCT if word == "struct" else UNION, name] = None if listed == ["*"] else listed
-    return records, enums, [anonymous[name] for name in sorted(anonymous)]
+    return records, enums, typedefs, [anonymous[name] for name in sorted(anonymous)]
 
 
 def main():
@@ -266,8 +276,8 @@ def main():
     try:
         with open(options.btf, "rb") as file:
             btf = Btf(file.read())
-        records, enums, anonymous = read_spec(options.types, btf)
-        text = Header(btf, records, enums).print(anonymous, options.kernel)
+        records, enums, typedefs, anonymous = read_spec(options.types, btf)
+        text = Header(btf, records, enums, typedefs).print(anonymous, options.kernel)
     except (OSError, SpecError) as error:
         sys.exit(f"generate.py: {error}")
     with open(options.output, "w", encoding="ascii") as file:

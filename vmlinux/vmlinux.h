@@ -325,6 +325,9 @@ struct sock_common {
 };
 
 typedef struct {
+	int owned;
+} socket_lock_t;
+typedef struct {
 	uid_t val;
 } kuid_t;
 
@@ -337,6 +340,7 @@ struct sock {
 	int sk_rx_dst_ifindex;
 	int sk_err;
 	struct socket *sk_socket;
+	socket_lock_t sk_lock;
 	int sk_err_soft;
 	kuid_t sk_uid;
 	u16 sk_protocol;

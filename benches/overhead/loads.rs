@@ -17,12 +17,14 @@ use crate::role::{self, Role};
 use crate::{churn, servers, tcp, udp};
 
 /// All loads, in the order in which they are measured.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 11] = [
     "tcp-pingpong",
+    "tcp-pingpong-1cpu",
     "tcp-bulk",
     "tcp-many",
     "tcp-churn",
     "udp-flood",
+    "udp-flood-polled",
     "udp-peers",
     "udp-answer",
     "redis",
@@ -92,11 +94,11 @@ pub fn start(name: &str) -> Result<Result<Box<dyn Load>, String>> {
 /// What is counted as one operation.
 pub fn operation(name: &str) -> &'static str {
     match name {
-        "tcp-pingpong" => "round trip",
+        "tcp-pingpong" | "tcp-pingpong-1cpu" => "round trip",
         "tcp-bulk" => "128 KiB write",
         "tcp-many" => "message",
         "tcp-churn" => "connection",
-        "udp-flood" | "udp-peers" => "datagram",
+        "udp-flood" | "udp-flood-polled" | "udp-peers" => "datagram",
         _ => "request",
     }
 }
@@ -116,10 +118,12 @@ pub fn play(name: &str) -> Result<()> {
     let cpus = machine::processors()?;
     let mut load: Box<dyn Load> = match name {
         "tcp-pingpong" => Box::new(tcp::PingPong::new(cpus)?),
+        "tcp-pingpong-1cpu" => Box::new(tcp::PingPong::new([cpus[0]; 2])?),
         "tcp-bulk" => Box::new(tcp::Bulk::new(cpus)?),
         "tcp-many" => Box::new(tcp::Many::new(cpus)?),
         "tcp-churn" => Box::new(churn::Churn::new(cpus)?),
-        "udp-flood" => Box::new(udp::Flood::connected(cpus)?),
+        "udp-flood" => Box::new(udp::Flood::connected(cpus, false)?),
+        "udp-flood-polled" => Box::new(udp::Flood::connected(cpus, true)?),
         "udp-peers" => Box::new(udp::Flood::unconnected(cpus)?),
         "udp-answer" => Box::new(udp::Answer::new(cpus)?),
         _ => return Err(anyhow!("no such load: {name}")),

@@ -12,8 +12,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::loads::{self, Load, MANY, Run, SMALL, STOP, both, repeat};
 
-/// A message there and one back. Both ends share a processor: no processor
-/// falls asleep, so that the time of a round trip is the work it takes.
+/// A message there and one back. Where both ends share a processor, the time of a
+/// round trip is the work it takes; where each has its own, as two hosts or two
+/// busy processes have, waking the other one takes most of it.
 pub struct PingPong {
     client: TcpStream,
     server: TcpStream,
@@ -21,9 +22,9 @@ pub struct PingPong {
 }
 
 impl PingPong {
-    pub fn new([cpu, _]: [usize; 2]) -> Result<PingPong> {
+    pub fn new(cpus: [usize; 2]) -> Result<PingPong> {
         let (client, server) = loads::connect(&loads::listen()?, Ipv4Addr::LOCALHOST)?;
-        Ok(PingPong { client, server, cpus: [cpu, cpu] })
+        Ok(PingPong { client, server, cpus })
     }
 }
 

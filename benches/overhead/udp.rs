@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -13,35 +13,43 @@ use crate::loads::{Load, MANY, Run, SMALL, STOP, both, loopback, repeat};
 /// Room for what comes while the receiver is off its processor.
 const RECEIVE_BUFFER: libc::c_int = 16 << 20;
 
+/// Between two looks at the sockets: about ten datagrams.
+const REST: Duration = Duration::from_micros(30);
+
+/// A receiver that waited for so long asks whether the sender has ended.
+const END: Duration = Duration::from_millis(20);
+
 /// First part of the peers' addresses: 127.2.0.0 and up.
 const BLOCK: u8 = 2;
 
 /// Sockets behind them, each with a port: peers differ in address or port.
 const RECEIVERS: usize = 250;
 
-/// Datagrams as fast as they can be sent. The receiver spins: it never has to be
-/// woken up, which would cost more than all that is to be seen here. What counts
-/// is what arrives; the CPU time is the sender's, in which the receiving side of
-/// the kernel runs too.
+/// Datagrams as fast as they can be sent. What counts is what arrives; the CPU
+/// time is the sender's, in which the receiving side of the kernel runs too.
 pub struct Flood {
     sender: UdpSocket,
     receivers: Vec<UdpSocket>,
     /// Where to send, one after the other; empty where the socket is connected.
     peers: Vec<SocketAddr>,
     cpus: [usize; 2],
+    /// The receiver looks again and again, and rests in between, so that it finds
+    /// several datagrams at a time: nobody has to wake it up. Otherwise it waits
+    /// in its system call, as programs do.
+    polled: bool,
 }
 
 impl Flood {
-    pub fn connected(cpus: [usize; 2]) -> Result<Flood> {
+    pub fn connected(cpus: [usize; 2], polled: bool) -> Result<Flood> {
         let (sender, receiver) = (bind(Ipv4Addr::LOCALHOST)?, bind(Ipv4Addr::LOCALHOST)?);
         sender.connect(receiver.local_addr()?).context("failed to connect")?;
         receiver.connect(sender.local_addr()?).context("failed to connect")?;
-        Flood { sender, receivers: vec![receiver], peers: Vec::new(), cpus }.prepared()
+        Flood { sender, receivers: vec![receiver], peers: Vec::new(), cpus, polled }.prepared()
     }
 
     /// From one unconnected socket to a thousand peers in turn.
     pub fn unconnected(cpus: [usize; 2]) -> Result<Flood> {
-        let sender = bind(Ipv4Addr::LOCALHOST)?;
+        let sender = bind(Ipv4Addr::UNSPECIFIED)?;
         let receivers =
             (0..RECEIVERS).map(|_| bind(Ipv4Addr::UNSPECIFIED)).collect::<Result<Vec<_>>>()?;
         let peers = (0..MANY)
@@ -50,12 +58,16 @@ impl Flood {
                 Ok(SocketAddrV4::new(loopback(BLOCK, 1 + index / RECEIVERS), port).into())
             })
             .collect::<Result<_>>()?;
-        Flood { sender, receivers, peers, cpus }.prepared()
+        Flood { sender, receivers, peers, cpus, polled: true }.prepared()
     }
 
     fn prepared(self) -> Result<Flood> {
         for receiver in &self.receivers {
-            receiver.set_nonblocking(true).context("failed to set O_NONBLOCK")?;
+            if self.polled {
+                receiver.set_nonblocking(true).context("failed to set O_NONBLOCK")?;
+            } else {
+                receiver.set_read_timeout(Some(END)).context("failed to set SO_RCVTIMEO")?;
+            }
             enlarge(receiver).context("failed to set SO_RCVBUFFORCE")?;
         }
         Ok(self)
@@ -78,6 +90,10 @@ impl Flood {
             }
             if last {
                 return Ok(count);
+            }
+            let looked = Instant::now();
+            while self.polled && looked.elapsed() < REST {
+                std::hint::spin_loop();
             }
         }
     }

@@ -128,6 +128,8 @@ impl<'object> Hooks<'object> {
             attach(&mut skel, provider, knobs, &mut attached)
                 .with_context(|| format!("failed to attach {}", provider.name()))?;
         }
+        let names = skel.progs.renames.attach();
+        attached.push(names.context("failed to attach tp_btf/task_rename")?);
         let sample = if knobs.tcp {
             let link = skel
                 .progs
@@ -196,8 +198,12 @@ fn open<'object>(
     progs.seed_held.set_autoload(whole);
     progs.seed_unheld.set_autoload(whole && knobs.tcp);
     progs.sample_flows.set_autoload(whole && udp);
+    progs.renames.set_autoload(whole);
+    progs.tcp_sending.set_autoload(has(Provider::TcpSendTracepoint) && knobs.tcp);
     progs.sock_sent.set_autoload(has(Provider::SocketTracepoints) && knobs.tcp);
-    progs.sock_received.set_autoload(has(Provider::SocketTracepoints));
+    progs
+        .sock_received
+        .set_autoload(has(Provider::TcpSendTracepoint) || has(Provider::SocketTracepoints));
     progs.tcp_sends.set_autoload(has(Provider::TcpEntry));
     progs.tcp_receives.set_autoload(has(Provider::TcpEntry));
     progs.udp_sends_ipv4.set_autoload(has(Provider::UdpEntry));
@@ -247,6 +253,12 @@ fn attach(
     let progs = &mut skel.progs;
     match provider {
         Provider::StateTracepoint => links.push(progs.tcp_state.attach()?),
+        Provider::TcpSendTracepoint => {
+            if knobs.tcp {
+                links.push(progs.tcp_sending.attach()?);
+            }
+            links.push(progs.sock_received.attach()?);
+        }
         Provider::SocketTracepoints => {
             if knobs.tcp {
                 links.push(progs.sock_sent.attach()?);
