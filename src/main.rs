@@ -177,13 +177,13 @@ fn doctor(json: bool, without: Vec<Provider>, verbose: bool) -> Result<ExitCode>
         return Ok(not_privileged());
     }
     privileges::check_kernel()?;
-    let report = doctor::examine(without, verbose, notice)?;
+    let report = doctor::examine(without, verbose)?;
     match report.write(json, &mut io::stdout().lock()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("failed to write to the standard output")
         }
         _ if report.all_work() => Ok(ExitCode::SUCCESS),
-        _ => Ok(ExitCode::FAILURE),
+        _ => report.failure().map_or(Ok(ExitCode::FAILURE), Err),
     }
 }
 

@@ -135,6 +135,14 @@ pub fn cgroup_root() -> Option<PathBuf> {
     cgroup_mount(&fs::read("/proc/self/mountinfo").ok()?)
 }
 
+/// The cgroup at which what is visible of cgroup v2 begins, where that is not the
+/// root: in a cgroup namespace, or where only a part is mounted.
+pub fn cgroup_part() -> Option<PathBuf> {
+    /// Of the root, since Linux 5.5 (`cgroup_setup_root`).
+    const ROOT: u64 = 1;
+    cgroup_root().filter(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != ROOT))
+}
+
 /// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`
 /// (proc_pid_mountinfo(5)): the mount of the whole tree, or else the first.
 fn cgroup_mount(mountinfo: &[u8]) -> Option<PathBuf> {

@@ -16,6 +16,7 @@ mod live {
     mod cron;
     mod csv;
     mod disk;
+    mod doctor;
     mod exact;
     mod existing;
     mod failed;
@@ -73,6 +74,7 @@ mod live {
             filters::tests(),
             view::tests(),
             privilege::tests(),
+            doctor::tests(),
             udp::tests(),
             cleanup::tests(),
             churn::tests(),

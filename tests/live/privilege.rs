@@ -67,7 +67,7 @@ pub fn as_nobody(
     unsafe { Launch::of(binary, arguments).prepare(drop_privileges) }
 }
 
-fn check_refusal(ended: &Ended) {
+pub fn check_refusal(ended: &Ended) {
     assert_eq!(ended.status.code(), Some(77), "{}", ended.stderr);
     assert_eq!(ended.stderr, "error: tcptop requires root privileges. Run with sudo.\n");
     assert!(ended.output.lines.is_empty(), "{:?}", ended.output.lines);
