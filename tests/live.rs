@@ -28,6 +28,7 @@ mod live {
     mod owner;
     mod paths;
     mod privilege;
+    mod refused;
     mod udp;
     mod view;
 
@@ -74,6 +75,7 @@ mod live {
             filters::tests(),
             view::tests(),
             privilege::tests(),
+            refused::tests(),
             doctor::tests(),
             udp::tests(),
             cleanup::tests(),

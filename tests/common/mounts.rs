@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 /// Leaves the mount namespace of all others: what is mounted from now on, nobody
@@ -16,9 +16,19 @@ pub fn private() -> io::Result<()> {
     Ok(mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?)
 }
 
+/// Mounts an empty directory over this one.
+pub fn hide(directory: &Path) -> io::Result<()> {
+    Ok(mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>)?)
+}
+
 /// Mounts one directory over another one.
 pub fn bind(what: &Path, over: &Path) -> io::Result<()> {
     Ok(mount(Some(what), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// Takes a mount away.
+pub fn detach(point: &Path) -> io::Result<()> {
+    Ok(umount2(point, MntFlags::MNT_DETACH)?)
 }
 
 /// Where file systems of this type are mounted.
