@@ -6,7 +6,7 @@
 //!
 //! A reporter that is blocked (a paused pager) stops the sampling, not the
 //! counting: totals are cumulative, so the next tick makes up for it. Close
-//! records are kept meanwhile, up to [`BACKLOG`], and counted as lost beyond.
+//! records are kept meanwhile, up to a limit, and counted as lost beyond it.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -21,12 +21,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_gettime};
 
 use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
 use crate::cli::Family;
+use crate::clock::monotonic;
 use crate::connection::{Closed, Protocol};
 use crate::loss::{Loss, LossCause};
 use crate::plan::{Choice, Plan, Provider, Signal};
@@ -542,12 +542,6 @@ fn next_deadline(deadline: u64, interval: u64, now: u64) -> u64 {
 
 fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// CLOCK_MONOTONIC in nanoseconds: the clock of the BPF programs.
-fn monotonic() -> Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
-    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 #[cfg(test)]
