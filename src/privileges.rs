@@ -126,8 +126,11 @@ fn maps_every_user(uid_map: &str) -> bool {
 /// Whether bpf(2) reaches the kernel, which answers an unknown command with EINVAL:
 /// many services run under a seccomp filter that permits it.
 fn bpf_answers() -> bool {
+    /// Far from those that exist, and without the bits above 16, which are flags
+    /// on newer kernels.
+    const UNKNOWN: libc::c_int = 9999;
     // SAFETY: there is no such command, and no attributes to be read.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, -1, std::ptr::null::<u8>(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, UNKNOWN, std::ptr::null::<u8>(), 0) };
     Errno::result(result) == Err(Errno::EINVAL)
 }
 
