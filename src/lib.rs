@@ -1,5 +1,6 @@
 //! tcptop: who is talking to whom, and how much.
 pub mod cli;
+pub mod clock;
 pub mod collector;
 pub mod connection;
 pub mod doctor;

@@ -9,7 +9,6 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -26,7 +25,7 @@ use tcptop::collector::linux::{CHANNEL, LinuxCollector, Schedule};
 use tcptop::connection::Protocol;
 use tcptop::doctor;
 use tcptop::filter::Filter;
-use tcptop::names::HostNames;
+use tcptop::names::{self, HostNames};
 use tcptop::output::csv::{CsvLogger, CsvStyle};
 use tcptop::output::json::JsonLines;
 use tcptop::output::lines::{LineStyle, Lines};
@@ -177,13 +176,13 @@ fn doctor(json: bool, without: Vec<Provider>, verbose: bool) -> Result<ExitCode>
         return Ok(not_privileged());
     }
     privileges::check_kernel()?;
-    let report = doctor::examine(without, verbose, notice)?;
+    let report = doctor::examine(without, verbose)?;
     match report.write(json, &mut io::stdout().lock()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("failed to write to the standard output")
         }
         _ if report.all_work() => Ok(ExitCode::SUCCESS),
-        _ => Ok(ExitCode::FAILURE),
+        _ => report.failure().map_or(Ok(ExitCode::FAILURE), Err),
     }
 }
 
@@ -271,6 +270,6 @@ fn filter(config: &Config) -> Result<Filter> {
             })
         })
         .collect::<Result<Vec<u32>>>()?;
-    let own = fs::metadata("/proc/self/ns/net").context("failed to read /proc/self/ns/net")?.ino();
-    Ok(Filter::new(asked, interfaces, own as u32))
+    let own = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
+    Ok(Filter::new(asked, interfaces, own))
 }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -30,9 +31,8 @@ pub struct HostNames {
 impl HostNames {
     /// Finds out where tcptop itself is; the rest waits until it is asked for.
     pub fn new() -> HostNames {
-        let netns = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
         HostNames {
-            netns: u32::try_from(netns).unwrap_or(0),
+            netns: own_network_namespace().unwrap_or(0),
             devices: HashMap::default(),
             cgroups: Cgroups::new(cgroup_root()),
         }
@@ -61,6 +61,15 @@ impl Names for HostNames {
         let cgroup = self.cgroups.path(sample.cgroup);
         Place { interface, cgroup, container: cgroup.and_then(container_id) }
     }
+}
+
+/// The inode number of tcptop's network namespace.
+///
+/// # Errors
+/// Where /proc does not tell.
+pub fn own_network_namespace() -> io::Result<u32> {
+    // The kernel hands out 32 bits (proc_alloc_inum).
+    fs::metadata("/proc/self/ns/net").map(|meta| meta.ino() as u32)
 }
 
 fn device(index: u32) -> Option<String> {
@@ -133,6 +142,14 @@ impl Cgroups {
 /// The root of cgroup v2 as far as it is visible; `None` where it is not mounted.
 pub fn cgroup_root() -> Option<PathBuf> {
     cgroup_mount(&fs::read("/proc/self/mountinfo").ok()?)
+}
+
+/// The cgroup at which what is visible of cgroup v2 begins, where that is not the
+/// root: in a cgroup namespace, or where only a part is mounted.
+pub fn cgroup_part() -> Option<PathBuf> {
+    /// Of the root, since Linux 5.5 (`cgroup_setup_root`).
+    const ROOT: u64 = 1;
+    cgroup_root().filter(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != ROOT))
 }
 
 /// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`

@@ -174,6 +174,23 @@ pub(crate) mod fixtures {
         ProcessName::from_comm(comm)
     }
 
+    /// Names that need no host.
+    pub(crate) struct Known;
+
+    impl Names for Known {
+        fn refresh(&mut self) {}
+        fn place(&mut self, sample: &Sample) -> Place<'_> {
+            match sample.ifindex {
+                0 => Place::default(),
+                _ => Place {
+                    interface: Some("eth0"),
+                    cgroup: Some("/docker/a,b"),
+                    container: Some("0123"),
+                },
+            }
+        }
+    }
+
     pub(crate) fn tcp() -> Sample {
         Sample {
             key: ConnectionKey { object: 1, born_ns: 1_000_000_000 },

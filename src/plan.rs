@@ -3,6 +3,8 @@
 //! Owns the ranking of providers and the choice between them: a pure function
 //! of what was found by trying. Names no kernel version and touches no kernel.
 
+use crate::connection::Protocol;
+
 /// Something that tcptop has to learn from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
@@ -48,6 +50,15 @@ impl Signal {
             Signal::Lifecycle => "TCP lifecycle",
             Signal::Counters => "TCP counters",
             Signal::Owner => "owner",
+            Signal::Udp => "UDP",
+        }
+    }
+
+    /// What of the output it is for.
+    pub fn fills(self) -> &'static str {
+        match self {
+            Signal::Lifecycle | Signal::Counters => "TCP",
+            Signal::Owner => "PID and PROCESS of TCP",
             Signal::Udp => "UDP",
         }
     }
@@ -119,6 +130,50 @@ impl Choice {
             Some(_) => None,
             None => self.refused.last().map(|(_, reason)| reason.as_str()),
         }
+    }
+}
+
+/// A choice for each signal that is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order of [`Signal::ALL`].
+    pub choices: Vec<Choice>,
+}
+
+impl Plan {
+    /// Who serves the signal.
+    pub fn provider(&self, signal: Signal) -> Option<Provider> {
+        self.choices.iter().find(|choice| choice.signal == signal)?.provider
+    }
+
+    /// Whether it has this provider, for whichever signal.
+    pub fn has(&self, provider: Provider) -> bool {
+        self.choices.iter().any(|choice| choice.provider == Some(provider))
+    }
+
+    /// Whether the protocol has rows: those of TCP need two signals.
+    pub fn shows(&self, protocol: Protocol) -> bool {
+        let served = |signal| self.provider(signal).is_some();
+        match protocol {
+            Protocol::Tcp => served(Signal::Lifecycle) && served(Signal::Counters),
+            Protocol::Udp => served(Signal::Udp),
+        }
+    }
+
+    /// The choices that leave something out of the output; where a whole
+    /// protocol is left out, the first reason for that.
+    pub fn missing(&self) -> impl Iterator<Item = &Choice> {
+        let tcp = self.shows(Protocol::Tcp);
+        let mut told = Vec::new();
+        self.choices.iter().filter(move |choice| {
+            let fills = choice.signal.fills();
+            let without_tcp = choice.signal == Signal::Owner && !tcp;
+            let missing = choice.provider.is_none() && !without_tcp && !told.contains(&fills);
+            if missing {
+                told.push(fills);
+            }
+            missing
+        })
     }
 }
 
@@ -213,6 +268,35 @@ mod tests {
         let choice = choose(Signal::Udp, &[], findings("6.18 locked down, without CAP_NET_ADMIN"));
         assert_eq!(choice.provider, None);
         assert_eq!(choice.failure(), Some(EPERM));
+    }
+
+    /// A plan in which these providers are refused.
+    fn plan(without: &[Provider]) -> Plan {
+        let choices = Signal::ALL.map(|signal| choose(signal, without, |_| Ok(())));
+        Plan { choices: choices.to_vec() }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_once() {
+        use Provider::*;
+        let owners = Signal::Owner.providers();
+        for (without, tcp, missing) in [
+            (vec![], true, vec![]),
+            (vec![UdpEntry], true, vec![]),
+            (vec![UdpEntry, CgroupSkb], true, vec!["UDP"]),
+            (vec![StateTracepoint], false, vec!["TCP"]),
+            (vec![StorageIterator], false, vec!["TCP"]),
+            (vec![StateTracepoint, StorageIterator], false, vec!["TCP"]),
+            (owners.to_vec(), true, vec!["PID and PROCESS of TCP"]),
+            ([owners, &[StorageIterator]].concat(), false, vec!["TCP"]),
+            (Provider::ALL.to_vec(), false, vec!["TCP", "UDP"]),
+        ] {
+            let plan = plan(&without);
+            assert_eq!(plan.shows(Protocol::Tcp), tcp, "{without:?}");
+            let told: Vec<&str> = plan.missing().map(|choice| choice.signal.fills()).collect();
+            assert_eq!(told, missing, "{without:?}");
+        }
+        assert!(!Plan::default().shows(Protocol::Udp));
     }
 
     #[test]

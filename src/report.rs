@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, TimeDelta, Utc};
 use crossbeam_channel::Receiver;
-use nix::time::{ClockId, clock_gettime};
 
+use crate::clock;
 use crate::collector::{Batch, CollectorEvent, Tick};
 use crate::connection::Closed;
 use crate::filter::Filter;
@@ -119,7 +118,7 @@ impl Reporter {
             self.sink.reopen()?;
         }
         let result = self.sink.interval(&Interval {
-            time: wall_clock(tick.now_ns),
+            time: clock::wall(tick.now_ns),
             now_ns: tick.now_ns,
             rows: &rows,
             closed: &closed,
@@ -133,16 +132,6 @@ impl Reporter {
 
 /// The memory of an interval's rows, between two intervals.
 type Rows = Vec<&'static ConnectionRecord>;
-
-/// The wall-clock time at which CLOCK_MONOTONIC showed `monotonic_ns`. Measured
-/// anew each time, since the wall clock can be set; not the time of printing,
-/// which may be long after.
-fn wall_clock(monotonic_ns: u64) -> DateTime<Utc> {
-    let now = Utc::now();
-    let Ok(monotonic) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return now };
-    let since = monotonic.tv_sec() * 1_000_000_000 + monotonic.tv_nsec() - monotonic_ns as i64;
-    now - TimeDelta::nanoseconds(since)
-}
 
 /// A message on stderr. One that cannot be written is no reason to end.
 pub fn say(message: &str) {

@@ -8,8 +8,6 @@
 
 mod common;
 mod live {
-    use std::time::Duration;
-
     use libtest_mimic::Trial;
 
     mod churn;
@@ -18,6 +16,7 @@ mod live {
     mod cron;
     mod csv;
     mod disk;
+    mod doctor;
     mod exact;
     mod existing;
     mod failed;
@@ -29,6 +28,7 @@ mod live {
     mod owner;
     mod paths;
     mod privilege;
+    mod refused;
     mod udp;
     mod view;
 
@@ -45,9 +45,16 @@ mod live {
         println!("left out: {what}: {why}");
     }
 
-    /// How long a test goes on: the second time with TCPTOP_TEST_LONG.
-    fn long(usual: Duration, long: Duration) -> Duration {
+    /// How long a test goes on, and the like: the second one with TCPTOP_TEST_LONG.
+    fn long<T>(usual: T, long: T) -> T {
         if std::env::var_os("TCPTOP_TEST_LONG").is_some() { long } else { usual }
+    }
+
+    /// What a long test has to report.
+    fn figures(words: impl std::fmt::Display) {
+        if long(false, true) {
+            println!("{words}");
+        }
     }
 
     pub fn tests() -> Vec<Trial> {
@@ -68,6 +75,8 @@ mod live {
             filters::tests(),
             view::tests(),
             privilege::tests(),
+            refused::tests(),
+            doctor::tests(),
             udp::tests(),
             cleanup::tests(),
             churn::tests(),

@@ -18,7 +18,9 @@ use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
 
 use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use crate::cli::Family;
-use crate::plan::{Choice, Provider, Signal, choose};
+use crate::connection::Protocol;
+use crate::names;
+use crate::plan::{Plan, Provider, Signal, choose};
 
 /// Slots of the flow table that one element of the map of taken ones stands for
 /// (`bpf/udp.bpf.h`).
@@ -65,8 +67,8 @@ pub(super) struct Hooks<'object> {
     pub(super) seed_held: Link,
     /// Iterator over the TCP sockets of the opener's network namespace.
     pub(super) seed_unheld: Option<Link>,
-    /// Who serves the owner and UDP, where they are asked for.
-    pub(super) plan: Vec<Choice>,
+    /// Who serves the signals that are asked for.
+    pub(super) plan: Plan,
 }
 
 /// libbpf's own words, and the verifier's: errors are told in ours.
@@ -78,53 +80,59 @@ pub(super) fn set_verbose(verbose: bool) {
 }
 
 impl<'object> Hooks<'object> {
-    /// Finds the best providers, loads and attaches them.
+    /// Finds the best providers, loads and attaches them; the plan also where
+    /// that fails.
     ///
-    /// The first provider of the owner is taken for granted, since it exists
-    /// wherever a kernel is not old, and proved by loading it with the rest:
-    /// that saves a seventh of the start. Only where that fails everything is
-    /// proved alone.
+    /// The first providers of TCP's signals are taken for granted, since they
+    /// exist wherever a kernel is not old, and proved by loading them together:
+    /// that saves a seventh of the start. Only where that fails each is proved
+    /// alone.
     ///
     /// # Errors
-    /// Where TCP cannot be served. Without a provider for UDP the plan says so.
+    /// Where even what does not depend on the plan cannot be attached. A signal
+    /// without a provider is none: the plan says so.
     pub(super) fn attach(
         [hopeful, proved]: &'object mut [MaybeUninit<OpenObject>; 2],
         knobs: &Knobs,
-    ) -> Result<Hooks<'object>> {
+    ) -> (Plan, Result<Hooks<'object>>) {
         let prove = |provider| attempt(provider, knobs);
         let udp = knobs.udp.then(|| choose(Signal::Udp, &knobs.without, prove));
         // With cgroup_skb, who receives is told by the owner's provider.
         let receivers = udp.as_ref().is_some_and(|udp| udp.provider == Some(Provider::CgroupSkb));
-        let mut plan = Vec::from_iter(udp);
-        if !knobs.tcp && !receivers {
-            return Hooks::attach_plan(hopeful, knobs, plan);
+        let plan = |attempt: &dyn Fn(Provider) -> Result<(), String>| {
+            let of_tcp: &[Signal] = match (knobs.tcp, receivers) {
+                (true, _) => &[Signal::Lifecycle, Signal::Counters, Signal::Owner],
+                (false, true) => &[Signal::Owner],
+                (false, false) => &[],
+            };
+            let of_tcp = of_tcp.iter().map(|&signal| choose(signal, &knobs.without, attempt));
+            Plan { choices: of_tcp.chain(udp.clone()).collect() }
+        };
+        let hoped = plan(&|_| Ok(()));
+        if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, hoped.clone()) {
+            return (hoped, Ok(hooks));
         }
-        plan.insert(0, choose(Signal::Owner, &knobs.without, |_| Ok(())));
-        if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, plan.clone()) {
-            return Ok(hooks);
-        }
-        plan[0] = choose(Signal::Owner, &knobs.without, prove);
-        Hooks::attach_plan(proved, knobs, plan)
+        let plan = plan(&prove);
+        (plan.clone(), Hooks::attach_plan(proved, knobs, plan))
     }
 
     fn attach_plan(
         storage: &'object mut MaybeUninit<OpenObject>,
         knobs: &Knobs,
-        plan: Vec<Choice>,
+        plan: Plan,
     ) -> Result<Hooks<'object>> {
-        let mut providers = Vec::new();
-        if knobs.tcp {
-            providers.extend([Provider::StateTracepoint, Provider::StorageIterator]);
-        }
-        // One that tells of TCP only is of no use without it.
-        let useful = |provider: &Provider| knobs.tcp || *provider != Provider::TcpEntry;
-        providers.extend(plan.iter().filter_map(|choice| choice.provider).filter(useful));
+        let knobs = &Knobs { tcp: plan.shows(Protocol::Tcp), ..knobs.clone() };
+        // Of no use without TCP.
+        let of_tcp = [Provider::StateTracepoint, Provider::StorageIterator, Provider::TcpEntry];
+        let useful = |provider: &Provider| knobs.tcp || !of_tcp.contains(provider);
+        let providers: Vec<Provider> =
+            plan.choices.iter().filter_map(|choice| choice.provider).filter(useful).collect();
 
         let mut skel = open(storage, knobs, &providers, true)?
             .load()
             .context("failed to load the BPF programs")?;
         let mut attached = Vec::new();
-        for &provider in &providers {
+        for &provider in providers.iter().filter(|provider| !is_iterator(**provider)) {
             attach(&mut skel, provider, knobs, &mut attached)
                 .with_context(|| format!("failed to attach {}", provider.name()))?;
         }
@@ -166,16 +174,29 @@ fn is_udp(provider: Provider) -> bool {
     Signal::Udp.providers().contains(&provider)
 }
 
+/// Those are kept apart, since they are read.
+fn is_iterator(provider: Provider) -> bool {
+    matches!(provider, Provider::StorageIterator | Provider::FileIterator)
+}
+
 /// Loads and attaches a provider's programs alone, and lets go of them again.
 fn attempt(provider: Provider, knobs: &Knobs) -> Result<(), String> {
     let knobs = Knobs { ring_bytes: 4096, udp_flows: 16, ..knobs.clone() };
     let mut storage = MaybeUninit::uninit();
+    if provider == Provider::CgroupSkb {
+        cgroup_root().map_err(|error| format!("{error:#}"))?;
+    }
     let result = open(&mut storage, &knobs, &[provider], false)
         .and_then(|open| open.load().context("load"))
         .and_then(|mut skel| {
             attach(&mut skel, provider, &knobs, &mut Vec::new()).context("attach")
         });
     result.map_err(|error| format!("{error:#}"))
+}
+
+fn cgroup_root() -> Result<File> {
+    let path = names::cgroup_root().ok_or_else(|| anyhow!("cgroup v2 is not mounted"))?;
+    File::open(&path).with_context(|| format!("failed to open {}", path.display()))
 }
 
 /// The object with the programs of `providers` set to be loaded and, for `whole`,
@@ -194,8 +215,8 @@ fn open<'object>(
 
     let progs = &mut open.progs;
     progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
-    progs.sample.set_autoload(whole && knobs.tcp);
-    progs.seed_held.set_autoload(whole);
+    progs.sample.set_autoload(has(Provider::StorageIterator));
+    progs.seed_held.set_autoload(whole || has(Provider::FileIterator));
     progs.seed_unheld.set_autoload(whole && knobs.tcp);
     progs.sample_flows.set_autoload(whole && udp);
     progs.renames.set_autoload(whole);
@@ -275,15 +296,14 @@ fn attach(
             links.push(progs.udp_receives.attach()?);
         }
         Provider::CgroupSkb => {
-            let path = crate::names::cgroup_root()
-                .ok_or_else(|| anyhow!("cgroup v2 is not mounted (`mount -t cgroup2`)"))?;
-            let root =
-                File::open(&path).with_context(|| format!("failed to open {}", path.display()))?;
+            let root = cgroup_root()?;
             links.push(progs.udp_egress.attach_cgroup(root.as_raw_fd())?);
             links.push(progs.udp_ingress.attach_cgroup(root.as_raw_fd())?);
         }
-        // Iterators: attached by who reads them.
-        Provider::StorageIterator | Provider::FileIterator => {}
+        Provider::StorageIterator => {
+            links.push(progs.sample.attach_iter(skel.maps.sockets.as_fd())?);
+        }
+        Provider::FileIterator => links.push(progs.seed_held.attach()?),
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //!
 //! A reporter that is blocked (a paused pager) stops the sampling, not the
 //! counting: totals are cumulative, so the next tick makes up for it. Close
-//! records are kept meanwhile, up to [`BACKLOG`], and counted as lost beyond.
+//! records are kept meanwhile, up to a limit, and counted as lost beyond it.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -21,15 +21,16 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_gettime};
 
 use super::hooks::{self, Hooks, Knobs};
 use super::wire::Pass;
 use super::{Batch, CollectorEvent, NetworkCollector, Tick, decode, seed};
 use crate::cli::Family;
+use crate::clock::monotonic;
+use crate::connection::{Closed, Protocol};
 use crate::loss::{Loss, LossCause};
-use crate::plan::{Choice, Provider, Signal};
-use crate::privileges;
+use crate::plan::{Choice, Plan, Provider, Signal};
+use crate::{names, privileges};
 
 /// Events in a batch, at most.
 const BATCH: usize = 1024;
@@ -98,8 +99,8 @@ pub struct LinuxCollector {
     pub verbose: bool,
     /// Told what cannot be shown, and why, in one line.
     pub notice: fn(&str),
-    /// Told the hook plan, once everything is attached.
-    pub plan: Option<Sender<Vec<Choice>>>,
+    /// Told the hook plan, before it is known whether everything could be attached.
+    pub plan: Option<Sender<Plan>>,
 }
 
 impl NetworkCollector for LinuxCollector {
@@ -118,17 +119,29 @@ impl NetworkCollector for LinuxCollector {
             udp_timeout: self.udp_timeout,
             without: self.without.clone(),
         };
-        let hooks = Hooks::attach(&mut storage, &knobs).map_err(privileges::explain)?;
-        for missing in hooks.plan.iter().filter_map(missing) {
-            if !self.tcp && hooks.attached.is_empty() {
-                bail!("{missing}");
-            }
+        let (plan, hooks) = Hooks::attach(&mut storage, &knobs);
+        if let Some(told) = &self.plan {
+            let _ = told.send(plan.clone());
+        }
+        let hooks = hooks.map_err(privileges::explain)?;
+        let missing: Vec<String> = plan.missing().filter_map(missing).collect();
+        if !plan.shows(Protocol::Tcp) && !plan.shows(Protocol::Udp) {
+            bail!("{}", missing.join("; "));
+        }
+        for missing in missing {
             (self.notice)(&missing);
         }
-        if let Some(plan) = &self.plan {
-            let _ = plan.send(hooks.plan.clone());
+        if let Some(part) = names::cgroup_part().filter(|_| plan.has(Provider::CgroupSkb)) {
+            (self.notice)(&format!(
+                "cannot show UDP of other cgroups: {} is not the root of cgroup v2; run tcptop in \
+                 the host's cgroup namespace",
+                part.display()
+            ));
         }
-        let inbox = RefCell::new(Inbox::default());
+        let inbox = RefCell::new(Inbox {
+            without_owners: plan.provider(Signal::Owner).is_none(),
+            ..Inbox::default()
+        });
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&hooks.skel.maps.events, |record| {
@@ -163,6 +176,8 @@ impl NetworkCollector for LinuxCollector {
 struct Inbox {
     events: Vec<CollectorEvent>,
     lost: Loss,
+    /// Nothing tells who uses a TCP connection: who opened it is no answer.
+    without_owners: bool,
 }
 
 impl Inbox {
@@ -170,7 +185,12 @@ impl Inbox {
         match decode::decode(record) {
             None => self.lost[LossCause::Malformed] += 1,
             Some(_) if self.events.len() >= BACKLOG => self.lost[LossCause::ChannelFull] += 1,
-            Some(event) => self.events.push(event),
+            Some(mut event) => {
+                if self.without_owners {
+                    forget_owner(&mut event);
+                }
+                self.events.push(event);
+            }
         }
     }
 }
@@ -369,8 +389,7 @@ impl Running<'_> {
     /// Samples what changed and ends the interval.
     fn tick(&mut self, now_ns: u64, moment: Moment) -> Result<Result<(), ReporterGone>> {
         let complete = self.resync;
-        let holders_only =
-            self.hooks.plan.iter().any(|choice| choice.provider == Some(Provider::FileIterator));
+        let holders_only = self.hooks.plan.has(Provider::FileIterator);
         if holders_only && now_ns >= self.owners_after_ns {
             self.look_up_owners()?;
         }
@@ -477,20 +496,28 @@ fn go_first() {
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
-/// What cannot be shown without a provider for a signal, and why.
+fn forget_owner(event: &mut CollectorEvent) {
+    match event {
+        CollectorEvent::Sample(sample) | CollectorEvent::Closed(Closed { sample, .. })
+            if sample.protocol == Protocol::Tcp =>
+        {
+            sample.owner = None;
+        }
+        _ => {}
+    }
+}
+
+/// What cannot be shown without a provider for a signal, why, and what to do.
 fn missing(choice: &Choice) -> Option<String> {
     let reason = choice.failure()?;
-    let what = match choice.signal {
-        Signal::Udp => "UDP",
-        Signal::Owner => "who owns a connection (PID, PROCESS)",
-        Signal::Lifecycle | Signal::Counters => "TCP",
-    };
-    let remedy = if choice.signal == Signal::Udp && !privileges::has(Capability::CAP_NET_ADMIN) {
+    let remedy = if choice.signal == Signal::Udp && names::cgroup_root().is_none() {
+        "`mount -t cgroup2 none DIRECTORY` mounts it"
+    } else if choice.signal == Signal::Udp && !privileges::has(Capability::CAP_NET_ADMIN) {
         "this kernel needs CAP_NET_ADMIN for it, or root"
     } else {
         "`tcptop --doctor` tells more"
     };
-    Some(format!("cannot show {what}: {reason}; {remedy}"))
+    Some(format!("cannot show {}: {reason}; {remedy}", choice.signal.fills()))
 }
 
 /// Runs an iterator that samples.
@@ -515,12 +542,6 @@ fn next_deadline(deadline: u64, interval: u64, now: u64) -> u64 {
 
 fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// CLOCK_MONOTONIC in nanoseconds: the clock of the BPF programs.
-fn monotonic() -> Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
-    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 #[cfg(test)]

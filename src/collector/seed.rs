@@ -13,6 +13,8 @@ use anyhow::{Context, Result};
 use libbpf_rs::{Iter, Link};
 use nix::sched::{CloneFlags, setns};
 
+use crate::names;
+
 /// Runs an iterator to its end and returns what it wrote last, where that fills
 /// `out`. An iterator that skipped a million objects answers EAGAIN: read on
 /// (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
@@ -77,9 +79,7 @@ pub(super) fn unheld(link: &Link) -> Result<()> {
 /// One descriptor for each network namespace that a process is in, without our own.
 fn other_network_namespaces() -> Vec<File> {
     let mut known = HashSet::new();
-    if let Ok(own) = fs::metadata("/proc/self/ns/net") {
-        known.insert(own.ino());
-    }
+    known.extend(names::own_network_namespace().map(u64::from));
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     processes
         .flatten()

@@ -349,29 +349,12 @@ pub(super) fn columns() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{closed, interval, name, record, tcp, udp};
+    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp};
     use super::*;
-    use crate::connection::{CloseReason, Closed, Counters, Owner, ProcessName, Sample};
+    use crate::connection::{CloseReason, Closed, Counters, Owner, ProcessName};
     use crate::table::ConnectionRecord;
     use proptest::prelude::*;
     use std::fs;
-
-    /// Names that need no host.
-    struct Known;
-
-    impl Names for Known {
-        fn refresh(&mut self) {}
-        fn place(&mut self, sample: &Sample) -> Place<'_> {
-            match sample.ifindex {
-                0 => Place::default(),
-                _ => Place {
-                    interface: Some("eth0"),
-                    cgroup: Some("/docker/a,b"),
-                    container: Some("0123"),
-                },
-            }
-        }
-    }
 
     fn wide() -> CsvStyle {
         CsvStyle { wide: Some(Box::new(Known)), lifetime: false }

@@ -178,23 +178,10 @@ fn address<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{closed, interval, name, record, tcp, udp};
+    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp};
     use super::*;
-    use crate::connection::{CloseReason, Owner, Sample};
+    use crate::connection::{CloseReason, Owner};
     use serde_json::Value;
-
-    struct Known;
-
-    impl Names for Known {
-        fn refresh(&mut self) {}
-        fn place(&mut self, sample: &Sample) -> Place<'_> {
-            Place {
-                interface: (sample.ifindex != 0).then_some("eth0"),
-                cgroup: (sample.cgroup != 0).then_some("/a"),
-                container: None,
-            }
-        }
-    }
 
     fn write(interval: &Interval<'_>) -> String {
         let mut out = Vec::new();
@@ -218,9 +205,9 @@ mod tests {
         let text = write(&Interval { lost: &lost, ..interval(&rows, &ended) });
         assert_eq!(
             text,
-            r#"{"schema":1,"event":"sample","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":1234,"process_name":"curl","state":"ESTABLISHED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":1536.46,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":false,"retrans":3,"min_rtt_us":4321,"age_sec":10.5,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/a","container":null,"end":null}
+            r#"{"schema":1,"event":"sample","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":1234,"process_name":"curl","state":"ESTABLISHED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":1536.46,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":false,"retrans":3,"min_rtt_us":4321,"age_sec":10.5,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/docker/a,b","container":"0123","end":null}
 {"schema":1,"event":"sample","timestamp":"2026-03-04T05:06:07.089Z","protocol":"UDP","local_addr":"2001:db8::1","local_port":5353,"remote_addr":"fe80::1%2","remote_port":5353,"pid":9,"process_name":"a \"b\"\n\u001b[31m","state":"UDP","bytes_in":2048,"bytes_out":0,"packets_in":2,"packets_out":0,"rate_in_bytes_sec":0.0,"rate_out_bytes_sec":0.0,"rtt_us":null,"partial":false,"retrans":0,"min_rtt_us":null,"age_sec":9.5,"uid":1000,"ifname":null,"netns":null,"cgroup":null,"container":null,"end":null}
-{"schema":1,"event":"closed","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":null,"process_name":null,"state":"CLOSED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":0.0,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":true,"retrans":3,"min_rtt_us":4321,"age_sec":null,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/a","container":null,"end":"abort"}
+{"schema":1,"event":"closed","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":null,"process_name":null,"state":"CLOSED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":0.0,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":true,"retrans":3,"min_rtt_us":4321,"age_sec":null,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/docker/a,b","container":"0123","end":"abort"}
 {"schema":1,"event":"lost","timestamp":"2026-03-04T05:06:07.089Z","ring_full":2,"storage_full":0,"channel_full":0,"malformed":0,"flow_table_datagrams":0,"flow_table_bytes":0}
 "#
         );

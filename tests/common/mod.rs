@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod churn;
 pub mod log;
+pub mod mounts;
 pub mod netns;
 pub mod program;
 pub mod rng;

@@ -85,6 +85,11 @@ fn names(ids: &BTreeSet<u32>) -> BTreeSet<String> {
     infos.map(|info| info.name.to_string_lossy().into_owned()).collect()
 }
 
+/// The names of the programs that a process has loaded.
+pub fn programs_of(pid: u32) -> BTreeSet<String> {
+    names(&Loaded::by(pid).programs)
+}
+
 fn leaves_nothing(signal: libc::c_int) {
     let (before, pins) = (Loaded::now(), pinned());
     let tcptop = Tcptop::start(&QUICK);

@@ -1,37 +1,47 @@
 //! As cron runs it.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
 use crate::common::log::{Log, check_continuous};
+use crate::common::rng::Rng;
 use crate::common::sock::{Family, Pair, Stream};
 use crate::common::tcptop;
 use crate::common::wait::until;
 
-use super::csv::place;
-use super::{long, test};
+use super::csv::{Traffic, place};
+use super::{figures, long, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![test("cron::job", job)]
 }
 
 /// cron gives a job a handful of variables, `/` for a directory, no terminal,
-/// and a pipe whose text it mails. Here standard input is closed as well.
+/// and a pipe whose text it mails. Here standard input is closed as well. Its
+/// file is whole, and has all that was moved while it ran.
 fn job() {
-    let duration = long(Duration::from_secs(2), Duration::from_secs(300));
-    let interval = if duration.as_secs() > 60 { "1" } else { "0.1" };
-    let (_directory, log) = place();
+    let duration = long(Duration::from_secs(3), Duration::from_secs(300));
+    let interval = long(Duration::from_millis(100), Duration::from_secs(1));
+    let seconds = interval.as_secs_f64();
+    // What moves at the very end may come after the last interval.
+    let traffic_ends = duration - long(duration / 2, Duration::from_secs(5));
+    let (directory, log) = place();
+    let ready = directory.path().join("ready");
     let pair = Pair::new(Family::V4);
     let stream = Stream::start(&pair, 1000, Duration::from_millis(1));
     let extra = std::env::var("TCPTOP_TEST_ARGS").unwrap_or_default();
     let line = format!(
-        "{} --tcp --log {} --append --interval {interval} --duration {} {extra} <&-",
+        "{} --log {} --append --interval {seconds} --duration {} --udp-timeout 600 \
+         --ready-file {} {extra} <&-",
         tcptop::binary().display(),
         log.display(),
-        duration.as_secs()
+        duration.as_secs(),
+        ready.display()
     );
     let mut command = Command::new("setsid");
     command.args(["sh", "-c", &line]).current_dir("/").env_clear();
@@ -42,7 +52,20 @@ fn job() {
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("setsid");
-    std::thread::sleep(duration);
+    until("the job to count", || ready.exists().then_some(()));
+    let start = Instant::now();
+    let mut traffic = Traffic::default();
+    let mut rng = Rng::new(0x7c97_000c);
+    for turn in 1.. {
+        traffic.turn(&mut rng, turn);
+        let next = start + Duration::from_millis(100) * turn as u32;
+        if next > start + traffic_ends {
+            break;
+        }
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    assert_eq!(child.try_wait().expect("wait"), None, "the traffic took too long");
+    thread::sleep((start + duration).saturating_duration_since(Instant::now()));
     until("the job to end", || child.try_wait().expect("wait"));
     let output = child.wait_with_output().expect("output");
     stream.stop();
@@ -51,10 +74,11 @@ fn job() {
     assert!(output.stdout.is_empty(), "cron would mail it");
     let log_name = log.display();
     let expected = format!(
-        "tcptop: logging to {log_name} (interval: {interval}s, Ctrl-C to stop)\n\
+        "tcptop: logging to {log_name} (interval: {seconds}s, Ctrl-C to stop)\n\
          tcptop: logging stopped, CSV written to {log_name}\n"
     );
     assert_eq!(messages, expected);
+    let size = fs::metadata(&log).expect("the log").len();
     let log = Log::read(&log);
     for ends in [pair.ends, pair.ends.flipped()] {
         check_continuous(&log.open_rows_of(ends));
@@ -64,7 +88,17 @@ fn job() {
     let rows = log.open_rows_of(pair.ends);
     assert_eq!(rows.len(), times.len(), "in every interval");
     let whole = (rows[rows.len() - 1].time - rows[0].time).to_std().expect("forwards");
-    let seconds: f64 = interval.parse().expect("a number");
     // From the end of the first interval to the end of the last.
     assert!((whole.as_secs_f64() + seconds - duration.as_secs_f64()).abs() < 0.5, "{whole:?}");
+    let (bytes_in, bytes_out) = traffic.check(&log);
+    figures(format_args!(
+        "{} rows, {} of them final, in {} intervals, {size} bytes; \
+         {bytes_in} bytes in and {bytes_out} out",
+        log.rows.len(),
+        log.rows.iter().filter(|row| row.is_final()).count(),
+        times.len(),
+    ));
+    let expected = (duration.as_secs_f64() / seconds).round() as usize;
+    let few = long(expected / 4, 1);
+    assert!(times.len().abs_diff(expected) <= few, "{} intervals", times.len());
 }

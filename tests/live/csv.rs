@@ -1,10 +1,11 @@
 //! CSV: what other programs read in it, and what rotation does to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
@@ -21,7 +22,7 @@ use crate::common::sock::{
 use crate::common::tcptop::{self, Launch, Tcptop};
 use crate::common::wait::until_true;
 
-use super::{left_out, long, test};
+use super::{figures, left_out, long, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -63,29 +64,55 @@ struct Entry {
 
 /// Traffic of all kinds with an account of it.
 #[derive(Default)]
-struct Traffic {
+pub struct Traffic {
     account: Vec<Entry>,
     closed: Vec<Ends>,
-    open: Vec<Pair>,
-    flows: Vec<(UdpSocket, UdpSocket)>,
+    /// What is open, each with its place in the account.
+    open: Vec<(Pair, usize)>,
+    flows: Vec<([UdpSocket; 2], usize)>,
 }
 
 impl Traffic {
-    /// Both ends.
-    fn note(&mut self, protocol: &'static str, ends: Ends, up: u64, down: u64) {
-        for (ends, bytes_in, bytes_out) in [(ends, down, up), (ends.flipped(), up, down)] {
-            self.account.push(Entry { protocol, ends, bytes_in, bytes_out });
+    /// Of each protocol: then one of these goes on instead.
+    const MOST_OPEN: usize = 30;
+
+    /// Both ends; the place of the first one.
+    fn note(&mut self, protocol: &'static str, ends: Ends) -> usize {
+        let place = self.account.len();
+        for ends in [ends, ends.flipped()] {
+            self.account.push(Entry { protocol, ends, bytes_in: 0, bytes_out: 0 });
+        }
+        place
+    }
+
+    /// What went from the first end to the other one, and back.
+    fn add(&mut self, place: usize, up: u64, down: u64) {
+        for (place, bytes_in, bytes_out) in [(place, down, up), (place + 1, up, down)] {
+            self.account[place].bytes_in += bytes_in;
+            self.account[place].bytes_out += bytes_out;
         }
     }
 
+    /// A connection and a flow: new ones, or more on one that is open.
+    pub fn turn(&mut self, rng: &mut Rng, turn: usize) {
+        self.tcp(rng, turn);
+        self.udp(rng, turn);
+    }
+
     fn tcp(&mut self, rng: &mut Rng, turn: usize) {
-        let pair = Pair::new(Family::ALL[turn % 4]);
         let sizes = [0, 1, 1000, 300_000, rng.below(100_000)];
         let (up, down) = (rng.pick(&sizes), rng.pick(&sizes));
+        if turn % 7 == 0 && self.open.len() >= Traffic::MOST_OPEN {
+            let (pair, place) = &self.open[turn % Traffic::MOST_OPEN];
+            pair.exchange(up, down);
+            return self.add(*place, up, down);
+        }
+        let pair = Pair::new(Family::ALL[turn % 4]);
         pair.exchange(up, down);
-        self.note("TCP", pair.ends, up, down);
+        let place = self.note("TCP", pair.ends);
+        self.add(place, up, down);
         match turn % 7 {
-            0 => self.open.push(pair),
+            0 => self.open.push((pair, place)),
             1 => {
                 self.closed.extend([pair.ends, pair.ends.flipped()]);
                 reset(pair.client);
@@ -98,29 +125,35 @@ impl Traffic {
     }
 
     fn udp(&mut self, rng: &mut Rng, turn: usize) {
-        let address: SocketAddr = match turn % 2 {
-            0 => (loopback(1), 0).into(),
-            _ => (Ipv6Addr::LOCALHOST, 0).into(),
-        };
-        let [one, other] = [(); 2].map(|()| {
-            let socket = UdpSocket::bind(address).expect("bind");
-            bounded(&socket);
-            socket
-        });
-        let [here, there] = [&one, &other].map(|socket| socket.local_addr().expect("bound"));
-        one.connect(there).expect("connect");
-        other.connect(here).expect("connect");
+        let mut next = turn % Traffic::MOST_OPEN;
+        if self.flows.len() < Traffic::MOST_OPEN {
+            next = self.flows.len();
+            let address: SocketAddr = match turn % 2 {
+                0 => (loopback(1), 0).into(),
+                _ => (Ipv6Addr::LOCALHOST, 0).into(),
+            };
+            let [one, other] = [(); 2].map(|()| {
+                let socket = UdpSocket::bind(address).expect("bind");
+                bounded(&socket);
+                socket
+            });
+            let [here, there] = [&one, &other].map(|socket| socket.local_addr().expect("bound"));
+            one.connect(there).expect("connect");
+            other.connect(here).expect("connect");
+            let place = self.note("UDP", Ends::new(here, there));
+            self.flows.push(([one, other], place));
+        }
+        let ([one, other], place) = &self.flows[next];
         let mut totals = [0; 2];
         for _ in 0..1 + rng.below(20) {
-            for (total, (from, to)) in totals.iter_mut().zip([(&one, &other), (&other, &one)]) {
+            for (total, (from, to)) in totals.iter_mut().zip([(one, other), (other, one)]) {
                 let payload = vec![b'u'; rng.pick(&[0, 1, 1400, 9000]) as usize];
                 from.send(&payload).expect("send");
                 assert_eq!(to.recv(&mut [0; 9001]).expect("receive"), payload.len());
                 *total += payload.len() as u64;
             }
         }
-        self.note("UDP", Ends::new(here, there), totals[0], totals[1]);
-        self.flows.push((one, other));
+        self.add(*place, totals[0], totals[1]);
     }
 
     /// Connections of two other processes, with all kinds of ends.
@@ -131,10 +164,37 @@ impl Traffic {
         let address = server.serve_churn(connections);
         client.churn(address, connections, &account);
         for told in read_account(&fs::read_to_string(account).expect("the account")) {
-            self.note("TCP", told.ends, told.up, told.down);
+            let place = self.note("TCP", told.ends);
+            self.add(place, told.up, told.down);
             self.closed.extend([told.ends, told.ends.flipped()]);
         }
         [server, client]
+    }
+
+    /// The log has all of it, to the byte; the sums over both ends, in and out.
+    pub fn check(&self, log: &Log) -> (u64, u64) {
+        let mut rows: HashMap<Ends, Vec<&LogRow>> = HashMap::new();
+        for row in &log.rows {
+            rows.entry(row.ends).or_default().push(row);
+        }
+        let finals = |ends: &Ends| rows[ends].iter().filter(|row| row.is_final()).count();
+        for Entry { protocol, ends, bytes_in, bytes_out } in &self.account {
+            let row = rows.get(ends).unwrap_or_else(|| panic!("no row of {ends:?}"));
+            let row = row.last().expect("it was made for one");
+            assert_eq!((row.bytes_in, row.bytes_out), (*bytes_in, *bytes_out), "{ends:?}");
+            let is_udp = *protocol == "UDP";
+            assert_eq!((&*row.protocol, row.rtt.is_none()), (*protocol, is_udp), "{row:?}");
+            assert!(*bytes_in == 0 || row.packets_in > 0, "{row:?}");
+            assert!(*bytes_out == 0 || row.packets_out > 0, "{row:?}");
+            assert!(finals(ends) <= 1, "{ends:?}");
+        }
+        for ends in &self.closed {
+            assert_eq!(finals(ends), 1, "{ends:?}");
+        }
+        let unique: BTreeSet<Ends> = self.account.iter().map(|entry| entry.ends).collect();
+        assert_eq!(unique.len(), self.account.len(), "no tuple twice, or the sums need more");
+        let sum = |value: fn(&Entry) -> u64| self.account.iter().map(value).sum();
+        (sum(|entry| entry.bytes_in), sum(|entry| entry.bytes_out))
     }
 
     /// As CSV, for the programs that read the log too.
@@ -187,38 +247,39 @@ print(*duckdb.sql(sys.argv[1]).fetchall()[0])
 /// for whatever program reads the file.
 fn adds_up_for_other_programs() {
     let (directory, log) = place();
-    let tcptop = logger(&log, &["--interval", "0.1", "--udp-timeout", "3600"]);
+    // A minute with ten turns a second, or as many turns as fit into a second.
+    let length = long(Duration::from_secs(1), Duration::from_secs(60));
+    let pace = long(Duration::ZERO, Duration::from_millis(100));
+    let interval = if pace.is_zero() { "0.1" } else { "1" };
+    let tcptop = logger(&log, &["--interval", interval, "--udp-timeout", "3600"]);
     let mut traffic = Traffic::default();
     let mut rng = Rng::new(0x7c97_0004);
-    // Each from an address of its own, so that no tuple comes twice.
-    let agents = traffic.churn(200);
+    let mut agents = Vec::new();
     let start = Instant::now();
     for turn in 0.. {
-        if turn >= 40 && start.elapsed() >= long(Duration::from_secs(1), Duration::from_secs(60)) {
+        if turn >= 40 && start.elapsed() >= length {
             break;
         }
-        traffic.tcp(&mut rng, turn);
-        if turn < 100 {
-            traffic.udp(&mut rng, turn);
+        if turn == 0 || (turn % 100 == 0 && !pace.is_zero()) {
+            agents.push(traffic.churn(200));
         }
+        traffic.turn(&mut rng, turn);
+        thread::sleep((start + pace * turn as u32).saturating_duration_since(Instant::now()));
     }
-    Log::wait_finals(&log, traffic.closed.get(400..).expect("more than the churn"));
+    Log::wait_finals(&log, &traffic.closed);
     let ended = tcptop.stop(libc::SIGINT);
     drop(agents);
-    ended.check_log(&log, "0.1");
+    ended.check_log(&log, interval);
 
     let rows = Log::read(&log);
-    for Entry { protocol, ends, bytes_in, bytes_out } in &traffic.account {
-        assert_eq!(rows.totals(*ends), (*bytes_in, *bytes_out), "{ends:?}");
-        let row = rows.rows_of(*ends).next_back().expect("it has totals");
-        assert_eq!((&*row.protocol, row.rtt.is_none()), (*protocol, *protocol == "UDP"), "{row:?}");
-        assert!(*bytes_in == 0 || row.packets_in > 0, "{row:?}");
-        assert!(*bytes_out == 0 || row.packets_out > 0, "{row:?}");
-    }
-    let unique: BTreeSet<Ends> = traffic.account.iter().map(|entry| entry.ends).collect();
-    assert_eq!(unique.len(), traffic.account.len(), "no tuple twice, or the sums need more");
-    let sum = |value: fn(&Entry) -> u64| traffic.account.iter().map(value).sum::<u64>();
-    let (bytes_in, bytes_out) = (sum(|entry| entry.bytes_in), sum(|entry| entry.bytes_out));
+    let (bytes_in, bytes_out) = traffic.check(&rows);
+    figures(format_args!(
+        "{} rows in {} intervals, {} bytes; {bytes_in} bytes in and {bytes_out} out of {} ends",
+        rows.rows.len(),
+        rows.times().len(),
+        fs::metadata(&log).expect("the log").len(),
+        traffic.account.len()
+    ));
     let expected = format!("{bytes_in} {bytes_out} {}", traffic.account.len());
 
     traffic.write_account(&directory.path().join("account.csv"));

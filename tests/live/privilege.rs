@@ -3,17 +3,23 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use libtest_mimic::Trial;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 
+use crate::common::log::Log;
+use crate::common::program;
 use crate::common::sock::{Family, Pair};
-use crate::common::tcptop::{self, Ended, Launch, QUICK};
+use crate::common::tcptop::{self, Ended, Launch, QUICK, Tcptop};
+use crate::common::udp::{Duo, Totals};
+use crate::common::wait::until_true;
 
-use super::test;
+use super::csv::{logger, place};
+use super::{left_out, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -21,6 +27,11 @@ pub fn tests() -> Vec<Trial> {
         test("privilege::bpf_alone", || refused(&[Capability::CAP_BPF])),
         test("privilege::perfmon_alone", || refused(&[Capability::CAP_PERFMON])),
         test("privilege::bpf_and_perfmon", bpf_and_perfmon),
+        test("privilege::with_net_admin", with_net_admin),
+        test("privilege::root_without_sys_admin", root_without_sys_admin),
+        test("privilege::file_capabilities", file_capabilities),
+        test("privilege::gives_up", gives_up),
+        test("privilege::log_of_another_user", log_of_another_user),
         test("privilege::before_anything_else", before_anything_else),
     ]
 }
@@ -40,11 +51,7 @@ pub fn public_binary() -> (TempDir, PathBuf) {
 }
 
 /// tcptop as an ordinary user who has these capabilities and no others.
-pub fn as_nobody(
-    binary: &std::path::Path,
-    arguments: &[&str],
-    capabilities: &[Capability],
-) -> Launch {
+pub fn as_nobody(binary: &Path, arguments: &[&str], capabilities: &[Capability]) -> Launch {
     let capabilities: CapsHashSet = capabilities.iter().copied().collect();
     let drop_privileges = move || {
         // SAFETY: system calls without memory, but for an empty list of groups.
@@ -67,7 +74,7 @@ pub fn as_nobody(
     unsafe { Launch::of(binary, arguments).prepare(drop_privileges) }
 }
 
-fn check_refusal(ended: &Ended) {
+pub fn check_refusal(ended: &Ended) {
     assert_eq!(ended.status.code(), Some(77), "{}", ended.stderr);
     assert_eq!(ended.stderr, "error: tcptop requires root privileges. Run with sudo.\n");
     assert!(ended.output.lines.is_empty(), "{:?}", ended.output.lines);
@@ -109,6 +116,185 @@ fn bpf_and_perfmon() {
         );
         assert_eq!(closed.end, "fin");
     }
+}
+
+/// Both protocols, both directions, to the byte, with who moved them; younger and
+/// older connections.
+fn check_all_traffic(launch: Launch) {
+    let older = Pair::new(Family::V4);
+    let tcptop = launch.start();
+    check_traffic(&tcptop, older);
+    tcptop.finish();
+}
+
+/// The arguments for that.
+const BOTH: [&str; 5] = ["--raw", "--interval", "0.1", "--udp-timeout", "300"];
+
+fn check_traffic(tcptop: &Tcptop, older: Pair) {
+    let own = Some(process::id());
+    let younger = Pair::new(Family::V6);
+    let mut duos = [Duo::new(Family::V4, true), Duo::new(Family::V6, false)];
+    for duo in &mut duos {
+        duo.send(1200, 5);
+        duo.answer(30, 2);
+    }
+    for (ends, totals) in duos.iter().flat_map(Duo::expected) {
+        tcptop.wait_row(&format!("row of {ends:?} with {totals:?}"), ends, |row| {
+            Totals::of(row) == totals && row.pid == own
+        });
+    }
+    let all = [older.ends, younger.ends];
+    for pair in [older, younger] {
+        pair.exchange(123_456, 321);
+        pair.close();
+    }
+    tcptop.wait_closed(&all);
+    tcptop.look(|output| {
+        for ends in all {
+            let closed = output.the_closed(ends);
+            assert_eq!((closed.bytes_in, closed.bytes_out, closed.pid), (321, 123_456, own));
+        }
+    });
+}
+
+/// An ordinary user with the three capabilities has everything.
+fn with_net_admin() {
+    let (_directory, binary) = public_binary();
+    check_all_traffic(as_nobody(&binary, &BOTH, &THREE));
+}
+
+const THREE: [Capability; 3] =
+    [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN];
+
+/// As in many containers and services.
+fn root_without_sys_admin() {
+    let drop_it = || {
+        for set in [CapSet::Effective, CapSet::Permitted, CapSet::Bounding] {
+            caps::drop(None, set, Capability::CAP_SYS_ADMIN).map_err(io::Error::other)?;
+        }
+        Ok(())
+    };
+    // SAFETY: as in `as_nobody`.
+    check_all_traffic(unsafe { Launch::new(&BOTH).prepare(drop_it) });
+}
+
+/// Becomes an ordinary user, with nothing.
+fn become_nobody() -> io::Result<()> {
+    // SAFETY: system calls without memory, but for an empty list of groups.
+    let result = unsafe {
+        libc::setgroups(0, std::ptr::null()) | libc::setgid(NOBODY) | libc::setuid(NOBODY)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The line of the README makes a file that everyone may run.
+fn file_capabilities() {
+    const WHAT: &str = "privilege::file_capabilities";
+    if !program::is_there("setcap") {
+        return left_out(WHAT, "no setcap here");
+    }
+    let readme = include_str!("../../README.md");
+    let line = readme.lines().find_map(|line| line.trim().strip_prefix("sudo setcap "));
+    let (capabilities, path) = line.and_then(|line| line.split_once(' ')).expect("documented");
+    assert_eq!(path, "/usr/local/bin/tcptop");
+    let (directory, binary) = public_binary();
+    let flags = statvfs(directory.path()).expect("a file system").flags();
+    if flags.contains(FsFlags::ST_NOSUID) {
+        return left_out(WHAT, "temporary files are on a file system with nosuid");
+    }
+    let launch = |arguments: &[&str]| {
+        // SAFETY: as in `as_nobody`.
+        unsafe { Launch::of(&binary, arguments).prepare(become_nobody) }
+    };
+    check_refusal(&launch(&BOTH).spawn().ended());
+    let arguments = [capabilities.as_ref(), binary.as_os_str()];
+    program::output_of("setcap", &arguments, "");
+    let older = Pair::new(Family::Mapped);
+    let tcptop = launch(&BOTH).start();
+    let status = fs::read_to_string(format!("/proc/{}/status", tcptop.id())).expect("status");
+    assert!(status.lines().any(|line| line.starts_with("Uid:\t65534\t65534")), "{status}");
+    check_kept(&tcptop, false);
+    check_traffic(&tcptop, older);
+    tcptop.finish();
+    let ended = launch(&["--doctor"]).spawn().ended();
+    assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{:#?}", ended.output.lines);
+}
+
+/// Waits until no thread has more than the README says.
+fn check_kept(tcptop: &Tcptop, logs: bool) {
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", tcptop.id())).expect("it runs");
+        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+    };
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    let excess = |status: String| {
+        let name = field(&status, "Name");
+        let allowed: &[Capability] = match &*name {
+            "collector" => &[Capability::CAP_BPF],
+            "reporter" if logs => &[Capability::CAP_DAC_OVERRIDE],
+            _ => &[],
+        };
+        let allowed: u64 = allowed.iter().map(|capability| capability.bitmask()).sum();
+        ["CapInh", "CapPrm", "CapEff", "CapAmb"].iter().any(|set| {
+            let held = u64::from_str_radix(&field(&status, set), 16).expect("a bit mask");
+            held & !allowed != 0
+        })
+    };
+    until_true("privileges to be given up", || !threads().any(excess));
+    let names: Vec<String> = threads().map(|status| field(&status, "Name")).collect();
+    for name in ["collector", "reporter"] {
+        assert!(names.iter().any(|found| found == name), "{names:?}");
+    }
+}
+
+/// Root's tcptop keeps next to nothing, and goes on as before: it counts, knows
+/// names and devices.
+fn gives_up() {
+    let older = Pair::new(Family::V4);
+    let tcptop = Tcptop::start(&[&BOTH[..], &["-i", "lo"]].concat());
+    check_kept(&tcptop, false);
+    check_traffic(&tcptop, older);
+    check_kept(&tcptop, false);
+    tcptop.finish();
+}
+
+/// After root's privileges are gone, SIGHUP finds a place that only another user
+/// may write to; names are still found.
+fn log_of_another_user() {
+    let (directory, log) = place();
+    let owner = |path: &Path, mode| {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("chown");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    owner(directory.path(), 0o700);
+    let pair = Pair::new(Family::V4);
+    let tcptop = logger(&log, &["--tcp", "--wide", "--interval", "0.1"]);
+    check_kept(&tcptop, true);
+    for turn in 1..=2 {
+        let old = directory.path().join(format!("old{turn}"));
+        fs::rename(&log, &old).expect("rename");
+        tcptop.signal(libc::SIGHUP);
+        Log::wait(&log, "rows in a new file", |log| {
+            (log.open_rows_of(pair.ends).len() > 1).then_some(())
+        });
+        check_kept(&tcptop, true);
+    }
+    pair.exchange(1000, 2000);
+    let ends = pair.ends;
+    pair.close();
+    Log::wait_finals(&log, &[ends]);
+    tcptop.stop(libc::SIGTERM).check_log(&log, "0.1");
+    let log = Log::read(&log);
+    assert_eq!(log.totals(ends), (2000, 1000));
+    let last = log.finals_of(ends).next_back().expect("closed");
+    assert_eq!(last.pid, Some(process::id()));
+    let row = log.open_rows_of(ends)[0].clone();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    assert_eq!((&*row.wide[5], &*row.wide[7]), ("lo", own), "device and cgroup: {row:?}");
 }
 
 /// Privileges come first, but a wrong option is a wrong option for everybody.

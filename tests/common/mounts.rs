@@ -1,0 +1,42 @@
+//! What a process sees of the file system, changed for it alone. To be called
+//! before it becomes another program; everything goes with it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+/// Leaves the mount namespace of all others: what is mounted from now on, nobody
+/// else sees.
+pub fn private() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    Ok(mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?)
+}
+
+/// Mounts an empty directory over this one.
+pub fn hide(directory: &Path) -> io::Result<()> {
+    Ok(mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>)?)
+}
+
+/// Mounts one directory over another one.
+pub fn bind(what: &Path, over: &Path) -> io::Result<()> {
+    Ok(mount(Some(what), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// Takes a mount away.
+pub fn detach(point: &Path) -> io::Result<()> {
+    Ok(umount2(point, MntFlags::MNT_DETACH)?)
+}
+
+/// Where file systems of this type are mounted.
+pub fn points(kind: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    let point = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (words[2] == kind).then(|| PathBuf::from(words[1]))
+    };
+    mounts.lines().filter_map(point).collect()
+}
