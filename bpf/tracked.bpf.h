@@ -37,6 +37,8 @@ struct tracked {
 	__u8 flags;    /* enum tcptop_event_flags */
 	__u8 evidence; /* enum evidence, for the owner */
 	__u8 active;   /* used, or its state changed, since a visit found nothing new */
+	__u8 state;    /* the last one that a program was told of */
+	__u8 pad[3];
 	/* Written by the owner hook: name first, version last. */
 	__u32 owner_version;
 	__u32 tgid; /* 0 unknown */

@@ -191,7 +191,9 @@ fn open<'object>(
     let slots = knobs.udp_flows.next_power_of_two();
 
     let progs = &mut open.progs;
-    progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
+    for prog in [&mut progs.tcp_state, &mut progs.tcp_state_second, &mut progs.tcp_state_third] {
+        prog.set_autoload(has(Provider::StateTracepoint));
+    }
     progs.sample.set_autoload(whole && knobs.tcp);
     progs.seed_held.set_autoload(whole);
     progs.seed_unheld.set_autoload(whole && knobs.tcp);
@@ -246,7 +248,12 @@ fn attach(
 ) -> Result<()> {
     let progs = &mut skel.progs;
     match provider {
-        Provider::StateTracepoint => links.push(progs.tcp_state.attach()?),
+        Provider::StateTracepoint => {
+            // They run in this order.
+            links.push(progs.tcp_state.attach()?);
+            links.push(progs.tcp_state_second.attach()?);
+            links.push(progs.tcp_state_third.attach()?);
+        }
         Provider::SocketTracepoints => {
             if knobs.tcp {
                 links.push(progs.sock_sent.attach()?);
