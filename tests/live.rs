@@ -22,6 +22,7 @@ mod live {
     mod existing;
     mod failed;
     mod filters;
+    mod hooks;
     mod json;
     mod lines;
     mod measure;
@@ -58,6 +59,7 @@ mod live {
             existing::tests(),
             owner::tests(),
             netns::tests(),
+            hooks::tests(),
             measure::tests(),
             lines::tests(),
             control::tests(),
