@@ -81,23 +81,14 @@ enum Provider {
 impl Provider {
     /// What this tcptop has attached.
     fn of(tcptop: &Tcptop) -> Provider {
-        let kinds: BTreeSet<String> = fs::read_dir(format!("/proc/{}/fdinfo", tcptop.id()))
-            .expect("it runs")
-            .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
-            .filter_map(|text| {
-                let line = text.lines().find(|line| line.starts_with("link_type:"))?;
-                Some(line.split_ascii_whitespace().nth(1)?.to_owned())
-            })
-            .collect();
-        if kinds.contains("cgroup") { Provider::CgroupSkb } else { Provider::Entry }
+        if tcptop.has_link("cgroup") { Provider::CgroupSkb } else { Provider::Entry }
     }
 }
 
 /// Whether tcptop learns who receives on a socket. With cgroup_skb it needs a
 /// tracepoint for that (Linux 6.3); without, it looks up who holds the socket.
 fn sees_receivers(tcptop: &Tcptop) -> bool {
-    let symbols = fs::read_to_string("/proc/kallsyms").expect("root may read it");
-    Provider::of(tcptop) == Provider::Entry || symbols.contains(" __traceiter_sock_recv_length")
+    Provider::of(tcptop) == Provider::Entry || tcptop.has_tracepoint("sock_recv_length")
 }
 
 /// The rows of sockets with these local ports, whatever the addresses.
@@ -421,7 +412,7 @@ fn many_threads_one_socket() {
     let extra = tcptop.wait("exact totals of each flow", |output| {
         let mut sums: BTreeMap<Ends, Totals> = BTreeMap::new();
         let mut rows = 0;
-        for row in rows_of_now(output).filter(|row| expected.contains_key(&row.ends)) {
+        for row in rows_of_a_whole_interval(output).filter(|row| expected.contains_key(&row.ends)) {
             *sums.entry(row.ends).or_default() += Totals::of(row);
             rows += 1;
         }
@@ -901,6 +892,14 @@ fn many_descriptors() {
 fn rows_of_now(output: &Output) -> impl Iterator<Item = &Row> {
     let time = output.rows.last().and_then(|row| row.time.clone());
     output.rows.iter().rev().take_while(move |row| row.time == time)
+}
+
+/// The rows of the interval before the newest one, which may not be complete yet.
+fn rows_of_a_whole_interval(output: &Output) -> impl Iterator<Item = &Row> {
+    let newest = output.rows.last().and_then(|row| row.time.clone());
+    let mut rows = output.rows.iter().rev().skip_while(move |row| row.time == newest).peekable();
+    let time = rows.peek().and_then(|row| row.time.clone());
+    rows.take_while(move |row| row.time == time)
 }
 
 /// What tcptop may need more than at its start, with nothing to show: 1,000 rows'
