@@ -470,6 +470,17 @@ impl Tcptop {
         String::from_utf8_lossy(&self.errors.lock().expect("no panic")).into_owned()
     }
 
+    /// How many sends and receives the kernel has skipped a program for, as told so far.
+    pub fn skipped(&self) -> u64 {
+        let stderr = self.stderr();
+        let told = stderr.lines().filter_map(|line| line.split_once("in this interval: "));
+        let causes = told.flat_map(|(_, causes)| causes.split(", "));
+        let counts = causes.filter_map(|cause| {
+            cause.strip_suffix(" UDP sends and receives (skipped by the kernel)")
+        });
+        counts.map(|count| count.parse::<u64>().expect("a number")).sum()
+    }
+
     /// Looks at what was written so far.
     pub fn look<T>(&self, probe: impl FnOnce(&Output) -> T) -> T {
         probe(&self.shared.lock())
