@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::common::tcptop::binary;
+use crate::common::wait::patience;
 
 use super::test;
 
@@ -34,7 +35,9 @@ struct Served {
 fn ask(signal: &str, without: &[&str]) -> Served {
     let mut arguments = vec!["--doctor", "--format", "json"];
     arguments.extend(without.iter().flat_map(|name| ["--without", name]));
-    let output = Command::new(binary()).args(&arguments).output().expect("tcptop");
+    let mut command = Command::new("timeout");
+    command.arg(patience().as_secs().to_string()).arg(binary()).args(&arguments);
+    let output = command.output().expect("tcptop");
     let messages = String::from_utf8_lossy(&output.stderr);
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|e| panic!("{arguments:?}: {e}: {messages}"));
