@@ -47,9 +47,9 @@ test: ## Everything: format, lints, tests (the live ones as root), no needless r
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest")
+test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest", FULL=1)
 	@kernels/install.sh
-	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(BIN) "$(LIVE)"
+	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 
 # Which executable cargo made of benches/overhead. Asked before the release build:
 # cargo makes another tcptop along with it, one that unwinds.

@@ -80,8 +80,19 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	fill_sock(event, sk);
 }
 
+/* Whether a program has run for this change of state. */
+static __always_inline bool tcp_seen(struct sock *sk, int new_state)
+{
+	struct tracked *tracked;
+
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return true;
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	return tracked && tracked->state == new_state;
+}
+
 /* connect() or listen(): the socket starts a new life. */
-static __always_inline void tcp_begins(struct sock *sk)
+static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 {
 	struct tracked fresh = {};
 	struct tracked *tracked;
@@ -95,6 +106,7 @@ static __always_inline void tcp_begins(struct sock *sk)
 		return;
 	}
 	tracked->born_ns = bpf_ktime_get_ns();
+	tracked->state = state;
 	tracked->active = 1;
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
@@ -108,7 +120,7 @@ static __always_inline void tcp_begins(struct sock *sk)
  * the listener's: the owner stays, the rest starts anew. The child's counters
  * began at 0.
  */
-static __always_inline void tcp_child_begins(struct sock *sk)
+static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 {
 	struct tracked fresh = {};
 	struct tracked *tracked;
@@ -118,6 +130,7 @@ static __always_inline void tcp_child_begins(struct sock *sk)
 		lost(TCPTOP_LOST_STORAGE_FULL, 1);
 		return;
 	}
+	tracked->state = state;
 	tracked->base_bytes_in = 0;
 	tracked->base_bytes_out = 0;
 	tracked->base_segs_in = 0;
@@ -131,12 +144,14 @@ static __always_inline void tcp_child_begins(struct sock *sk)
 }
 
 /* The state is news at the next tick, also where no process does anything. */
-static __always_inline void tcp_moves_on(struct sock *sk)
+static __always_inline void tcp_moves_on(struct sock *sk, __u8 state)
 {
 	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 
-	if (tracked)
-		mark_active(tracked);
+	if (!tracked)
+		return;
+	tracked->state = state;
+	mark_active(tracked);
 }
 
 /*
@@ -159,6 +174,7 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked)
 		return;
+	tracked->state = TCP_CLOSE;
 	if (old_state == TCP_SYN_SENT && !tcp_local_port(tp))
 		return;
 	if (old_state == TCP_SYN_RECV && !sk->sk_err && !tp->bytes_received)

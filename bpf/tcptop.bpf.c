@@ -42,20 +42,43 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
  * request and TIME_WAIT sockets (they are no struct sock), and fires for other
  * protocols too.
  */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
+static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	if (new_state == TCP_CLOSE)
 		tcp_ends(sk, old_state);
 	else if (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)
-		tcp_begins(sk);
+		tcp_begins(sk, new_state);
 	else if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
-		tcp_child_begins(sk);
+		tcp_child_begins(sk, new_state);
 	else
-		tcp_moves_on(sk);
+		tcp_moves_on(sk, new_state);
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
+{
+	return tcp_changes(sk, old_state, new_state);
+}
+
+/*
+ * The same for what the one before has missed. The kernel does not start a program on
+ * a processor where it runs already, and since Linux 7.0 it can be preempted there, for
+ * milliseconds in which others connect and close. That befalls all three at once
+ * hardly ever.
+ */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
+{
+	return tcp_seen(sk, new_state) ? 0 : tcp_changes(sk, old_state, new_state);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
+{
+	return tcp_seen(sk, new_state) ? 0 : tcp_changes(sk, old_state, new_state);
 }
 
 /*

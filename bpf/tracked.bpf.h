@@ -28,7 +28,7 @@ struct tracked {
 	__u8 evidence;  /* enum evidence, for the owner */
 	__u8 active;    /* used, or its state changed, since a visit found nothing new */
 	__u8 flags;     /* enum tcptop_event_flags */
-	__u8 sampled_state;
+	__u8 state;     /* the last one that a program was told of */
 	__u32 owner_version; /* written after the owner */
 	__u64 comm[2];
 	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
@@ -43,6 +43,8 @@ struct tracked {
 	__u32 sampled_segs;
 	__u32 sampled_owner;
 	__u32 sampled_epoch;
+	__u32 sampled_state;
+	__u32 pad;
 };
 
 /*

@@ -1,32 +1,45 @@
 #!/bin/bash
-# matrix.sh [-k KERNELS] [-t SECONDS] [-o DIRECTORY] [-a FILE[:PATH]]... [-e NAME=VALUE]... TCPTOP TESTS [ARGUMENT...]
+# matrix.sh [-k KERNELS] [-p PASSES] [-f] [-j GUESTS] [-t SECONDS] [-o DIRECTORY]
+#           [-a FILE[:PATH]]... [-e NAME=VALUE]... TCPTOP TESTS [ARGUMENT...]
 #
-# Boots Debian's kernels one after the other, runs the test program TESTS there as
-# root with TCPTOP_BIN set to TCPTOP, and prints a table test x kernel.  An emulated
-# guest is slow, so the tests get more patience (TCPTOP_TEST_SLOW).  Ends with
+# Boots Debian's kernels, runs the test program TESTS there as root with TCPTOP_BIN set
+# to TCPTOP, and prints a table test x kernel, and which hooks served where.  An
+# emulated guest is slow, so the tests get more patience (TCPTOP_TEST_SLOW).  Ends with
 # "N passed, N failed", and status 1 where anything failed.
 #
+# Each kernel is tested in several passes: with the hooks that tcptop chooses, then with
+# each hook of lower rank, the better ones left out (passes below).  ARGUMENTs replace
+# the choice of tests in every pass.
+#
 #   -k  the series (default below; `newest`: the newest that Debian has)
+#   -p  only the passes with these names
+#   -f  every test in every pass: hours on a small machine
+#   -j  guests at a time
 #   -t  seconds for one kernel, boot included
 #   -o  keep each kernel's output and console there (default: they are shown
 #       where a test failed)
 #   -a  take another file or program along, to PATH in the guest
-#   -e  set a variable for the tests, such as
-#       TCPTOP_TEST_ARGS="--without fentry/ip_send_skb": UDP by cgroup_skb
+#   -e  set a variable for the tests, such as TCPTOP_TEST_LONG=1
 #
 # 5.10 is too old for tcptop: there it must refuse in one sentence.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 kernels="5.10 6.1 6.12 6.18 newest"
-seconds=900
+only=
+full=
+guests=2
+seconds=
 directory=
 tools=()
 too_old=" 5.10 "
 variables=()
-while getopts k:t:o:a:e: option; do
+while getopts k:p:fj:t:o:a:e: option; do
     case $option in
     k) kernels=$OPTARG ;;
+    p) only=$OPTARG ;;
+    f) full=yes ;;
+    j) guests=$OPTARG ;;
     t) seconds=$OPTARG ;;
     o) directory=$OPTARG ;;
     a) tools+=("$OPTARG") ;;
@@ -35,9 +48,34 @@ while getopts k:t:o:a:e: option; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,27s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 tcptop=$1 tests=$2
 shift 2
+[ -n "$seconds" ] || seconds=$([ -z "$full" ] && echo 900 || echo 7200)
+
+# --- the passes: name, providers, what leads to them, tests ---------------------------
+# What concerns only the output is the same on every kernel and left out, and so are the
+# longest tests of filters.  A pass with another owner runs the tests that ask for the
+# owner, one with another UDP those of UDP.
+best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: alone_and_combined cost_less)
+tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
+passes() {
+    echo "best|||$best"
+    echo "$entry|$entry|--without $tp|owner::"
+    echo "iter/task_file|iter/task_file|--without $tp --without $entry|owner::"
+    echo "cgroup_skb|cgroup_skb|--without $udp|udp::"
+    echo "cgroup_skb+iter/task_file|cgroup_skb iter/task_file|--without $udp --without $tp --without $entry|udp::owner"
+}
+
+chosen() { # the passes of this run
+    local name provider extra arguments
+    passes | while IFS='|' read -r name provider extra arguments; do
+        [ -z "$only" ] || [[ " $only " == *" $name "* ]] || continue
+        [ -z "$full" ] || arguments=
+        [ $# -eq 0 ] || arguments=$*
+        echo "$name|$provider|$extra|$arguments"
+    done
+}
 
 modules=(veth dummy vxlan sch_netem sch_fq tcp_bbr tcp_diag udp_diag unix_diag
     tls aes_generic gcm ghash_generic ctr) # kernel TLS asks for its ciphers by name
@@ -50,7 +88,8 @@ done
 
 cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}/${TCPTOP_KERNELS_ARCH:-amd64}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# The guests that still run go along, where this is interrupted.
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 [ -n "$directory" ] || directory=$work/output
 mkdir -p "$directory"
 
@@ -60,23 +99,39 @@ kernels=$("$here/get.sh" $kernels)
 
 job() { # what the guest runs
     printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec env'
-    printf ' %q' ${variables[@]+"${variables[@]}"} "$@"
+    printf ' %q' ${variables[@]+"${variables[@]}"} "$1"
     echo
 }
-job /usr/bin/refusal >"$work/refusal"
-job /usr/bin/tests "$@" >"$work/tests"
-for job in refusal tests; do
+chosen "$@" >"$work/etc-passes"
+[ -s "$work/etc-passes" ] || { echo "matrix.sh: no pass is named $only" >&2; exit 2; }
+for job in refusal passes; do
+    job "/usr/bin/$job" >"$work/$job"
     # shellcheck disable=SC2046
     "$here/initramfs.py" guest "$work/$job.cpio" "$here/init.sh" "$tcptop:usr/bin/tcptop" "$tests:usr/bin/tests" \
-        "$here/refusal.sh:usr/bin/refusal" "$work/$job:job" $(printf '%s\n' "${tools[@]}")
+        "$here/$job.sh:usr/bin/$job" "$work/$job:job" "$work/etc-passes:etc/passes" $(printf '%s\n' "${tools[@]}")
 done
 
-# One line per result: kernel, test, ok | FAILED | ignored.  A test that complains
-# on stderr has its result on a later line; one without a result was under way
-# when the guest ended.
-results() {
+# One line per result: kernel, pass: test, ok | FAILED | ignored.  A test that complains
+# on stderr has its result on a later line; one without a result was under way when the
+# guest ended.  A pass that did not come to its end, or ran no test, has failed.
+results() { # kernel, output; the names of its passes on stdin
     gawk -v kernel="$1" '
-        function result(word) { print kernel "\t" name "\t" word; name = "" }
+        function row(what, word) { print kernel "\t" (pass == "best" ? "" : pass ": ") what "\t" word }
+        function result(word) {
+            row(name, word)
+            if (name != "doctor") ran++
+            failed += word == "FAILED"
+            name = ""
+        }
+        function ended(status) {
+            if (name != "") result("FAILED")
+            if (!ran) row("(no test ran)", "FAILED")
+            else if (status && !failed) row("(status " status ")", "FAILED")
+            running = 0
+        }
+        FILENAME == "-" { expected[++passes] = $0; next }
+        /^pass: / { pass = substr($0, 7); running = begun[pass] = 1; ran = failed = 0; next }
+        /^pass ended: / { ended($3 + 0); next }
         match($0, /^test (.*[^ ]) +\.\.\. *(ok|FAILED|ignored)?/, part) && !/^test result:/ {
             if (name != "") result("FAILED")
             name = part[1]
@@ -84,31 +139,53 @@ results() {
             next
         }
         name != "" && /^(ok|FAILED|ignored)\r?$/ { result($1) }
-        END { if (name != "") result("FAILED") }' "$2"
+        END {
+            if (running) { ended(0); row("(the guest died or hung)", "FAILED") }
+            for (p = 1; p <= passes; p++) {
+                pass = expected[p]
+                if (!(pass in begun)) row("(never began)", "FAILED")
+            }
+        }' - "$2"
 }
 
-for kernel in $kernels; do
-    job=tests
+run() { # kernel: its results go to $work/KERNEL.results
+    local kernel=$1 job=passes started=$SECONDS status=0
+    local initramfs=$work/$kernel.initramfs results=$work/$kernel.results
     [[ $too_old != *" $kernel "* ]] || job=refusal
-    "$here/initramfs.py" modules "$work/modules.cpio" "$cache/$kernel" "${modules[@]}"
-    cat "$work/$job.cpio" "$work/modules.cpio" >"$work/initramfs"
-    started=$SECONDS status=0
-    "$here/boot.sh" "$cache/$kernel" "$work/initramfs" "$directory/$kernel.console" "$seconds" \
+    "$here/initramfs.py" modules "$work/$kernel.modules" "$cache/$kernel" "${modules[@]}"
+    cat "$work/$job.cpio" "$work/$kernel.modules" >"$initramfs"
+    "$here/boot.sh" "$cache/$kernel" "$initramfs" "$directory/$kernel.console" "$seconds" \
         >"$directory/$kernel.out" 2>&1 || status=$?
-    printf '%-6s %-30s status %s, %s s\n' "$kernel" "$(cat "$cache/$kernel/abi")" $status $((SECONDS - started))
-    results "$kernel" "$directory/$kernel.out" >"$work/one"
-    if [ $status -ne 0 ] && ! grep -q 'FAILED$' "$work/one"; then
-        # died, hung, or refused to run: no test could say so
-        printf '%s\t(the guest: status %s)\tFAILED\n' "$kernel" $status >>"$work/one"
-    elif [ ! -s "$work/one" ]; then
-        printf '%s\t(no test ran)\tFAILED\n' "$kernel" >>"$work/one"
+    rm -f "$initramfs"
+    if [ $job = refusal ]; then echo refusal; else cut -d'|' -f1 "$work/etc-passes"; fi |
+        results "$kernel" "$directory/$kernel.out" >"$results"
+    if [ $status -ne 0 ] && ! grep -q 'FAILED$' "$results"; then
+        printf '%s\t(the guest: status %s)\tFAILED\n' "$kernel" $status >>"$results"
     fi
-    if grep -q 'FAILED$' "$work/one"; then
+    printf '%-6s %-30s status %s, %s s\n' "$kernel" "$(cat "$cache/$kernel/abi")" $status $((SECONDS - started))
+    if grep -q 'FAILED$' "$results"; then
         sed "s/^/[$kernel] /" "$directory/$kernel.out"
     fi
-    cat "$work/one" >>"$work/results"
-done
+}
 
+running=0
+for kernel in $kernels; do
+    [ $running -lt "$guests" ] || { wait -n; running=$((running - 1)); }
+    run "$kernel" &
+    running=$((running + 1))
+done
+wait
+for kernel in $kernels; do
+    # One without a file was not even tested.
+    cat "$work/$kernel.results" || printf '%s\t(no result)\tFAILED\n' "$kernel"
+done >"$work/results"
+
+echo
+# Which hook served what, in the words of tcptop --doctor
+for kernel in $kernels; do
+    sed -nE "/^pass: best\$/,/^pass ended/ s/^(TCP lifecycle|TCP counters|owner|UDP) +([^ ]+) +ok.*/$kernel\t\1\t\2/p" \
+        "$directory/$kernel.out"
+done | gawk -F '\t' '{ printf "%-6s  %-14s %s\n", $1, $2, $3 }'
 echo
 gawk -F '\t' -v kernels="$kernels" '
     function trimmed(row) { sub(/ +$/, "", row); return row }

@@ -22,17 +22,21 @@ pub enum LossCause {
     FlowTableDatagrams,
     /// Payload bytes of those datagrams.
     FlowTableBytes,
+    /// The kernel did not start a program for a UDP datagram (or a batch of them), since
+    /// it was preempted on the same processor and still running.
+    Skipped,
 }
 
 impl LossCause {
     /// Every cause, in the order in which they are reported.
-    pub const ALL: [LossCause; 6] = [
+    pub const ALL: [LossCause; 7] = [
         LossCause::RingFull,
         LossCause::StorageFull,
         LossCause::ChannelFull,
         LossCause::Malformed,
         LossCause::FlowTableDatagrams,
         LossCause::FlowTableBytes,
+        LossCause::Skipped,
     ];
 
     /// Machine-readable name (JSON key).
@@ -44,6 +48,7 @@ impl LossCause {
             LossCause::Malformed => "malformed",
             LossCause::FlowTableDatagrams => "flow_table_datagrams",
             LossCause::FlowTableBytes => "flow_table_bytes",
+            LossCause::Skipped => "skipped",
         }
     }
 
@@ -55,6 +60,7 @@ impl LossCause {
             LossCause::Malformed => "malformed records",
             LossCause::FlowTableDatagrams => "UDP datagrams (flow table full)",
             LossCause::FlowTableBytes => "UDP bytes (flow table full)",
+            LossCause::Skipped => "UDP sends and receives (skipped by the kernel)",
         }
     }
 }

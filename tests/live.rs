@@ -21,6 +21,7 @@ mod live {
     mod existing;
     mod failed;
     mod filters;
+    mod hooks;
     mod json;
     mod lines;
     mod measure;
@@ -65,6 +66,7 @@ mod live {
             existing::tests(),
             owner::tests(),
             netns::tests(),
+            hooks::tests(),
             measure::tests(),
             lines::tests(),
             control::tests(),

@@ -9,10 +9,11 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
 
@@ -67,6 +68,8 @@ pub(super) struct Hooks<'object> {
     pub(super) seed_held: Link,
     /// Iterator over the TCP sockets of the opener's network namespace.
     pub(super) seed_unheld: Option<Link>,
+    /// Programs that count: what the kernel skips them for is lost.
+    counting: Vec<OwnedFd>,
     /// Who serves the signals that are asked for.
     pub(super) plan: Plan,
 }
@@ -166,7 +169,35 @@ impl<'object> Hooks<'object> {
         } else {
             None
         };
-        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, plan })
+        let mut counting = Vec::new();
+        if providers.contains(&Provider::UdpEntry) {
+            let progs = &skel.progs;
+            for program in [&progs.udp_sends_ipv4, &progs.udp_sends_ipv6, &progs.udp_receives] {
+                let program = program.as_fd().try_clone_to_owned();
+                counting.push(program.context("failed to keep a program")?);
+            }
+        }
+        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting, plan })
+    }
+
+    /// How often the kernel did not start a program that counts.
+    ///
+    /// # Errors
+    /// Those of the system call.
+    pub(super) fn skipped(&self) -> Result<u64> {
+        let misses = self.counting.iter().map(|program| {
+            let mut info = bpf_prog_info::default();
+            let mut length = size_of::<bpf_prog_info>() as u32;
+            // SAFETY: the kernel writes no more than `length` bytes of plain integers.
+            let result =
+                unsafe { bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) };
+            if result < 0 {
+                return Err(io::Error::from_raw_os_error(-result))
+                    .context("failed to ask for a program");
+            }
+            Ok(info.recursion_misses)
+        });
+        misses.sum()
     }
 }
 
@@ -214,7 +245,9 @@ fn open<'object>(
     let slots = knobs.udp_flows.next_power_of_two();
 
     let progs = &mut open.progs;
-    progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
+    for prog in [&mut progs.tcp_state, &mut progs.tcp_state_second, &mut progs.tcp_state_third] {
+        prog.set_autoload(has(Provider::StateTracepoint));
+    }
     progs.sample.set_autoload(has(Provider::StorageIterator));
     progs.seed_held.set_autoload(whole || has(Provider::FileIterator));
     progs.seed_unheld.set_autoload(whole && knobs.tcp);
@@ -273,7 +306,12 @@ fn attach(
 ) -> Result<()> {
     let progs = &mut skel.progs;
     match provider {
-        Provider::StateTracepoint => links.push(progs.tcp_state.attach()?),
+        Provider::StateTracepoint => {
+            // They run in this order.
+            links.push(progs.tcp_state.attach()?);
+            links.push(progs.tcp_state_second.attach()?);
+            links.push(progs.tcp_state_third.attach()?);
+        }
         Provider::TcpSendTracepoint => {
             if knobs.tcp {
                 links.push(progs.tcp_sending.attach()?);

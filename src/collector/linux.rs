@@ -481,8 +481,9 @@ impl Running<'_> {
                 .filter_map(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)))
                 .sum();
         }
+        total[LossCause::Skipped] = self.hooks.skipped()?;
         let mut lost = std::mem::take(&mut self.inbox.borrow_mut().lost);
-        for cause in KERNEL {
+        for cause in KERNEL.into_iter().chain([LossCause::Skipped]) {
             lost[cause] += total[cause].saturating_sub(self.lost_before[cause]);
         }
         self.lost_before = total;

@@ -2,6 +2,7 @@
 //! strictly. Whatever a test is about, [`Tcptop::finish`] also holds the run
 //! against the contract of the line format.
 
+use std::collections::HashSet;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -469,13 +470,33 @@ impl Tcptop {
         String::from_utf8_lossy(&self.errors.lock().expect("no panic")).into_owned()
     }
 
+    /// How many sends and receives the kernel has skipped a program for, as told so far.
+    pub fn skipped(&self) -> u64 {
+        let stderr = self.stderr();
+        let told = stderr.lines().filter_map(|line| line.split_once("in this interval: "));
+        let causes = told.flat_map(|(_, causes)| causes.split(", "));
+        let counts = causes.filter_map(|cause| {
+            cause.strip_suffix(" UDP sends and receives (skipped by the kernel)")
+        });
+        counts.map(|count| count.parse::<u64>().expect("a number")).sum()
+    }
+
     /// Looks at what was written so far.
     pub fn look<T>(&self, probe: impl FnOnce(&Output) -> T) -> T {
         probe(&self.shared.lock())
     }
 
     /// Probes after everything that is written until there is an answer.
-    pub fn wait<T>(&self, what: &str, mut probe: impl FnMut(&Output) -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, probe: impl FnMut(&Output) -> Option<T>) -> T {
+        self.wait_for(|_| what.to_owned(), probe)
+    }
+
+    /// The same, where what is missing depends on what there is.
+    fn wait_for<T>(
+        &self,
+        what: impl Fn(&Output) -> String,
+        mut probe: impl FnMut(&Output) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + patience();
         let mut output = self.shared.lock();
         loop {
@@ -487,7 +508,8 @@ impl Tcptop {
                 let tail =
                     output.lines.iter().rev().take(40).rev().map(|line| format!("\n  {line}"));
                 panic!(
-                    "no {what} in the output, which ends:{}\nstderr: {}",
+                    "no {} in the output, which ends:{}\nstderr: {}",
+                    what(&output),
                     tail.collect::<String>(),
                     self.stderr()
                 );
@@ -504,9 +526,14 @@ impl Tcptop {
 
     /// Waits for the `[CLOSED]` line of each of these ends.
     pub fn wait_closed(&self, all: &[Ends]) {
-        self.wait("[CLOSED] line for every connection", |output| {
-            all.iter().all(|&ends| output.closed_of(ends).next().is_some()).then_some(())
-        });
+        let open = |output: &Output| -> Vec<Ends> {
+            let closed: HashSet<Ends> = output.closed.iter().map(|closed| closed.ends).collect();
+            all.iter().copied().filter(|ends| !closed.contains(ends)).collect()
+        };
+        self.wait_for(
+            |output| format!("[CLOSED] line of {:#?}", open(output)),
+            |output| open(output).is_empty().then_some(()),
+        );
     }
 
     /// Whether a thread of it waits for its reader.
@@ -539,6 +566,27 @@ impl Tcptop {
     /// Lets another process read the output of a [`Launch::blocked`] tcptop.
     pub fn give_output_to(&self, reader: &mut Command) {
         reader.stdin(self.stdout.try_clone().expect("dup"));
+    }
+
+    /// What the kernel says of each hook that it has attached.
+    pub fn links(&self) -> Vec<String> {
+        fs::read_dir(format!("/proc/{}/fdinfo", self.id()))
+            .expect("it runs")
+            .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
+            .filter(|text| text.contains("\nlink_type:"))
+            .collect()
+    }
+
+    /// Whether it has attached a tracepoint with this name.
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        let line = format!("tp_name:\t{name}\n");
+        self.links().iter().any(|link| link.contains(&line))
+    }
+
+    /// Whether it has attached a link of this kind.
+    pub fn has_link(&self, kind: &str) -> bool {
+        let line = format!("link_type:\t{kind}\n");
+        self.links().iter().any(|link| link.contains(&line))
     }
 
     /// The largest resident size that it had so far, in bytes.

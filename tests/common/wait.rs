@@ -4,11 +4,20 @@ use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to wait for something that should happen at once. A slow machine
-/// (an emulated one) multiplies it with `TCPTOP_TEST_SLOW`.
+/// How many times slower than others this machine is (`TCPTOP_TEST_SLOW`): an
+/// emulated one.
+fn slowness() -> u32 {
+    env::var("TCPTOP_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// How long to wait for something that should happen at once.
 pub fn patience() -> Duration {
-    let slow = env::var("TCPTOP_TEST_SLOW").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(10) * slow.unwrap_or(1)
+    Duration::from_secs(10) * slowness()
+}
+
+/// How large a load is: the second size on a slow machine.
+pub fn load(usual: u32, slow: u32) -> u32 {
+    if slowness() == 1 { usual } else { slow }
 }
 
 /// Probes until there is an answer: for conditions that offer nothing to block

@@ -9,12 +9,13 @@ use crate::common::agent::Agent;
 use crate::common::churn::{Told, read_account};
 use crate::common::sock::Ends;
 use crate::common::tcptop::{Ended, Output, Tcptop};
+use crate::common::wait::load;
 
 use super::test;
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test("churn::twenty_thousand", twenty_thousand),
+        test("churn::every_connection", every_connection),
         test("churn::while_tcptop_rests", while_tcptop_rests),
     ]
 }
@@ -97,12 +98,14 @@ fn missing(of: &HashMap<Line, i64>, within: &HashMap<Line, i64>) -> (i64, Vec<Li
 }
 
 /// Every connection at both ends once, with its owner, bytes and ending.
-fn twenty_thousand() {
+fn every_connection() {
     let tcptop = Tcptop::start(&["--tcp", "--raw"]);
     let mut churn = Churn::new();
-    let expected = churn.run(20_000);
-    assert_eq!(expected.values().sum::<i64>(), 40_000);
-    tcptop.wait("40,000 [CLOSED] lines", |output| (output.closed.len() >= 40_000).then_some(()));
+    let connections = load(20_000, 5_000);
+    let expected = churn.run(connections);
+    let lines = 2 * connections as usize;
+    assert_eq!(expected.values().sum::<i64>(), lines as i64);
+    tcptop.wait("all [CLOSED] lines", |output| (output.closed.len() >= lines).then_some(()));
     let output = tcptop.finish();
     let told = churn.told_in(&output);
     let (lost, invented) = (missing(&expected, &told), missing(&told, &expected));
@@ -130,7 +133,8 @@ fn missing_and_reported() -> (i64, i64) {
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.2"]);
     let mut churn = Churn::new();
     tcptop.signal(libc::SIGSTOP);
-    let expected = churn.run(20_000);
+    // More than 12,000 lines.
+    let expected = churn.run(load(20_000, 8_000));
     tcptop.signal(libc::SIGCONT);
     let ended = tcptop.stop(libc::SIGINT);
     assert!(ended.status.success(), "{}", ended.stderr);

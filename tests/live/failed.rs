@@ -61,6 +61,9 @@ fn refused() {
         .into_iter()
         .map(|family| {
             let (socket, ends) = begin(closed_port(family));
+            // A socket that is asked for its error forgets it, and that can be before
+            // the kernel has closed it.
+            tcptop.wait_closed(&[ends]);
             assert_eq!(connect_error(&socket), libc::ECONNREFUSED);
             (ends, TcpInfo::of(&socket))
         })
@@ -89,8 +92,8 @@ fn connect_timeout() {
     start_connecting(&socket, remote);
     let ends = Ends::new(socket.local_addr().expect("bound"), remote);
     tcptop.wait_row("row of the attempt", ends, |row| row.state == "SYN_SENT");
-    assert_eq!(connect_error(&socket), libc::ETIMEDOUT);
     tcptop.wait_closed(&[ends]);
+    assert_eq!(connect_error(&socket), libc::ETIMEDOUT);
     let info = TcpInfo::of(&socket);
     assert!(info.segs_out >= 2, "the SYN, and again");
     check_failed(tcptop.finish().the_closed(ends), &info, "timeout");
@@ -110,8 +113,8 @@ fn unreachable() {
         start_connecting(&socket, remote);
         (socket, ends)
     });
-    assert_eq!(connect_error(&socket), libc::EHOSTUNREACH);
     tcptop.wait_closed(&[ends]);
+    assert_eq!(connect_error(&socket), libc::EHOSTUNREACH);
     check_failed(tcptop.finish().the_closed(ends), &TcpInfo::of(&socket), "unreachable");
 }
 
@@ -129,8 +132,8 @@ fn unreachable_by_icmp() {
         start_connecting(&socket, remote);
         (socket, ends)
     });
-    assert_eq!(connect_error(&socket), libc::ENETUNREACH);
     tcptop.wait_closed(&[ends]);
+    assert_eq!(connect_error(&socket), libc::ENETUNREACH);
     check_failed(tcptop.finish().the_closed(ends), &TcpInfo::of(&socket), "unreachable");
 }
 

@@ -61,13 +61,14 @@ const SCHEMA: [(&str, char); 28] = [
     ("end", 's'),
 ];
 
-const CAUSES: [&str; 6] = [
+const CAUSES: [&str; 7] = [
     "ring_full",
     "storage_full",
     "channel_full",
     "malformed",
     "flow_table_datagrams",
     "flow_table_bytes",
+    "skipped",
 ];
 
 /// An object of the schema, whole and with nothing else.

@@ -1,6 +1,7 @@
 //! Round-trip times, retransmissions and rates.
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         test("measure::rtt_at_close", rtt_at_close),
         test("measure::retransmits_after_an_outage", retransmits_after_an_outage),
         test("measure::random_loss", random_loss),
+        test("measure::delay", delay),
         test("measure::netem", netem),
         test("measure::against_ss", against_ss),
         test("measure::steady_rate", steady_rate),
@@ -155,33 +157,75 @@ fn random_loss() {
     close_and_compare(tcptop, pair, rounds * 700, rounds * 300);
 }
 
+/// Two namespaces whose link behaves as netem is told, both ways.
+struct BadLink {
+    near: Netns,
+    far: Netns,
+    listener: TcpListener,
+}
+
+impl BadLink {
+    /// What the kernel says where it cannot play a bad network.
+    fn new(netem: &str) -> Result<BadLink, String> {
+        let (near, far) = (Netns::new(), Netns::new());
+        near.join([10, 86, 0, 1].into(), &far, [10, 86, 0, 2].into());
+        let listener = far.run(|| listen_at(([10, 86, 0, 2], 0).into()));
+        let link = BadLink { near, far, listener };
+        for netns in [&link.near, &link.far] {
+            // netem treats what the device would cut into segments as one packet.
+            netns.run(|| netns::ip("link set dev veth0 gso_max_segs 1"));
+            netns.run(|| netns::run("tc", &format!("qdisc add dev veth0 root netem {netem}")))?;
+        }
+        Ok(link)
+    }
+
+    fn connect(&self) -> Pair {
+        let server = self.listener.local_addr().expect("bound");
+        let client = self.near.run(|| {
+            let client = unconnected(server, None);
+            sock::connect_socket(&client, server).expect("connect");
+            client
+        });
+        Pair::accept(&self.listener, client)
+    }
+}
+
+/// A long way: the RTT is that of `TCP_INFO`, and what netem makes of it.
+fn delay() {
+    let link = match BadLink::new("delay 20ms") {
+        Ok(link) => link,
+        Err(error) => return left_out("measure::delay", error.trim_end()),
+    };
+    let tcptop = Tcptop::start(&QUICK);
+    let pair = link.connect();
+    ping_pong(&pair, 30);
+    let (row, info) = row_of_now(&tcptop, &pair);
+    assert_eq!(row.rtt, info.rtt.to_string(), "{row:?}");
+    // 20 ms each way, and a slow machine's own time.
+    assert!((40_000..50_000).contains(&info.rtt), "{row:?}");
+    pair.close();
+    tcptop.finish();
+}
+
 /// A bad network, where the kernel can play one.
 fn netem() {
-    let (near, far) = (Netns::new(), Netns::new());
-    near.join([10, 86, 0, 1].into(), &far, [10, 86, 0, 2].into());
-    let shape = "qdisc add dev veth0 root netem delay 20ms 2ms loss 1% reorder 5%";
-    if let Err(error) = near.run(|| netns::run("tc", shape)) {
-        return left_out("measure::netem", error.trim_end());
-    }
+    let link = match BadLink::new("delay 20ms loss 1% reorder 25% 50%") {
+        Ok(link) => link,
+        Err(error) => return left_out("measure::netem", error.trim_end()),
+    };
     let tcptop = Tcptop::start(&QUICK);
-    let server = ([10, 86, 0, 2], 5000).into();
-    let listener = far.run(|| listen_at(server));
-    let client = near.run(|| {
-        let client = unconnected(server, None);
-        sock::connect_socket(&client, server).expect("connect");
-        client
-    });
-    let pair = Pair::accept(&listener, client);
-    let (up, down) = (3 << 20, 200_000);
+    let pair = link.connect();
+    let (up, down) = (2 << 20, 300_000);
     pair.exchange(up, down);
     await_acked(&pair.client);
     let row = tcptop.wait_row("row with everything", pair.ends, |row| {
         (row.bytes_in, row.bytes_out) == (down, up)
     });
     let rtt: u64 = row.rtt.parse().expect("microseconds");
-    assert!((10_000..200_000).contains(&rtt), "20 ms one way: {row:?}");
+    assert!((1..200_000).contains(&rtt), "40 ms, less where reordered: {row:?}");
     let info = close_and_compare(tcptop, pair, up, down);
     assert!(info.total_retrans > 0, "1 % of {} segments", info.segs_out);
+    assert!(info.reord_seen > 0, "every fourth of {} segments overtakes", info.segs_out);
 }
 
 /// The same numbers as `ss -tin` for a connection that pauses.

@@ -11,7 +11,7 @@ use crate::common::netns::Netns;
 use crate::common::sock::{self, Ends, Family, Let, Pair, TcpInfo, receive, receive_all, send};
 use crate::common::tcptop::{QUICK, Tcptop};
 
-use super::test;
+use super::{left_out, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -42,6 +42,12 @@ fn finish_owned(tcptop: Tcptop, ends: Ends, pid: u32, name: &str, totals: (u64, 
     assert_eq!((closed.bytes_in, closed.bytes_out), totals, "{closed:#?}");
 }
 
+/// Whether tcptop is told who uses a connection. Else it looks up who holds it.
+fn sees_users(tcptop: &Tcptop) -> bool {
+    // The other way to see them is fentry.
+    tcptop.has_tracepoint("sock_recv_length") || tcptop.has_link("tracing")
+}
+
 /// Two processes, one connection: each end has its own, before any byte moved.
 fn connects_and_accepts() {
     let (mut server, mut client) = (Agent::new("listening"), Agent::new("connecting"));
@@ -69,7 +75,11 @@ fn accept_then_fork() {
     let worker = agent.pid;
     assert_ne!(master, worker);
     agent.rename("worker");
-    wait_owner(&tcptop, socket.ends, master, "master", (0, 0));
+    if sees_users(&tcptop) {
+        wait_owner(&tcptop, socket.ends, master, "master", (0, 0));
+    } else {
+        left_out("the master of owner::accept_then_fork", "both hold the connection");
+    }
     agent.send(socket, 1000);
     receive(&client, 1000);
     wait_owner(&tcptop, socket.ends, worker, "worker", (0, 1000));

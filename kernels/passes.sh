@@ -1,0 +1,30 @@
+#!/bin/sh
+# The guest's job: runs the passes that /etc/passes lists, one a line:
+#
+#   NAME|PROVIDERS|ARGUMENTS OF TCPTOP|ARGUMENTS OF THE TESTS
+#
+# A pass is the tests with those arguments, once `tcptop --doctor` has said that every
+# signal is served, and PROVIDERS among those that serve.
+worst=0
+while IFS='|' read -r name providers extra arguments; do
+    echo "pass: $name"
+    # shellcheck disable=SC2086 # both are lists
+    "$TCPTOP_BIN" --doctor $extra >/tmp/doctor 2>&1
+    status=$?
+    cat /tmp/doctor
+    for provider in $providers; do
+        grep -q " $provider  *ok$" /tmp/doctor || status="$status, not $provider"
+    done
+    if [ "$status" = 0 ]; then
+        echo "test doctor ... ok"
+    else
+        echo "test doctor ... FAILED (status $status)"
+        worst=1
+    fi
+    # shellcheck disable=SC2086
+    TCPTOP_TEST_ARGS=$extra /usr/bin/tests $arguments </dev/null
+    status=$?
+    echo "pass ended: $status"
+    [ $status -eq 0 ] || worst=$status
+done </etc/passes
+exit $worst
