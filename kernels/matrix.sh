@@ -88,8 +88,10 @@ done
 
 cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}/${TCPTOP_KERNELS_ARCH:-amd64}
 work=$(mktemp -d)
-# The guests that still run go along, where this is interrupted.
-trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+# The guests that still run go along, where this is interrupted: each is a process group.
+set -m
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
 [ -n "$directory" ] || directory=$work/output
 mkdir -p "$directory"
 
