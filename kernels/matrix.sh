@@ -55,15 +55,15 @@ shift 2
 
 # --- the passes: name, providers, what leads to them, tests ---------------------------
 # What concerns only the output is the same on every kernel and left out, and so are the
-# longest tests of filters.  A pass with another owner runs the tests that ask for the
-# owner, one with another UDP those of UDP.
-best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: alone_and_combined cost_less)
+# longest tests.  A pass with another owner runs the tests that ask for the owner, one
+# with another UDP those of UDP.
+best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: filters:: while_tcptop_rests)
 tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
 passes() {
     echo "best|||$best"
     echo "$entry|$entry|--without $tp|owner::"
     echo "iter/task_file|iter/task_file|--without $tp --without $entry|owner::"
-    echo "cgroup_skb|cgroup_skb|--without $udp|udp::"
+    echo "cgroup_skb|cgroup_skb|--without $udp|udp:: --skip five_thousand_peers --skip nothing_lost"
     echo "cgroup_skb+iter/task_file|cgroup_skb iter/task_file|--without $udp --without $tp --without $entry|udp::owner"
 }
 
