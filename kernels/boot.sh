@@ -18,7 +18,7 @@ arm64) machine=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on") tt
 esac
 
 status=0
-timeout -k 5 "$seconds" "${machine[@]}" -accel tcg,thread=multi -smp 2 -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
+timeout --foreground -k 5 "$seconds" "${machine[@]}" -accel tcg,thread=multi -smp 2 -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
     -nodefaults -no-user-config -display none -no-reboot \
     -kernel "$kernel/vmlinuz" -initrd "$initramfs" \
     -append "console=$tty panic=-1 oops=panic quiet mitigations=off" \

@@ -55,16 +55,17 @@ shift 2
 
 # --- the passes: name, providers, what leads to them, tests ---------------------------
 # What concerns only the output is the same on every kernel and left out, and so are the
-# longest tests of filters.  A pass with another owner runs the tests that ask for the
-# owner, one with another UDP those of UDP.
-best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: alone_and_combined cost_less)
-tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
+# longest tests.  A pass with another owner runs the tests that ask for the owner, one
+# with another UDP those of UDP.
+best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: filters:: while_tcptop_rests)
+sending=tp_btf/tcp_sendmsg_locked tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
 passes() {
     echo "best|||$best"
-    echo "$entry|$entry|--without $tp|owner::"
-    echo "iter/task_file|iter/task_file|--without $tp --without $entry|owner::"
-    echo "cgroup_skb|cgroup_skb|--without $udp|udp::"
-    echo "cgroup_skb+iter/task_file|cgroup_skb iter/task_file|--without $udp --without $tp --without $entry|udp::owner"
+    echo "$tp|$tp|--without $sending|owner::"
+    echo "$entry|$entry|--without $sending --without $tp|owner::"
+    echo "iter/task_file|iter/task_file|--without $sending --without $tp --without $entry|owner::"
+    echo "cgroup_skb|cgroup_skb|--without $udp|udp:: --skip five_thousand_peers --skip nothing_lost"
+    echo "cgroup_skb+iter/task_file|cgroup_skb iter/task_file|--without $udp --without $sending --without $tp --without $entry|udp::owner"
 }
 
 chosen() { # the passes of this run
@@ -88,8 +89,10 @@ done
 
 cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}/${TCPTOP_KERNELS_ARCH:-amd64}
 work=$(mktemp -d)
-# The guests that still run go along, where this is interrupted.
-trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+# The guests that still run go along, where this is interrupted: each is a process group.
+set -m
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
 [ -n "$directory" ] || directory=$work/output
 mkdir -p "$directory"
 

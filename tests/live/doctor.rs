@@ -31,20 +31,23 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+const SENDING: &str = "tp_btf/tcp_sendmsg_locked";
+
 /// Every signal with its providers, best first.
 const RANKING: [(&str, &[&str]); 4] = [
     ("TCP lifecycle", &["tp_btf/inet_sock_set_state"]),
     ("TCP counters", &["iter/bpf_sk_storage_map"]),
-    ("owner", &["tp_btf/sock_send_length", "fentry/tcp_sendmsg", "iter/task_file"]),
+    ("owner", &[SENDING, "tp_btf/sock_send_length", "fentry/tcp_sendmsg", "iter/task_file"]),
     ("UDP", &["fentry/ip_send_skb", "cgroup_skb"]),
 ];
 
 /// A program of each provider. (That of the file iterator is always there, since
 /// it lists what is older than tcptop.)
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("tp_btf/inet_sock_set_state", "tcp_state"),
     ("iter/bpf_sk_storage_map", "sample"),
-    ("tp_btf/sock_send_length", "sock_received"),
+    (SENDING, "tcp_sending"),
+    ("tp_btf/sock_send_length", "sock_sent"),
     ("fentry/tcp_sendmsg", "tcp_sends"),
     ("fentry/ip_send_skb", "udp_sends_ipv4"),
     ("cgroup_skb", "udp_egress"),
@@ -135,9 +138,7 @@ impl Examined {
         for (provider, program) in PROGRAMS {
             let chosen = (0..4).any(|signal| self.provider(signal) == Some(provider));
             // Those that tell of TCP only are of no use without it.
-            let of_tcp =
-                ["tp_btf/inet_sock_set_state", "iter/bpf_sk_storage_map", "fentry/tcp_sendmsg"];
-            let expected = chosen && (tcp || !of_tcp.contains(&provider));
+            let expected = chosen && (tcp || RANKING[3].1.contains(&provider));
             assert_eq!(loaded.contains(program), expected, "{provider}: {loaded:?} {self:#?}");
         }
     }
@@ -179,11 +180,18 @@ fn every_signal_works() {
     let examined = Examined::with(&[]);
     assert_eq!(examined.status, 0, "{examined:#?}");
     let symbols = fs::read_to_string("/proc/kallsyms").expect("root may read it");
-    let tracepoint = symbols.contains(" __traceiter_sock_send_length");
     let owner = &examined.findings[2];
-    if owner.reason("tp_btf/sock_send_length") != Some("left out by --without") {
-        let chosen = owner.provider.as_deref() == Some("tp_btf/sock_send_length");
-        assert_eq!(chosen, tracepoint, "{owner:?}");
+    for provider in [SENDING, "tp_btf/sock_send_length"] {
+        match owner.reason(provider) {
+            Some("left out by --without") => continue,
+            reason => {
+                let tracepoint = provider.replace("tp_btf/", " __traceiter_");
+                assert_eq!(reason.is_none(), symbols.contains(&tracepoint), "{owner:?}");
+            }
+        }
+        if owner.provider.as_deref() == Some(provider) {
+            break;
+        }
     }
     let tcptop = Tcptop::start(&["--interval", "0.1"]);
     examined.check_loaded(&tcptop);

@@ -357,10 +357,12 @@ fn alone_and_combined() {
 
 /// The filters in the kernel hold whichever hooks serve.
 fn with_other_hooks() {
-    const WITHOUT: [&str; 3] = [
+    const WITHOUT: [&str; 4] = [
         "--without fentry/ip_send_skb",
-        "--without tp_btf/sock_send_length",
-        "--without fentry/ip_send_skb --without tp_btf/sock_send_length",
+        "--without tp_btf/tcp_sendmsg_locked",
+        "--without tp_btf/tcp_sendmsg_locked --without tp_btf/sock_send_length",
+        "--without fentry/ip_send_skb --without tp_btf/tcp_sendmsg_locked \
+         --without tp_btf/sock_send_length",
     ];
     let mut world = World::new();
     world.make();

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -12,6 +13,7 @@ use crate::common::sock::{
     listen_at, receive, send, set_int, unconnected,
 };
 use crate::common::tcptop::{QUICK, Row, Tcptop};
+use crate::common::wait::until_true;
 
 use super::{left_out, test};
 
@@ -123,9 +125,7 @@ fn retransmits_after_an_outage() {
     pair.exchange(1000, 1000);
     filter_incoming(&pair.server, Let::Nothing);
     send(&pair.client, 50_000);
-    crate::common::wait::until_true("retransmissions", || {
-        TcpInfo::of(&pair.client).total_retrans >= 3
-    });
+    until_true("retransmissions", || TcpInfo::of(&pair.client).total_retrans >= 3);
     let_all_in(&pair.server);
     receive(&pair.server, 50_000);
     let info = close_and_compare(tcptop, pair, 51_000, 1000);
@@ -220,6 +220,13 @@ fn netem() {
     await_acked(&pair.client);
     let row = tcptop.wait_row("row with everything", pair.ends, |row| {
         (row.bytes_in, row.bytes_out) == (down, up)
+    });
+    // What was sent twice is still under way, and answered.
+    until_true("a quiet link", || {
+        let segments = || [&pair.client, &pair.server].map(|end| TcpInfo::of(end).segs_in);
+        let before = segments();
+        thread::sleep(Duration::from_millis(250));
+        before == segments()
     });
     let rtt: u64 = row.rtt.parse().expect("microseconds");
     assert!((1..200_000).contains(&rtt), "40 ms, less where reordered: {row:?}");
