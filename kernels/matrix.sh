@@ -208,7 +208,7 @@ gawk -F '\t' -v kernels="$kernels" '
             print trimmed(row)
         }
         printf "\n%d passed, %d failed", count["ok"], count["FAILED"]
-        if (count["ignored"]) printf ", %d ignored", count["ignored"]
+        if (count["ignored"]) printf ", %d skipped", count["ignored"]
         print ""
         exit count["FAILED"] > 0
     }' "$work/results"

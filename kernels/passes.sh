@@ -4,7 +4,8 @@
 #   NAME|PROVIDERS|ARGUMENTS OF TCPTOP|ARGUMENTS OF THE TESTS
 #
 # A pass is the tests with those arguments, once `tcptop --doctor` has said that every
-# signal is served, and PROVIDERS among those that serve.
+# signal is served, and PROVIDERS among those that serve.  It is left out where the
+# kernel does not know one of them (ESRCH: no such tracepoint).
 worst=0
 while IFS='|' read -r name providers extra arguments; do
     echo "pass: $name"
@@ -13,6 +14,11 @@ while IFS='|' read -r name providers extra arguments; do
     status=$?
     cat /tmp/doctor
     for provider in $providers; do
+        if grep -q " not $provider: load: No such process " /tmp/doctor; then
+            echo "test $provider ... ignored"
+            echo "pass ended: 0"
+            continue 2
+        fi
         grep -q " $provider  *ok$" /tmp/doctor || status="$status, not $provider"
     done
     if [ "$status" = 0 ]; then
