@@ -36,7 +36,8 @@ fn ask(signal: &str, without: &[&str]) -> Served {
     let mut arguments = vec!["--doctor", "--format", "json"];
     arguments.extend(without.iter().flat_map(|name| ["--without", name]));
     let mut command = Command::new("timeout");
-    command.arg(patience().as_secs().to_string()).arg(binary()).args(&arguments);
+    // It waits itself for what does not come.
+    command.arg((3 * patience()).as_secs().to_string()).arg(binary()).args(&arguments);
     let output = command.output().expect("tcptop");
     let messages = String::from_utf8_lossy(&output.stderr);
     let report: Value = serde_json::from_slice(&output.stdout)
