@@ -19,7 +19,12 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Best first.
-const OWNER: [&str; 3] = ["tp_btf/sock_send_length", "fentry/tcp_sendmsg", "iter/task_file"];
+const OWNER: [&str; 4] = [
+    "tp_btf/tcp_sendmsg_locked",
+    "tp_btf/sock_send_length",
+    "fentry/tcp_sendmsg",
+    "iter/task_file",
+];
 const UDP: [&str; 2] = ["fentry/ip_send_skb", "cgroup_skb"];
 
 /// Said of a hook that was not even tried. Else it is the kernel that refused it.
