@@ -21,7 +21,6 @@ mod live {
     mod existing;
     mod failed;
     mod filters;
-    mod hooks;
     mod json;
     mod lines;
     mod measure;
@@ -66,7 +65,6 @@ mod live {
             existing::tests(),
             owner::tests(),
             netns::tests(),
-            hooks::tests(),
             measure::tests(),
             lines::tests(),
             control::tests(),

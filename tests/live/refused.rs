@@ -83,7 +83,7 @@ fn user_namespace() {
     for line in refused.clone().filter(|line| !line.contains("left out by --without")) {
         assert!(line.ends_with(": load: Operation not permitted (os error 1)"), "{line}");
     }
-    assert_eq!(refused.count(), 7, "every provider: {:#?}", ended.output.lines);
+    assert_eq!(refused.count(), 8, "every provider: {:#?}", ended.output.lines);
 }
 
 /// A filter as a container's: this system call, with this first argument if one
