@@ -65,9 +65,9 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 
 /*
  * The same for what the one before has missed. The kernel does not start a program on
- * a processor where it runs already, and since Linux 7.0 it can be preempted there, for
- * milliseconds in which others connect and close. That befalls all three at once
- * hardly ever.
+ * a processor where it runs already: not for the packet whose softirq interrupts a
+ * process that just connects or closes, and since Linux 7.0, which can preempt a
+ * program, not for other processes, for milliseconds. The third is for those.
  */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)

@@ -22,6 +22,7 @@ use crate::cli::Family;
 use crate::connection::Protocol;
 use crate::names;
 use crate::plan::{Plan, Provider, Signal, choose};
+use crate::privileges;
 
 /// Slots of the flow table that one element of the map of taken ones stands for
 /// (`bpf/udp.bpf.h`).
@@ -245,9 +246,10 @@ fn open<'object>(
     let slots = knobs.udp_flows.next_power_of_two();
 
     let progs = &mut open.progs;
-    for prog in [&mut progs.tcp_state, &mut progs.tcp_state_second, &mut progs.tcp_state_third] {
-        prog.set_autoload(has(Provider::StateTracepoint));
-    }
+    progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
+    progs.tcp_state_second.set_autoload(has(Provider::StateTracepoint));
+    let third = has(Provider::StateTracepoint) && tracepoints_are_preempted();
+    progs.tcp_state_third.set_autoload(third);
     progs.sample.set_autoload(has(Provider::StorageIterator));
     progs.seed_held.set_autoload(whole || has(Provider::FileIterator));
     progs.seed_unheld.set_autoload(whole && knobs.tcp);
@@ -298,6 +300,13 @@ fn open<'object>(
     Ok(open)
 }
 
+/// Whether a program on a tracepoint can be preempted: Linux 7.0 guards those with
+/// SRCU-fast instead of switching preemption off (`include/linux/tracepoint.h`),
+/// and this type is the guard's.
+fn tracepoints_are_preempted() -> bool {
+    privileges::kernel_knows("class_srcu_fast_notrace_t")
+}
+
 fn attach(
     skel: &mut TcptopSkel<'_>,
     provider: Provider,
@@ -310,7 +319,9 @@ fn attach(
             // They run in this order.
             links.push(progs.tcp_state.attach()?);
             links.push(progs.tcp_state_second.attach()?);
-            links.push(progs.tcp_state_third.attach()?);
+            if progs.tcp_state_third.autoload() {
+                links.push(progs.tcp_state_third.attach()?);
+            }
         }
         Provider::TcpSendTracepoint => {
             if knobs.tcp {
