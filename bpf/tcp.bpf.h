@@ -80,17 +80,6 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	fill_sock(event, sk);
 }
 
-/* Whether a program has run for this change of state. */
-static __always_inline bool tcp_seen(struct sock *sk, int new_state)
-{
-	struct tracked *tracked;
-
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return true;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	return tracked && tracked->state == new_state;
-}
-
 /* connect() or listen(): the socket starts a new life. */
 static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 {
@@ -144,14 +133,15 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 }
 
 /* The state is news at the next tick, also where no process does anything. */
-static __always_inline void tcp_moves_on(struct sock *sk, __u8 state)
+static __always_inline void tcp_moves_on(struct sock *sk)
 {
-	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	struct tracked *tracked;
 
-	if (!tracked)
+	if (!marks_matter)
 		return;
-	tracked->state = state;
-	mark_active(tracked);
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (tracked)
+		mark_active(tracked);
 }
 
 /*

@@ -42,19 +42,40 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
  * request and TIME_WAIT sockets (they are no struct sock), and fires for other
  * protocols too.
  */
+static __always_inline bool is_beginning(int old_state, int new_state)
+{
+	return new_state == TCP_SYN_SENT || new_state == TCP_LISTEN ||
+	       (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN);
+}
+
 static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	if (new_state == TCP_CLOSE)
 		tcp_ends(sk, old_state);
-	else if (new_state == TCP_SYN_SENT || new_state == TCP_LISTEN)
-		tcp_begins(sk, new_state);
-	else if (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN)
+	else if (!is_beginning(old_state, new_state))
+		tcp_moves_on(sk);
+	else if (new_state == TCP_SYN_RECV)
 		tcp_child_begins(sk, new_state);
 	else
-		tcp_moves_on(sk, new_state);
+		tcp_begins(sk, new_state);
 	return 0;
+}
+
+/* A beginning or an end for which no program has run. */
+static __always_inline int tcp_catch(struct sock *sk, int old_state, int new_state)
+{
+	struct tracked *tracked;
+
+	if (new_state != TCP_CLOSE && !is_beginning(old_state, new_state))
+		return 0;
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (tracked && tracked->state == new_state)
+		return 0;
+	return tcp_changes(sk, old_state, new_state);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -72,13 +93,13 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_seen(sk, new_state) ? 0 : tcp_changes(sk, old_state, new_state);
+	return tcp_catch(sk, old_state, new_state);
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_seen(sk, new_state) ? 0 : tcp_changes(sk, old_state, new_state);
+	return tcp_catch(sk, old_state, new_state);
 }
 
 /*

@@ -28,7 +28,7 @@ struct tracked {
 	__u8 evidence;  /* enum evidence, for the owner */
 	__u8 active;    /* used, or its state changed, since a visit found nothing new */
 	__u8 flags;     /* enum tcptop_event_flags */
-	__u8 state;     /* the last one that a program was told of */
+	__u8 state;     /* the last one that began or ended a connection */
 	__u32 owner_version; /* written after the owner */
 	__u64 comm[2];
 	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
@@ -81,11 +81,13 @@ const volatile bool holders_only;
 /* Totals since connections opened, not since tcptop started. */
 const volatile bool lifetime;
 
+/* Size of the ring. Asking the ring for it costs a call each time. */
+const volatile __u64 ring_bytes;
+
 /* Room for lifecycle records: samples may fill half of the ring only. */
 static __always_inline bool ring_half_full(void)
 {
-	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >
-	       bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 2;
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > ring_bytes / 2;
 }
 
 /*
@@ -94,8 +96,7 @@ static __always_inline bool ring_half_full(void)
  */
 static __always_inline __u64 wake_when_filling(void)
 {
-	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >
-			       bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > ring_bytes / 4
 		       ? BPF_RB_FORCE_WAKEUP
 		       : BPF_RB_NO_WAKEUP;
 }
@@ -107,6 +108,9 @@ static __always_inline __u64 wake_when_filling(void)
  * read) makes no mark, so every few ticks all are visited.
  */
 bool marked_only;
+
+/* Set by user space where it may set that one at the next tick. */
+bool marks_matter;
 
 static __always_inline void mark_active(struct tracked *tracked)
 {

@@ -57,7 +57,7 @@ shift 2
 # What concerns only the output is the same on every kernel and left out, and so are the
 # longest tests.  A pass with another owner runs the tests that ask for the owner, one
 # with another UDP those of UDP.
-best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: filters:: while_tcptop_rests)
+best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: filters:: while_tcptop_rests one_step_down)
 sending=tp_btf/tcp_sendmsg_locked tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
 passes() {
     echo "best|||$best"

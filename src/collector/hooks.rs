@@ -277,6 +277,7 @@ fn open<'object>(
             .context("failed to size the flow table")?;
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
+    rodata.ring_bytes = knobs.ring_bytes.into();
     rodata.lifetime = knobs.lifetime;
     rodata.holders_only = has(Provider::FileIterator);
     rodata.count_tcp = knobs.tcp;

@@ -165,6 +165,7 @@ impl NetworkCollector for LinuxCollector {
             owners_after_ns: 0,
             notice: self.notice,
             tracked: 0,
+            marking: false,
             ticks: 0,
         }
         .run()
@@ -227,6 +228,8 @@ struct Running<'run> {
     notice: fn(&str),
     /// Sockets that the last pass found.
     tracked: u64,
+    /// Changes have been marked since the last tick.
+    marking: bool,
     /// Passes so far.
     ticks: u64,
 }
@@ -393,11 +396,13 @@ impl Running<'_> {
         if holders_only && now_ns >= self.owners_after_ns {
             self.look_up_owners()?;
         }
+        let many = self.tracked > SMALL_TABLE;
         let sweep = complete
             || holders_only
             || moment != Moment::Between
-            || self.tracked <= SMALL_TABLE
+            || !(many && self.marking)
             || self.ticks % SWEEP == 0;
+        self.marking = many;
         self.ticks += 1;
         self.instruct(complete, sweep)?;
         loop {
@@ -454,6 +459,7 @@ impl Running<'_> {
             .context("the BPF object has no variables")?;
         variables.sample_all = sample_all;
         variables.marked_only = !sweep;
+        variables.marks_matter = self.marking;
         Ok(())
     }
 
