@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels bench bench-smoke vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels test-arm64 bench bench-smoke vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest", FULL=1)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
+
+test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doctor prove that tcptop counts there
+	@kernels/arm64.sh $(KERNELS)
 
 # Which executable cargo made of benches/overhead. Asked before the release build:
 # cargo makes another tcptop along with it, one that unwinds.

@@ -5,7 +5,8 @@
     initramfs.py modules OUT KERNEL MODULE ...
 
 guest    busybox, INIT as /init, and the programs with their shared libraries,
-         at PATH in the guest or where they are here
+         at PATH in the guest or where they are here; for another processor all of
+         that comes from the unpacked packages in the directory $TCPTOP_GUEST_ROOT
 modules  the named modules of the kernel in the directory KERNEL, and what they
          depend on; /etc/modules lists them in the order to load them.  One that
          the kernel has built in, or does not have, is left out.
@@ -64,9 +65,34 @@ def stripped(program, scratch):
     return copy if done.returncode == 0 else program      # a script, for instance
 
 
+FOREIGN = os.environ.get("TCPTOP_GUEST_ROOT", "")
+
+
+def foreign_libraries(program):
+    """Pairs of a file here and its place in the guest; ldd would have to run the program."""
+    lines = subprocess.run(["readelf", "-ld", program], capture_output=True, text=True, check=True).stdout
+    wanted, found = re.findall(r"\(NEEDED\).*\[(.+)\]", lines), {}
+    places = re.findall(r"program interpreter: (.+)\]", lines)
+    while wanted:
+        name = wanted.pop()
+        for directory, _, names in sorted(os.walk(FOREIGN)):
+            if name in names and name not in found:
+                found[name] = os.path.join(directory, name)
+                lines = subprocess.run(["readelf", "-d", found[name]], capture_output=True, text=True, check=True).stdout
+                wanted += re.findall(r"\(NEEDED\).*\[(.+)\]", lines)
+        if name not in found:
+            sys.exit(f"initramfs.py: {program} needs {name}, which is not in {FOREIGN}")
+    for name, path in found.items():
+        interpreter = [place for place in places if os.path.basename(place) == name]
+        yield path, interpreter[0] if interpreter else os.path.join("/lib", os.path.basename(os.path.dirname(path)), name)
+
+
 def libraries(program):
+    if FOREIGN:
+        with open(program, "rb") as file:
+            return list(foreign_libraries(program)) if file.read(4) == b"\x7fELF" else []
     lines = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
-    return re.findall(r"(/\S+) \(0x", lines)
+    return [(library, library) for library in re.findall(r"(/\S+) \(0x", lines)]
 
 
 def guest(out, init, *programs):
@@ -84,10 +110,10 @@ def guest(out, init, *programs):
         for item in programs:
             program, _, path = item.partition(":")
             archive.copy(stripped(program, scratch), path or os.path.join("usr/bin", os.path.basename(program)))
-            for library in libraries(program):
-                archive.copy(library, library)
+            for library, place in libraries(program):
+                archive.copy(library, place)
         # Last: what the host has in full, busybox does not replace.
-        archive.copy("/bin/busybox", "bin/busybox")
+        archive.copy(FOREIGN + "/bin/busybox", "bin/busybox")
         applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout
         for applet in applets.split():
             if f"usr/bin/{applet}" not in archive.names:

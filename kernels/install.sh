@@ -1,6 +1,7 @@
 #!/bin/bash
-# install.sh — what matrix.sh needs: QEMU, a static busybox for the guest, and
-# the keys that Debian's kernels are signed with.  For Debian and Ubuntu.
+# install.sh [COMMAND:PACKAGE]... — what matrix.sh needs: QEMU, a static busybox for the
+# guest, and the keys that Debian's kernels are signed with; and what else is asked for.
+# For Debian and Ubuntu.
 set -euo pipefail
 
 packages=()
@@ -8,7 +9,7 @@ command -v qemu-system-x86_64 >/dev/null || packages+=(qemu-system-x86)
 [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || packages+=(busybox-static)
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
 command -v python3 >/dev/null || packages+=(python3)
-for tool in ip:iproute2 setcap:libcap2-bin setpriv:util-linux iperf3:iperf3 gawk:gawk strip:binutils; do
+for tool in ip:iproute2 setcap:libcap2-bin setpriv:util-linux iperf3:iperf3 gawk:gawk strip:binutils "$@"; do
     command -v "${tool%:*}" >/dev/null || packages+=("${tool#*:}")
 done
 [ ${#packages[@]} -gt 0 ] || exit 0

@@ -1,0 +1,85 @@
+#!/bin/bash
+# arm64.sh [KERNEL...] — the same BPF object on another processor: builds tcptop for
+# arm64, boots Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU, and has
+# `tcptop --doctor` prove there that every signal counts an exchange of known bytes:
+# with the hooks that it chooses, then with those of the lowest rank.  On 6.1 fentry
+# fails only when it is attached, so that the choice has to move down by itself.
+#
+# For Debian and Ubuntu with Rust from rustup.  Prints a table, then "N passed,
+# N failed"; status 1 where anything failed.
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "$0")")
+cd "$here/.."
+[ $# -gt 0 ] || set -- 6.1 6.12 newest
+export TCPTOP_KERNELS_ARCH=arm64
+
+"$here/install.sh" qemu-system-aarch64:qemu-system-arm aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+    aarch64-linux-gnu-ar:binutils-aarch64-linux-gnu
+rustup target list --installed | grep -qx aarch64-unknown-linux-gnu || rustup target add aarch64-unknown-linux-gnu
+
+store=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
+kernels=$("$here/get.sh" "$@")
+root=$store/arm64-root
+if [ ! -e "$root/complete" ]; then
+    rm -rf "$root" "$root.debs"
+    mkdir -p "$root" "$root.debs"
+    # Of this host's release, as the cross compiler is.
+    # shellcheck source=/dev/null
+    . /etc/os-release
+    get() { (cd "$root.debs" && APT_CONFIG=$store/apt-arm64/conf apt-get download -qq "${@/%//$VERSION_CODENAME}"); }
+    get busybox-static libc6 libgcc-s1 libelf-dev zlib1g zlib1g-dev
+    get libelf1 2>/dev/null || get libelf1t64
+    for package in "$root.debs"/*.deb; do dpkg-deb -x "$package" "$root"; done
+    touch "$root/complete"
+fi
+
+libraries=$root/usr/lib/aarch64-linux-gnu
+CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar \
+    CFLAGS_aarch64_unknown_linux_gnu="-I$root/usr/include" \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-L$libraries -Clink-arg=-Wl,-rpath-link,$root/lib/aarch64-linux-gnu" \
+    PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$libraries/pkgconfig \
+    cargo build --release --locked --target aarch64-unknown-linux-gnu
+binary=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/tcptop
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+lowest="--without fentry/ip_send_skb --without tp_btf/tcp_sendmsg_locked"
+lowest+=" --without tp_btf/sock_send_length --without fentry/tcp_sendmsg"
+cat >"$work/job" <<JOB
+#!/bin/sh
+uname -rm
+tcptop --doctor; echo "best: status \$?"
+tcptop --doctor $lowest; echo "lowest: status \$?"
+JOB
+TCPTOP_GUEST_ROOT=$root "$here/initramfs.py" guest "$work/guest" "$here/init.sh" \
+    "$binary:usr/bin/tcptop" "$work/job:job"
+
+
+passed=0 failed=0
+check() { # what, whether it holds
+    if [ "$2" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+    printf '%-8s %-44s %s\n' "$kernel" "$1" "$([ "$2" = 0 ] && echo ok || echo FAILED)" >>"$work/table"
+}
+holds() { grep -qE "$1" "$work/out" && echo 0 || echo 1; }
+for kernel in $kernels; do
+    "$here/initramfs.py" modules "$work/modules" "$store/arm64/$kernel" veth
+    cat "$work/guest" "$work/modules" >"$work/initramfs"
+    "$here/boot.sh" "$store/arm64/$kernel" "$work/initramfs" "$work/console" 600 >"$work/out" 2>&1 || true
+    sed "s/^/[$kernel] /" "$work/out"
+    check "arm64" "$(holds "^$(sed 's/[.+]/\\&/g' "$store/arm64/$kernel/abi") aarch64")"
+    check "best hooks: every signal" "$(holds '^best: status 0')"
+    check "lowest hooks: every signal" "$(holds '^lowest: status 0')"
+    if [ "$kernel" = 6.1 ]; then
+        check "fentry refused when attached" "$(holds 'not fentry/ip_send_skb: attach: ')"
+        check "moved down: iter/task_file, cgroup_skb" \
+            "$(sed '/^best: /q' "$work/out" | grep -cE '(owner +iter/task_file|UDP +cgroup_skb) +ok' | grep -qx 2 && echo 0 || echo 1)"
+    else
+        check "UDP by fentry" "$(sed '/^best: /q' "$work/out" | grep -qE 'UDP +fentry/ip_send_skb +ok' && echo 0 || echo 1)"
+    fi
+done
+echo
+cat "$work/table"
+printf '\n%d passed, %d failed\n' $passed $failed
+[ $failed -eq 0 ]
