@@ -3,14 +3,16 @@
 //! Owns the [`Sink`] trait and what the formats share. Pure but for the writer
 //! that a sink is given: no clock, no kernel, no terminal queries.
 
+use std::io;
 use std::net::SocketAddr;
-use std::{fmt, io};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serializer;
 
 use crate::connection::{Closed, Sample};
 use crate::loss::Loss;
 use crate::table::ConnectionRecord;
+use text::{Host, Room, Text};
 
 pub mod csv;
 pub mod json;
@@ -116,24 +118,29 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// An address without its port; a scope follows as in `fe80::1%2`.
-struct Host<'a>(&'a SocketAddr);
-
-impl fmt::Display for Host<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            SocketAddr::V6(address) if address.scope_id() != 0 => {
-                write!(f, "{}%{}", address.ip(), address.scope_id())
+/// Serializes a short text, without allocating: there are several in each row.
+fn short<S: Serializer>(serializer: S, value: impl Text) -> Result<S::Ok, S::Error> {
+    struct Short {
+        bytes: [u8; 64],
+        length: usize,
+    }
+    impl Room for Short {
+        fn put(&mut self, bytes: &[u8]) {
+            let end = self.length + bytes.len();
+            // The longest, an IPv6 address with a scope, takes 50.
+            if let Some(room) = self.bytes.get_mut(self.length..end) {
+                room.copy_from_slice(bytes);
+                self.length = end;
             }
-            address => write!(f, "{}", address.ip()),
         }
     }
+    let mut text = Short { bytes: [0; 64], length: 0 };
+    value.write(&mut text);
+    serializer.serialize_str(std::str::from_utf8(&text.bytes[..text.length]).unwrap_or_default())
 }
 
-/// A rate in hundredths of a byte per second, rounded.
-fn cents(rate: f64) -> u64 {
-    // `as` saturates: nothing negative, and no NaN, is left.
-    (rate * 100.0).round() as u64
+fn host<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+    short(serializer, Host(address))
 }
 
 /// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.

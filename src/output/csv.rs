@@ -9,7 +9,6 @@
 //! closed by then have theirs. A final row has rates of 0.00.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,8 +16,8 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use super::log_file::LogFile;
-use super::text::RawAge;
-use super::{Facts, Interval, Names, Place, Sink, cents, release, timestamp};
+use super::text::{Cents, RawAge};
+use super::{Facts, Interval, Names, Place, Sink, host, release, short, timestamp};
 
 /// The columns, in this order for ever.
 const HEADER: &str = "timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,\
@@ -39,12 +38,12 @@ pub struct CsvRow<'a> {
     /// `TCP` or `UDP`.
     pub protocol: &'static str,
     /// Address of this host's end; the port is another column.
-    #[serde(serialize_with = "address")]
+    #[serde(serialize_with = "host")]
     pub local_addr: SocketAddr,
     /// Its port.
     pub local_port: u16,
     /// Address of the other end; the port is another column.
-    #[serde(serialize_with = "address")]
+    #[serde(serialize_with = "host")]
     pub remote_addr: SocketAddr,
     /// Its port.
     pub remote_port: u16,
@@ -295,13 +294,8 @@ fn header(style: &CsvStyle) -> &'static str {
     if style.wide.is_some() { WIDE_HEADER } else { HEADER }
 }
 
-fn address<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
-    short(serializer, super::Host(address))
-}
-
 fn two_decimals<S: Serializer>(rate: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    let cents = cents(*rate);
-    short(serializer, format_args!("{}.{:02}", cents / 100, cents % 100))
+    short(serializer, Cents(*rate))
 }
 
 fn or_not_available<S: Serializer>(us: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -315,29 +309,6 @@ fn seconds<S: Serializer>(age_ns: &Option<u64>, serializer: S) -> Result<S::Ok, 
     match age_ns {
         Some(_) => short(serializer, RawAge(*age_ns)),
         None => serializer.serialize_none(),
-    }
-}
-
-/// Serializes a short text without allocating: there are several in each row.
-fn short<S: Serializer>(serializer: S, value: impl fmt::Display) -> Result<S::Ok, S::Error> {
-    struct Short {
-        bytes: [u8; 64],
-        length: usize,
-    }
-    impl fmt::Write for Short {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let end = self.length + text.len();
-            let room = self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?;
-            room.copy_from_slice(text.as_bytes());
-            self.length = end;
-            Ok(())
-        }
-    }
-    let mut text = Short { bytes: [0; 64], length: 0 };
-    match write!(text, "{value}") {
-        Ok(()) => serializer
-            .serialize_str(std::str::from_utf8(&text.bytes[..text.length]).unwrap_or_default()),
-        Err(fmt::Error) => serializer.collect_str(&value),
     }
 }
 

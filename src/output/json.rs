@@ -22,7 +22,8 @@ use std::net::SocketAddr;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::{Facts, Host, Interval, Names, Place, Sink, cents, release, timestamp};
+use super::text::Cents;
+use super::{Facts, Interval, Names, Place, Sink, host, release, timestamp};
 use crate::loss::{Loss, LossCause};
 
 const SCHEMA: u32 = 1;
@@ -85,10 +86,10 @@ struct Row<'a> {
     event: &'static str,
     timestamp: &'a str,
     protocol: &'static str,
-    #[serde(serialize_with = "address")]
+    #[serde(serialize_with = "host")]
     local_addr: SocketAddr,
     local_port: u16,
-    #[serde(serialize_with = "address")]
+    #[serde(serialize_with = "host")]
     remote_addr: SocketAddr,
     remote_port: u16,
     pid: Option<u32>,
@@ -137,8 +138,8 @@ impl<'a> Row<'a> {
             bytes_out: sample.counters.bytes_out,
             packets_in: sample.counters.packets_in,
             packets_out: sample.counters.packets_out,
-            rate_in_bytes_sec: cents(facts.rate_in) as f64 / 100.0,
-            rate_out_bytes_sec: cents(facts.rate_out) as f64 / 100.0,
+            rate_in_bytes_sec: Cents(facts.rate_in).whole() as f64 / 100.0,
+            rate_out_bytes_sec: Cents(facts.rate_out).whole() as f64 / 100.0,
             rtt_us: sample.rtt_us,
             partial: facts.partial,
             retrans: sample.retransmits,
@@ -170,10 +171,6 @@ impl Serialize for Lost<'_> {
         }
         map.end()
     }
-}
-
-fn address<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Host(address))
 }
 
 #[cfg(test)]

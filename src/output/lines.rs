@@ -16,7 +16,7 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::text::{Age, Name, Rate, RawAge, RawRtt, Rtt, Size, push, whole};
+use super::text::{Age, Name, OrDash, Rate, RawAge, Room, Rtt, Size, Text, whole};
 use super::{Interval, Sink, timestamp};
 use crate::connection::{Closed, Owner, Sample};
 use crate::table::ConnectionRecord;
@@ -56,6 +56,20 @@ pub struct LineStyle {
     pub color: bool,
 }
 
+impl LineStyle {
+    fn size(self, bytes: u64, out: &mut Vec<u8>) {
+        if self.raw { bytes.write(out) } else { Size(bytes).write(out) }
+    }
+
+    fn rtt(self, us: Option<u32>, out: &mut Vec<u8>) {
+        if self.raw { OrDash(us).write(out) } else { Rtt(us).write(out) }
+    }
+
+    fn rate(self, rate: f64, out: &mut Vec<u8>) {
+        if self.raw { whole(rate).write(out) } else { Rate(rate).write(out) }
+    }
+}
+
 /// Writes intervals as lines.
 #[derive(Debug)]
 pub struct Lines<W> {
@@ -87,18 +101,18 @@ impl<W: Write> Lines<W> {
 
     fn header(&mut self) {
         if self.style.timestamp {
-            push(&mut self.buffer, format_args!("{:<24} ", "TIME"));
+            self.buffer.put(b"TIME                     ");
         }
         self.cells.clear();
         for (title, _, _) in COLUMNS {
-            self.cells.text(title);
+            self.cells.value(title);
         }
         self.cells.emit(&self.widths, &mut self.buffer);
         self.buffer.push(b'\n');
     }
 
     fn row(&mut self, row: &ConnectionRecord, listing: bool) {
-        self.cells.fill(row, self.style.raw);
+        self.cells.fill(row, self.style);
         self.cells.widen(&mut self.widths);
         // The listing at start finds everything for the first time.
         let color = self.style.color && row.is_new && !listing;
@@ -110,32 +124,39 @@ impl<W: Write> Lines<W> {
     fn closed(&mut self, closed: &Closed) {
         let Sample { protocol, local, remote, counters, .. } = closed.sample;
         self.begin(if self.style.color { CLOSING } else { b"" });
-        let out = &mut self.buffer;
         let owner = closed.sample.owner.as_ref();
-        let name = Name(owner.map(|owner| &owner.name));
-        push(out, format_args!("[CLOSED] {} {local} -> {remote} ({name}, PID ", protocol.name()));
-        push_pid(out, owner);
-        let (bytes_in, bytes_out) = (counters.bytes_in, counters.bytes_out);
         let (rtt, age) = (closed.sample.rtt_us, closed.age_ns());
+        let out = &mut self.buffer;
+        out.put(b"[CLOSED] ");
+        protocol.name().write(out);
+        out.put(b" ");
+        local.write(out);
+        out.put(b" -> ");
+        remote.write(out);
+        out.put(b" (");
+        Name(owner.map(|owner| &owner.name)).write(out);
+        out.put(b", PID ");
+        pid(owner).write(out);
+        out.put(b") in=");
+        self.style.size(counters.bytes_in, out);
+        out.put(b" out=");
+        self.style.size(counters.bytes_out, out);
+        out.put(b" pkts_in=");
+        counters.packets_in.write(out);
+        out.put(b" pkts_out=");
+        counters.packets_out.write(out);
+        out.put(b" rtt=");
+        self.style.rtt(rtt, out);
+        out.put(b" retrans=");
+        closed.sample.retransmits.write(out);
+        out.put(b" age=");
         if self.style.raw {
-            push(out, format_args!(") in={bytes_in} out={bytes_out}"));
+            RawAge(age).write(out);
         } else {
-            push(out, format_args!(") in={} out={}", Size(bytes_in), Size(bytes_out)));
+            Age(age).write(out);
         }
-        let (packets_in, packets_out) = (counters.packets_in, counters.packets_out);
-        push(out, format_args!(" pkts_in={packets_in} pkts_out={packets_out}"));
-        if self.style.raw {
-            push(out, format_args!(" rtt={}", RawRtt(rtt)));
-        } else {
-            push(out, format_args!(" rtt={}", Rtt(rtt)));
-        }
-        push(out, format_args!(" retrans={}", closed.sample.retransmits));
-        if self.style.raw {
-            push(out, format_args!(" age={}", RawAge(age)));
-        } else {
-            push(out, format_args!(" age={}", Age(age)));
-        }
-        push(out, format_args!(" end={}", closed.reason.name().unwrap_or("-")));
+        out.put(b" end=");
+        closed.reason.name().unwrap_or("-").write(out);
         self.end(closed.sample.partial, self.style.color);
     }
 
@@ -183,7 +204,7 @@ impl<W: Write> Sink for Lines<W> {
         if std::mem::take(&mut self.header_due) {
             // The header stands over columns that fit the first rows.
             for row in interval.rows {
-                self.cells.fill(row, self.style.raw);
+                self.cells.fill(row, self.style);
                 self.cells.widen(&mut self.widths);
             }
             self.header();
@@ -215,61 +236,51 @@ impl Cells {
         self.count = 0;
     }
 
-    /// Ends the cell whose text was appended since the last one.
-    fn end(&mut self) {
-        let begin = match self.count {
-            0 => 0,
-            count => self.ends[count - 1].0,
-        };
+    /// Adds the cell that `append` appends, which is ASCII.
+    fn add(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
+        let begin = self.text.len();
+        append(&mut self.text);
+        self.end(self.text.len() - begin);
+    }
+
+    fn value(&mut self, value: impl Text) {
+        self.add(|text| value.write(text));
+    }
+
+    /// Adds a cell whose characters can be wider, or narrower, than their bytes.
+    fn name(&mut self, name: Name<'_>) {
+        let begin = self.text.len();
+        name.write(&mut self.text);
         let cell = &self.text[begin..];
-        let width = match cell.is_ascii() {
+        self.end(match cell.is_ascii() {
             true => cell.len(),
             false => std::str::from_utf8(cell).map_or(cell.len(), |text| text.width()),
-        };
+        });
+    }
+
+    fn end(&mut self, width: usize) {
         self.ends[self.count] = (self.text.len(), width);
         self.count += 1;
     }
 
-    fn text(&mut self, text: &str) {
-        self.text.extend_from_slice(text.as_bytes());
-        self.end();
-    }
-
-    fn value(&mut self, value: impl std::fmt::Display) {
-        push(&mut self.text, value);
-        self.end();
-    }
-
-    fn fill(&mut self, row: &ConnectionRecord, raw: bool) {
+    fn fill(&mut self, row: &ConnectionRecord, style: LineStyle) {
         let sample = &row.sample;
         let counters = &sample.counters;
         let owner = sample.owner.as_ref();
         self.clear();
-        self.text(sample.protocol.name());
+        self.value(sample.protocol.name());
         self.value(sample.local);
         self.value(sample.remote);
-        push_pid(&mut self.text, owner);
-        self.end();
-        self.value(Name(owner.map(|owner| &owner.name)));
-        self.text(super::state_name(sample));
-        if raw {
-            self.value(counters.bytes_in);
-            self.value(counters.bytes_out);
-        } else {
-            self.value(Size(counters.bytes_in));
-            self.value(Size(counters.bytes_out));
-        }
+        self.value(pid(owner));
+        self.name(Name(owner.map(|owner| &owner.name)));
+        self.value(super::state_name(sample));
+        self.add(|text| style.size(counters.bytes_in, text));
+        self.add(|text| style.size(counters.bytes_out, text));
         self.value(counters.packets_in);
         self.value(counters.packets_out);
-        if raw {
-            self.value(RawRtt(sample.rtt_us));
-            self.value(whole(row.rate_in));
-            self.value(whole(row.rate_out));
-        } else {
-            self.value(Rtt(sample.rtt_us));
-            self.value(Rate(row.rate_in));
-            self.value(Rate(row.rate_out));
-        }
+        self.add(|text| style.rtt(sample.rtt_us, text));
+        self.add(|text| style.rate(row.rate_in, text));
+        self.add(|text| style.rate(row.rate_out, text));
     }
 
     fn widen(&self, widths: &mut [usize; COLUMNS.len()]) {
@@ -298,11 +309,8 @@ impl Cells {
     }
 }
 
-fn push_pid(out: &mut Vec<u8>, owner: Option<&Owner>) {
-    match owner {
-        Some(owner) => push(out, owner.pid),
-        None => out.push(b'-'),
-    }
+fn pid(owner: Option<&Owner>) -> OrDash<u32> {
+    OrDash(owner.map(|owner| owner.pid))
 }
 
 #[cfg(test)]
