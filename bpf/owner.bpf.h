@@ -16,7 +16,7 @@ static __always_inline bool works_for_another(struct sock *sk, struct task_struc
 
 	if (!(task->flags & PF_KTHREAD))
 		return false;
-	socket = sk->sk_socket;
+	socket = untrusted(struct sock, sk)->sk_socket;
 	return socket && socket->file;
 }
 
@@ -29,21 +29,27 @@ static __always_inline bool works_for_another(struct sock *sk, struct task_struc
  */
 static __always_inline void owns(struct sock *sk, bool locked)
 {
+	__u64 number = tcp_socket_number(sk);
 	struct tracked *tracked;
 	struct task_struct *task;
 
 	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num)))
 		return;
+	task = bpf_get_current_task_btf();
+	if (used_just_now(number, task))
+		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked)
 		return;
 	mark_active(tracked);
-	task = bpf_get_current_task_btf();
-	if (owner_is(tracked, task, EVIDENCE_USES))
+	if (owner_is(tracked, task, EVIDENCE_USES)) {
+		remember_use(number, tracked, task);
 		return;
+	}
 	if ((locked && !sk->sk_lock.owned) || works_for_another(sk, task))
 		return;
 	set_owner(tracked, task, EVIDENCE_USES);
+	forget_recent_use(number);
 }
 
 #endif

@@ -126,6 +126,21 @@ static __noinline struct flow *packet_flow_create(struct __sk_buff *skb, struct 
 			   ifindex);
 }
 
+/* The cookie of the packet's socket, where possible without the call that only the
+ * first packet needs. */
+static __always_inline __u64 packet_cookie(struct __sk_buff *skb)
+{
+	if (bpf_ksym_exists(bpf_cast_to_kern_ctx)) {
+		struct sk_buff *packet = bpf_cast_to_kern_ctx(skb);
+		struct sock *sk = packet->sk;
+		__u64 cookie = sk ? sk->__sk_common.skc_cookie.counter : 0;
+
+		if (cookie)
+			return cookie;
+	}
+	return bpf_get_socket_cookie(skb);
+}
+
 static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 {
 	struct flow_key key;
@@ -135,7 +150,7 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	headers = udp_headers(skb, &key, out);
 	if (!headers || !udp_wanted(&key))
 		return;
-	key.cookie = bpf_get_socket_cookie(skb);
+	key.cookie = packet_cookie(skb);
 	key_hash(&key);
 	flow = flow_lookup(&key);
 	if (!flow) {
@@ -165,15 +180,15 @@ static __always_inline __u32 skb_datagrams(struct sk_buff *skb, __u32 bytes)
 	struct skb_shared_info *shared;
 	__u16 size, segments;
 
-	shared = (struct skb_shared_info *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, end));
+	shared = (struct skb_shared_info *)(skb->head + skb->end);
 	size = BPF_CORE_READ(shared, gso_size);
-	segments = BPF_CORE_READ(shared, gso_segs);
+	segments = size ? BPF_CORE_READ(shared, gso_segs) : 0;
 	return gso_datagrams(bytes, segments, size);
 }
 
 static __always_inline bool skb_addresses(struct sk_buff *skb, __u16 family, __u64 *from, __u64 *to)
 {
-	void *header = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
+	void *header = skb->head + skb->network_header;
 
 	if (family == AF_INET) {
 		struct iphdr ip;
@@ -196,18 +211,20 @@ static __always_inline bool skb_addresses(struct sk_buff *skb, __u16 family, __u
 	return true;
 }
 
-/* The device that a packet's route leads to. */
-static __always_inline __u32 skb_route_ifindex(struct sk_buff *skb)
+/* The device that a packet came in by, or its route leads to. */
+static __always_inline __u32 skb_ifindex(struct sk_buff *skb, bool out)
 {
 	struct dst_entry *route;
 
+	if (!out)
+		return skb->skb_iif;
 	/* The lowest bit says that no reference is held (SKB_DST_NOREF). */
-	route = (struct dst_entry *)(BPF_CORE_READ(skb, _skb_refdst) & ~1UL);
+	route = (struct dst_entry *)(skb->_skb_refdst & ~1UL);
 	return route ? BPF_CORE_READ(route, dev, ifindex) : 0;
 }
 
 static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, struct flow_key *key,
-				      __u32 bytes, __u32 ifindex, bool out)
+				      __u32 bytes, bool out)
 {
 	__u32 datagrams;
 	struct flow *flow;
@@ -215,11 +232,12 @@ static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, stru
 	if (!udp_wanted(key))
 		return;
 	datagrams = skb_datagrams(skb, bytes);
-	key->cookie = bpf_get_socket_cookie(sk);
+	key->cookie = sock_cookie(sk);
 	key_hash(key);
 	flow = flow_lookup(key);
 	if (!flow)
-		flow = flow_create(key, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), ifindex);
+		flow = flow_create(key, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0),
+				   skb_ifindex(skb, out));
 	if (!flow) {
 		flow_lost(bytes, datagrams);
 		return;
@@ -247,7 +265,7 @@ static __always_inline void udp_sends(struct sk_buff *skb, __u16 family)
 		return;
 	key.local_port = udp.source;
 	key.remote_port = udp.dest;
-	udp_count(sk, skb, &key, skb->len - headers - sizeof(udp), skb_route_ifindex(skb), true);
+	udp_count(sk, skb, &key, skb->len - headers - sizeof(udp), true);
 }
 
 /*
@@ -274,7 +292,7 @@ static __always_inline void udp_consumed(struct sock *sk, struct sk_buff *skb)
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
 	/* The UDP header was taken off when the datagram was queued. */
-	udp_count(sk, skb, &key, skb->len, skb->skb_iif, false);
+	udp_count(sk, skb, &key, skb->len, false);
 }
 
 #endif

@@ -6,6 +6,15 @@
 #define AF_INET 2
 #define AF_INET6 10
 
+/* The socket's number on this host, which is never used again. A socket gets it when
+ * it is first asked for, by a call. */
+static __always_inline __u64 sock_cookie(struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+
+	return cookie ? cookie : bpf_get_socket_cookie(sk);
+}
+
 /*
  * Before Linux 5.15 the pointer to the cgroup shared a word with two ids
  * ("cgroup: consolidate cgroup v1 and v2 socket data", 8520e224f547); there the
@@ -33,6 +42,8 @@ static __always_inline __u32 sock_ifindex(struct sock *sk)
 
 static __always_inline void fill_sock(struct tcptop_event *event, struct sock *sk)
 {
+	struct sock *plain = untrusted(struct sock, sk);
+
 	event->family = sk->__sk_common.skc_family;
 	if (event->family == AF_INET) {
 		__builtin_memset(event->local_addr, 0, sizeof(event->local_addr));
@@ -51,11 +62,11 @@ static __always_inline void fill_sock(struct tcptop_event *event, struct sock *s
 		remote[1] = to[1];
 	}
 	event->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
-	event->netns = sk->__sk_common.skc_net.net->ns.inum;
+	event->netns = plain->__sk_common.skc_net.net->ns.inum;
 	event->uid = sk->sk_uid.val;
-	event->ifindex = sock_ifindex(sk);
+	event->ifindex = sock_ifindex(plain);
 	event->scope = sk->__sk_common.skc_bound_dev_if;
-	event->cgroup = sock_cgroup(sk);
+	event->cgroup = sock_cgroup(plain);
 }
 
 #endif

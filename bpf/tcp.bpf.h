@@ -94,6 +94,7 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 		lost(TCPTOP_LOST_STORAGE_FULL, 1);
 		return;
 	}
+	forget_recent_use(tcp_socket_number(sk));
 	tracked->born_ns = bpf_ktime_get_ns();
 	tracked->state = state;
 	tracked->active = 1;
@@ -128,6 +129,7 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
 	tracked->evidence = EVIDENCE_INHERITED;
+	forget_recent_use(tcp_socket_number(sk));
 	tracked->active = 1;
 	tracked->born_ns = bpf_ktime_get_ns();
 }
@@ -181,6 +183,25 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
 	bpf_ringbuf_submit(event, wake_when_filling());
 }
 
+/*
+ * Nothing to tell of a TCP socket since its last sample. Looks at as little as
+ * possible, since that is what an idle socket costs: not even at the state, which
+ * changes with a segment, or is soon followed by one.
+ */
+static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked)
+{
+	struct tcp_sock *tp;
+
+	if (!bpf_ksym_exists(bpf_rdonly_cast))
+		return false;
+	/* Without a sample it can be a UDP socket as well. */
+	if (!tracked->sampled_state || tracked->evidence < EVIDENCE_HOLDS || sample_all)
+		return false;
+	tp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
+	return tp->segs_in + tp->segs_out == tracked->sampled_segs &&
+	       tracked->owner_version == tracked->sampled_owner;
+}
+
 static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 {
 	__u8 state = sk->__sk_common.skc_state;
@@ -193,7 +214,8 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return;
-	if (!tcp_wanted(sk, tcp_local_port(tp))) {
+	/* In the cache line of the state, as the other one's place is not. */
+	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num))) {
 		if (tracked->active)
 			tracked->active = 0;
 		return;
@@ -268,6 +290,7 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 			lost(TCPTOP_LOST_STORAGE_FULL, 1);
 			return;
 		}
+		forget_recent_use(tcp_socket_number(sk));
 	}
 	if (holder && tracked->evidence < EVIDENCE_USES)
 		set_owner(tracked, holder, EVIDENCE_HOLDS);

@@ -3,6 +3,8 @@
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
+#include "recent.bpf.h"
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20); /* bytes; user space sets the real size */
@@ -19,9 +21,9 @@ enum evidence {
 	EVIDENCE_USES,
 };
 
-/* In the socket's own storage: it dies with the socket, so nothing leaks. What the
- * owner hook looks at comes first: it lies in one cache line with the kernel's
- * part. */
+/* In the socket's own storage: it dies with the socket, so nothing leaks. The first
+ * 56 bytes lie in one cache line, with 8 of the kernel's: all that the owner hook
+ * looks at, and a visit that finds nothing new. */
 struct tracked {
 	__u32 tgid; /* 0 unknown */
 	__u32 name_age; /* name_changes when comm was read */
@@ -30,22 +32,23 @@ struct tracked {
 	__u8 flags;     /* enum tcptop_event_flags */
 	__u8 state;     /* the last one that began or ended a connection */
 	__u32 owner_version; /* written after the owner */
-	__u64 comm[2];
-	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
-	/* What the kernel's counters said when tcptop began to count. */
-	__u64 base_bytes_in;
-	__u64 base_bytes_out;
-	__u32 base_segs_in;
-	__u32 base_segs_out;
-	__u32 base_retrans;
 	/* The last sample, to find what changed since: segs_in + segs_out grows
 	 * with every byte and every ACK. */
 	__u32 sampled_segs;
 	__u32 sampled_owner;
 	__u32 sampled_epoch;
 	__u32 sampled_state;
+	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
+	__u64 comm[2];
+	/* What the kernel's counters said when tcptop began to count. */
+	__u64 base_bytes_in;
+	__u64 base_bytes_out;
+	__u32 base_segs_in;
+	__u32 base_segs_out;
+	__u32 base_retrans;
 	__u32 pad;
 };
+_Static_assert(__builtin_offsetof(struct tracked, base_bytes_in) == 56, "one cache line");
 
 /*
  * BPF_F_CLONE: an accepted socket inherits its listener's entry, and so its
@@ -163,7 +166,7 @@ static __always_inline void set_owner(struct tracked *tracked, struct task_struc
 {
 	/* Before the name is read. */
 	__u32 age = name_changes;
-	__u64 *name = (__u64 *)task->group_leader->comm;
+	__u64 *name = (__u64 *)untrusted(struct task_struct, task)->group_leader->comm;
 	__u32 tgid = task->tgid;
 
 	if (!tgid)
@@ -176,6 +179,27 @@ static __always_inline void set_owner(struct tracked *tracked, struct task_struc
 	}
 	tracked->name_age = age;
 	tracked->evidence = evidence;
+}
+
+static __always_inline bool used_just_now(__u64 number, struct task_struct *task)
+{
+	return *recent_use_of(number) == use_by(number, task, name_changes);
+}
+
+/*
+ * The task's process uses the socket, and not for the first time: the next time need
+ * not ask the storage. Another process that begins to use it at the same moment
+ * changes the storage and then forgets: what this one wrote goes either there, or
+ * here.
+ */
+static __always_inline void remember_use(__u64 number, struct tracked *tracked,
+					 struct task_struct *task)
+{
+	__u64 use = use_by(number, task, tracked->name_age);
+
+	__sync_lock_test_and_set(recent_use_of(number), use);
+	if (!owner_is(tracked, task, EVIDENCE_USES))
+		forget_recent_use(number);
 }
 
 #endif

@@ -362,7 +362,7 @@ static __noinline void flow_used(struct flow *flow, struct sock *sk)
 	/* Before the name is read. */
 	__u32 age = name_changes;
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 *comm = (__u64 *)task->group_leader->comm;
+	__u64 *comm = (__u64 *)untrusted(struct task_struct, task)->group_leader->comm;
 	__u64 copy[2] = { comm[0], comm[1] };
 
 	if (!flow || !task->tgid || !BPF_CORE_READ(sk, sk_socket, file))
@@ -386,7 +386,7 @@ static __always_inline __u32 gso_datagrams(__u32 bytes, __u32 segments, __u32 si
 /* Tells the socket's flows of its owner. */
 static __always_inline void tell_receiver(struct sock *sk, struct tracked *tracked)
 {
-	__u64 cookie = bpf_get_socket_cookie(sk);
+	__u64 cookie = sock_cookie(sk);
 	struct receiver receiver = { .tgid = tracked->tgid, .evidence = tracked->evidence };
 
 	__builtin_memcpy(receiver.comm, tracked->comm, sizeof(receiver.comm));
@@ -394,7 +394,9 @@ static __always_inline void tell_receiver(struct sock *sk, struct tracked *track
 		lost(TCPTOP_LOST_STORAGE_FULL, 1);
 }
 
-static __always_inline void udp_owned_by(struct sock *sk, struct task_struct *task, __u8 evidence)
+/* `number`: the socket's, for a use that may be the next one as well. */
+static __always_inline void udp_owned_by(struct sock *sk, __u64 number, struct task_struct *task,
+					 __u8 evidence)
 {
 	struct tracked fresh = { .flags = starting ? TCPTOP_PARTIAL : 0 };
 	struct tracked *tracked;
@@ -406,11 +408,17 @@ static __always_inline void udp_owned_by(struct sock *sk, struct task_struct *ta
 		lost(TCPTOP_LOST_STORAGE_FULL, 1);
 		return;
 	}
+	if (number && owner_is(tracked, task, evidence)) {
+		remember_use(number, tracked, task);
+		return;
+	}
 	known = tracked->evidence;
 	if (known > evidence)
 		return;
 	version = tracked->owner_version;
 	set_owner(tracked, task, evidence);
+	if (number)
+		forget_recent_use(number);
 	if (tracked->owner_version != version || tracked->evidence != known)
 		tell_receiver(sk, tracked);
 }
@@ -418,14 +426,18 @@ static __always_inline void udp_owned_by(struct sock *sk, struct task_struct *ta
 /* The socket is older than tcptop, or nobody was seen using it. */
 static __always_inline void udp_seed(struct sock *sk, struct task_struct *holder)
 {
-	udp_owned_by(sk, holder, EVIDENCE_HOLDS);
+	udp_owned_by(sk, 0, holder, EVIDENCE_HOLDS);
 }
 
-/* The current task received on the socket. Compares first, in the socket's
- * storage, and tells the flows only of a change. */
+/* The current task received on the socket. Compares first, and tells the flows only
+ * of a change. */
 static __always_inline void udp_received_by(struct sock *sk)
 {
-	udp_owned_by(sk, bpf_get_current_task_btf(), EVIDENCE_USES);
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 number = udp_socket_number(sk);
+
+	if (!number || !used_just_now(number, task))
+		udp_owned_by(sk, number, task, EVIDENCE_USES);
 }
 
 /* A flow that only receives has its owner from whoever receives on its socket;

@@ -4,7 +4,9 @@
 //! what it refuses, and the giving up of privileges that are no longer needed.
 //! Loads nothing and prints nothing.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Error, Result, anyhow, bail};
@@ -136,9 +138,22 @@ fn bpf_answers() -> bool {
 
 /// True where the kernel's type information names this type or function.
 pub fn kernel_knows(name: &str) -> bool {
-    let types = fs::read(KERNEL_TYPES).unwrap_or_default();
-    // The names stand one after the other, each ended by a 0.
-    memmem::find(&types, format!("\0{name}\0").as_bytes()).is_some()
+    // The names stand one after the other, each ended by a 0; a 0 comes first.
+    kernel_names()
+        .is_ok_and(|names| memmem::find(&names, format!("\0{name}\0").as_bytes()).is_some())
+}
+
+/// The last part of the type information, and the smaller one.
+fn kernel_names() -> io::Result<Vec<u8>> {
+    let file = File::open(KERNEL_TYPES)?;
+    // struct btf_header (include/uapi/linux/btf.h): hdr_len is at 4, str_off and
+    // str_len, the names' place behind the header and their length, at 16 and 20.
+    let mut header = [[0; 4]; 6];
+    file.read_exact_at(header.as_flattened_mut(), 0)?;
+    let word = |index: usize| u32::from_ne_bytes(header[index]);
+    let mut names = vec![0; word(5) as usize];
+    file.read_exact_at(&mut names, u64::from(word(1)) + u64::from(word(4)))?;
+    Ok(names)
 }
 
 #[cfg(test)]

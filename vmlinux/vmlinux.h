@@ -131,8 +131,6 @@ enum {
 	true = 1,
 };
 
-#pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
-
 struct bpf_flow_keys;
 struct bpf_iter_meta;
 struct bpf_map;
@@ -192,6 +190,86 @@ struct __sk_buff {
 	__u64 hwtstamp;
 };
 _Static_assert(sizeof(struct __sk_buff) == 192, "__sk_buff");
+
+struct bpf_sock {
+	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__be16 dst_port;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state;
+	__s32 rx_queue_mapping;
+};
+_Static_assert(sizeof(struct bpf_sock) == 80, "bpf_sock");
+
+struct in6_addr {
+	union {
+		__u8 u6_addr8[16];
+		__be16 u6_addr16[8];
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+_Static_assert(sizeof(struct in6_addr) == 16, "in6_addr");
+
+struct iphdr {
+	__u8 ihl : 4;
+	__u8 version : 4;
+	__u8 tos;
+	__be16 tot_len;
+	__be16 id;
+	__be16 frag_off;
+	__u8 ttl;
+	__u8 protocol;
+	__sum16 check;
+	union {
+		struct {
+			__be32 saddr;
+			__be32 daddr;
+		};
+		struct {
+			__be32 saddr;
+			__be32 daddr;
+		} addrs;
+	};
+};
+_Static_assert(sizeof(struct iphdr) == 20, "iphdr");
+
+struct ipv6hdr {
+	__u8 priority : 4;
+	__u8 version : 4;
+	__u8 flow_lbl[3];
+	__be16 payload_len;
+	__u8 nexthdr;
+	__u8 hop_limit;
+	union {
+		struct {
+			struct in6_addr saddr;
+			struct in6_addr daddr;
+		};
+		struct {
+			struct in6_addr saddr;
+			struct in6_addr daddr;
+		} addrs;
+	};
+};
+_Static_assert(sizeof(struct ipv6hdr) == 40, "ipv6hdr");
+
+struct udphdr {
+	__be16 source;
+	__be16 dest;
+	__be16 len;
+	__sum16 check;
+};
+_Static_assert(sizeof(struct udphdr) == 8, "udphdr");
+
+#pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
 
 struct bpf_iter__bpf_map_elem {
 	union {
@@ -262,24 +340,6 @@ struct bpf_iter_meta {
 };
 _Static_assert(sizeof(struct bpf_iter_meta) == 24, "bpf_iter_meta");
 
-struct bpf_sock {
-	__u32 bound_dev_if;
-	__u32 family;
-	__u32 type;
-	__u32 protocol;
-	__u32 mark;
-	__u32 priority;
-	__u32 src_ip4;
-	__u32 src_ip6[4];
-	__u32 src_port;
-	__be16 dst_port;
-	__u32 dst_ip4;
-	__u32 dst_ip6[4];
-	__u32 state;
-	__s32 rx_queue_mapping;
-};
-_Static_assert(sizeof(struct bpf_sock) == 80, "bpf_sock");
-
 struct cgroup {
 	struct kernfs_node *kn;
 };
@@ -292,15 +352,6 @@ struct file {
 	void *private_data;
 	struct inode *f_inode;
 };
-
-struct in6_addr {
-	union {
-		__u8 u6_addr8[16];
-		__be16 u6_addr16[8];
-		__be32 u6_addr32[4];
-	} in6_u;
-};
-_Static_assert(sizeof(struct in6_addr) == 16, "in6_addr");
 
 typedef struct {
 	struct net *net;
@@ -360,49 +411,6 @@ struct inet_sock {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 };
-
-struct iphdr {
-	__u8 ihl : 4;
-	__u8 version : 4;
-	__u8 tos;
-	__be16 tot_len;
-	__be16 id;
-	__be16 frag_off;
-	__u8 ttl;
-	__u8 protocol;
-	__sum16 check;
-	union {
-		struct {
-			__be32 saddr;
-			__be32 daddr;
-		};
-		struct {
-			__be32 saddr;
-			__be32 daddr;
-		} addrs;
-	};
-};
-_Static_assert(sizeof(struct iphdr) == 20, "iphdr");
-
-struct ipv6hdr {
-	__u8 priority : 4;
-	__u8 version : 4;
-	__u8 flow_lbl[3];
-	__be16 payload_len;
-	__u8 nexthdr;
-	__u8 hop_limit;
-	union {
-		struct {
-			struct in6_addr saddr;
-			struct in6_addr daddr;
-		};
-		struct {
-			struct in6_addr saddr;
-			struct in6_addr daddr;
-		} addrs;
-	};
-};
-_Static_assert(sizeof(struct ipv6hdr) == 40, "ipv6hdr");
 
 struct kernfs_node {
 	u64 id;
@@ -505,14 +513,6 @@ struct tcp_sock {
 	u32 total_retrans;
 	int linger2;
 };
-
-struct udphdr {
-	__be16 source;
-	__be16 dest;
-	__be16 len;
-	__sum16 check;
-};
-_Static_assert(sizeof(struct udphdr) == 8, "udphdr");
 
 #pragma clang attribute pop
 

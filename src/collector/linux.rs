@@ -55,7 +55,7 @@ const CHUNK: usize = 1024;
 /// With more tracked sockets than this a tick visits only those that are marked
 /// active, but for every [`SWEEP`]th: touching an idle one costs as much again as
 /// passing it by.
-const SMALL_TABLE: u64 = 50_000;
+const SMALL_TABLE: u64 = 8_000;
 const SWEEP: u64 = 8;
 
 /// A look-up of owners is followed by a pause of so many times its own length.
@@ -460,6 +460,9 @@ impl Running<'_> {
         variables.sample_all = sample_all;
         variables.marked_only = !sweep;
         variables.marks_matter = self.marking;
+        if self.marking {
+            variables.mark_rounds = variables.mark_rounds.wrapping_add(1);
+        }
         Ok(())
     }
 
