@@ -140,8 +140,13 @@ impl Agent {
 
     /// Sends the socket to a mailbox and closes it here.
     pub fn give(&mut self, socket: Socket, mailbox: &Path) {
-        self.ask(&format!("give {} {}", socket.fd, mailbox.display()));
+        self.share(socket, mailbox);
         self.close(socket);
+    }
+
+    /// The same, and keeps its own copy.
+    pub fn share(&mut self, socket: Socket, mailbox: &Path) {
+        self.ask(&format!("give {} {}", socket.fd, mailbox.display()));
     }
 
     /// Receives a socket from the mailbox.

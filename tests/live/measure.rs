@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
+use chrono::{SecondsFormat, Utc};
 use libtest_mimic::Trial;
 
 use crate::common::netns::{self, Netns};
@@ -28,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
         test("measure::against_ss", against_ss),
         test("measure::steady_rate", steady_rate),
         test("measure::progress_without_system_calls", progress_without_system_calls),
+        test("measure::among_thousands", among_thousands),
     ]
 }
 
@@ -335,5 +337,53 @@ fn progress_without_system_calls() {
     }
     receive(&pair.server, bytes);
     pair.close();
+    tcptop.finish();
+}
+
+/// With so many sockets that a tick visits only those in use, what was moved before a
+/// tick is in its rows all the same; what came in by no call of its receiver is there
+/// eight ticks later at the latest.
+fn among_thousands() {
+    sock::raise_file_limit();
+    let (listener, address) = sock::listen(Family::V4);
+    let crowd: Vec<Pair> =
+        (0..4500).map(|_| Pair::accept(&listener, sock::connect(address))).collect();
+    let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.1", "--timestamp"]);
+    // Something to tell in every interval, by which they are counted.
+    let beat = Pair::new(Family::V4);
+    let beating = Stream::start(&beat, 1, Duration::from_millis(10));
+    tcptop.wait("five intervals", |output| output.rows_of(beat.ends).nth(4).map(drop));
+    let now = || Some(Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true));
+    // How many ticks later than the first one after `moved` the row comes.
+    let late = |moved: &Option<String>, ends, condition: &dyn Fn(&Row) -> bool| {
+        tcptop.wait("row with what was moved", |output| {
+            let row = output.rows_of(ends).find(|row| condition(row))?;
+            let between = |beat: &&Row| beat.time > *moved && beat.time < row.time;
+            Some(output.rows_of(beat.ends).filter(between).count())
+        })
+    };
+    let pair = &crowd[crowd.len() / 2];
+    for round in 1..=10 {
+        pair.exchange(1, 1);
+        let moved = now();
+        for ends in [pair.ends, pair.ends.flipped()] {
+            let ticks = late(&moved, ends, &|row| (row.bytes_in, row.bytes_out) == (round, round));
+            assert_eq!(ticks, 0, "round {round}");
+        }
+        // Until it is no more among those in use.
+        tcptop.wait("four quiet intervals", |output| {
+            output.rows_of(beat.ends).filter(|beat| beat.time > moved).nth(4).map(drop)
+        });
+    }
+    for round in 1..=5 {
+        send(&pair.client, 1000);
+        await_acked(&pair.client);
+        let moved = now();
+        let server = pair.ends.flipped();
+        let ticks = late(&moved, server, &|row| row.bytes_in == 10 + round * 1000);
+        assert!(ticks <= 8, "{ticks} ticks");
+    }
+    beating.stop();
+    drop((crowd, beat));
     tcptop.finish();
 }

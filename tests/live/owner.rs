@@ -17,7 +17,9 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("owner::connects_and_accepts", connects_and_accepts),
         test("owner::accept_then_fork", accept_then_fork),
+        test("owner::worker_of_many", worker_of_many),
         test("owner::passed_descriptor", passed_descriptor),
+        test("owner::taking_turns", taking_turns),
         test("owner::thread_name", thread_name),
         test("owner::ended_before_its_connection", ended_before_its_connection),
         test("owner::exec", exec),
@@ -91,6 +93,41 @@ fn accept_then_fork() {
     finish_owned(tcptop, socket.ends, worker, "worker", (10, 1000));
 }
 
+/// The master listens, its worker accepts one connection after the other: the kernel
+/// makes them in the same places, and each is the worker's again.
+fn worker_of_many() {
+    let mut agent = Agent::new("master");
+    let tcptop = Tcptop::start(&QUICK);
+    if !sees_users(&tcptop) {
+        return left_out("owner::worker_of_many", "both hold the listener");
+    }
+    let (listener, address) = agent.listen((sock::loopback(1), 0).into());
+    agent.fork();
+    agent.rename("worker");
+    let ended: Vec<Ends> = (0..100)
+        .map(|_| {
+            let client = sock::connect(address);
+            let socket = agent.accept(listener);
+            for _ in 0..3 {
+                send(&client, 10);
+                agent.receive(socket, 10);
+                agent.send(socket, 1000);
+                receive(&client, 1000);
+            }
+            agent.close(socket);
+            assert_eq!(receive_all(&client), 0);
+            socket.ends
+        })
+        .collect();
+    tcptop.wait_closed(&ended);
+    let output = tcptop.finish();
+    for ends in ended {
+        let closed = output.the_closed(ends);
+        assert_eq!((closed.pid, &*closed.process), (Some(agent.pid), "worker"), "{closed:#?}");
+        assert_eq!((closed.bytes_in, closed.bytes_out), (30, 3000), "{closed:#?}");
+    }
+}
+
 /// A descriptor crosses a Unix socket; the giver closes its copy.
 fn passed_descriptor() {
     let (mut giver, mut taker) = (Agent::new("giver"), Agent::new("taker"));
@@ -117,6 +154,46 @@ fn passed_descriptor() {
     assert_eq!(receive_all(&peer), 0);
     drop(peer);
     finish_owned(tcptop, socket.ends, pid, "taker", (7, 14));
+}
+
+/// Two processes use one socket by turns, each several times: it is whose it was last.
+fn taking_turns() {
+    let (mut one, mut other) = (Agent::new("one"), Agent::new("other"));
+    let tcptop = Tcptop::start(&QUICK);
+    if !sees_users(&tcptop) {
+        return left_out("owner::taking_turns", "both hold the connection");
+    }
+    let (socket, peer) = one.connect_here(Family::V4);
+    let directory = tempfile::tempdir().expect("a directory");
+    let mailbox = directory.path().join("mailbox");
+    other.mailbox(&mailbox);
+    one.share(socket, &mailbox);
+    let shared = other.take();
+    let (mut received, mut sent) = (0, 0);
+    for times in [1, 2, 5, 1] {
+        for (agent, copy, name) in [(&mut one, socket, "one"), (&mut other, shared, "other")] {
+            for _ in 0..times {
+                agent.send(copy, 10);
+                receive(&peer, 10);
+                sent += 10;
+            }
+            wait_owner(&tcptop, socket.ends, agent.pid, name, (received, sent));
+        }
+        for (agent, copy, name) in [(&mut one, socket, "one"), (&mut other, shared, "other")] {
+            for _ in 0..times {
+                send(&peer, 7);
+                agent.receive(copy, 7);
+                received += 7;
+            }
+            wait_owner(&tcptop, socket.ends, agent.pid, name, (received, sent));
+        }
+    }
+    let pid = other.pid;
+    one.close(socket);
+    other.close(shared);
+    assert_eq!(receive_all(&peer), 0);
+    drop(peer);
+    finish_owned(tcptop, shared.ends, pid, "other", (received, sent));
 }
 
 /// A thread's own name is not the process's, and the name is never the thread's.

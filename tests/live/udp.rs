@@ -701,17 +701,22 @@ fn owner_after_a_fork() {
             return left_out("owner_after_a_fork", "this kernel does not tell who receives");
         }
         let (socket, to) = *bound.get_or_insert_with(|| agent.udp((sock::loopback(1), 0).into()));
-        agent.fork();
-        agent.rename("the-worker");
         let client = udp::bind((sock::loopback(2), 0).into());
         let from = client.local_addr().expect("bound");
         let ends = Ends::new(to, from);
-        udp::send_to(&client, to, 10, 4);
-        assert_eq!(agent.udp_receive(socket, 4), 40);
-        let row = tcptop.wait_row("row of the worker", ends, |row| {
-            row.process == "the-worker" && Totals::of(row) == Totals::received(40, 4)
+        udp::send_to(&client, to, 10, 3);
+        assert_eq!(agent.udp_receive(socket, 3), 30);
+        tcptop.wait_row("row of the master", ends, |row| {
+            row.process == "the-master" && Totals::of(row) == Totals::received(30, 3)
         });
-        assert_eq!((row.pid, row.partial), (Some(agent.pid), older));
+        agent.fork();
+        udp::send_to(&client, to, 10, 1);
+        assert_eq!(agent.udp_receive(socket, 1), 10);
+        let row = tcptop.wait_row("row of the worker", ends, |row| {
+            row.pid == Some(agent.pid) && Totals::of(row) == Totals::received(40, 4)
+        });
+        assert_eq!((&*row.process, row.partial), ("the-master", older));
+        agent.rename("the-worker");
         agent.udp_send(socket, from, 6, 1);
         assert_eq!(udp::receive(&client, 1), 6);
         let totals = Totals { bytes_in: 40, bytes_out: 6, packets_in: 4, packets_out: 1 };
