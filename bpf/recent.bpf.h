@@ -12,7 +12,7 @@
 #ifndef TCPTOP_RECENT_BPF_H
 #define TCPTOP_RECENT_BPF_H
 
-#define RECENT_BITS 12
+#define RECENT_BITS 16
 static __u64 recent_uses[1 << RECENT_BITS];
 
 /* A PID is below 2^22 (PID_MAX_LIMIT, include/linux/threads.h). */
