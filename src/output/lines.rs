@@ -82,7 +82,6 @@ pub struct Lines<W> {
     buffer: Vec<u8>,
     /// The time of the interval and a blank, or nothing.
     time: String,
-    cells: Cells,
 }
 
 impl<W: Write> Lines<W> {
@@ -95,7 +94,6 @@ impl<W: Write> Lines<W> {
             header_due: true,
             buffer: Vec::new(),
             time: String::new(),
-            cells: Cells::default(),
         }
     }
 
@@ -103,21 +101,18 @@ impl<W: Write> Lines<W> {
         if self.style.timestamp {
             self.buffer.put(b"TIME                     ");
         }
-        self.cells.clear();
+        let mut cells = Cells::new(&mut self.widths, &mut self.buffer);
         for (title, _, _) in COLUMNS {
-            self.cells.value(title);
+            cells.value(title);
         }
-        self.cells.emit(&self.widths, &mut self.buffer);
         self.buffer.push(b'\n');
     }
 
     fn row(&mut self, row: &ConnectionRecord, listing: bool) {
-        self.cells.fill(row, self.style);
-        self.cells.widen(&mut self.widths);
         // The listing at start finds everything for the first time.
         let color = self.style.color && row.is_new && !listing;
         self.begin(if color { NEW } else { b"" });
-        self.cells.emit(&self.widths, &mut self.buffer);
+        Cells::new(&mut self.widths, &mut self.buffer).fill(row, self.style);
         self.end(row.sample.partial, color);
     }
 
@@ -204,8 +199,8 @@ impl<W: Write> Sink for Lines<W> {
         if std::mem::take(&mut self.header_due) {
             // The header stands over columns that fit the first rows.
             for row in interval.rows {
-                self.cells.fill(row, self.style);
-                self.cells.widen(&mut self.widths);
+                Cells::new(&mut self.widths, &mut self.buffer).fill(row, self.style);
+                self.buffer.clear();
             }
             self.header();
         }
@@ -221,91 +216,79 @@ impl<W: Write> Sink for Lines<W> {
     }
 }
 
-/// The fields of one row, before their columns are known to be wide enough.
-#[derive(Debug, Default)]
-struct Cells {
-    text: Vec<u8>,
-    /// Where each cell ends in `text`, and how many columns of the screen it takes.
-    ends: [(usize, usize); COLUMNS.len()],
-    count: usize,
+/// Puts the cells of a row into their columns, one after the other.
+struct Cells<'a> {
+    widths: &'a mut [usize; COLUMNS.len()],
+    out: &'a mut Vec<u8>,
+    column: usize,
 }
 
-impl Cells {
-    fn clear(&mut self) {
-        self.text.clear();
-        self.count = 0;
+impl<'a> Cells<'a> {
+    fn new(widths: &'a mut [usize; COLUMNS.len()], out: &'a mut Vec<u8>) -> Cells<'a> {
+        Cells { widths, out, column: 0 }
     }
 
-    /// Adds the cell that `append` appends, which is ASCII.
-    fn add(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
-        let begin = self.text.len();
-        append(&mut self.text);
-        self.end(self.text.len() - begin);
+    /// The cell that `append` appends, which is ASCII.
+    fn cell(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
+        let begin = self.begin();
+        append(self.out);
+        self.end(begin, self.out.len() - begin);
     }
 
     fn value(&mut self, value: impl Text) {
-        self.add(|text| value.write(text));
+        self.cell(|out| value.write(out));
     }
 
-    /// Adds a cell whose characters can be wider, or narrower, than their bytes.
+    /// A cell whose characters can take more columns of the screen than one each.
     fn name(&mut self, name: Name<'_>) {
-        let begin = self.text.len();
-        name.write(&mut self.text);
-        let cell = &self.text[begin..];
-        self.end(match cell.is_ascii() {
+        let begin = self.begin();
+        name.write(self.out);
+        let cell = &self.out[begin..];
+        let width = match cell.is_ascii() {
             true => cell.len(),
             false => std::str::from_utf8(cell).map_or(cell.len(), |text| text.width()),
-        });
+        };
+        self.end(begin, width);
     }
 
-    fn end(&mut self, width: usize) {
-        self.ends[self.count] = (self.text.len(), width);
-        self.count += 1;
+    fn begin(&mut self) -> usize {
+        if self.column > 0 {
+            self.out.push(b' ');
+        }
+        self.out.len()
     }
 
-    fn fill(&mut self, row: &ConnectionRecord, style: LineStyle) {
+    fn end(&mut self, begin: usize, width: usize) {
+        let (_, number, _) = COLUMNS[self.column];
+        let column = &mut self.widths[self.column];
+        *column = width.max(*column);
+        let padding = *column - width;
+        let end = self.out.len();
+        self.out.resize(end + padding, b' ');
+        if number {
+            self.out.copy_within(begin..end, begin + padding);
+            self.out[begin..begin + padding].fill(b' ');
+        }
+        self.column += 1;
+    }
+
+    fn fill(mut self, row: &ConnectionRecord, style: LineStyle) {
         let sample = &row.sample;
         let counters = &sample.counters;
         let owner = sample.owner.as_ref();
-        self.clear();
         self.value(sample.protocol.name());
         self.value(sample.local);
         self.value(sample.remote);
         self.value(pid(owner));
         self.name(Name(owner.map(|owner| &owner.name)));
         self.value(super::state_name(sample));
-        self.add(|text| style.size(counters.bytes_in, text));
-        self.add(|text| style.size(counters.bytes_out, text));
+        self.cell(|out| style.size(counters.bytes_in, out));
+        self.cell(|out| style.size(counters.bytes_out, out));
         self.value(counters.packets_in);
         self.value(counters.packets_out);
-        self.add(|text| style.rtt(sample.rtt_us, text));
-        self.add(|text| style.rate(row.rate_in, text));
-        self.add(|text| style.rate(row.rate_out, text));
-    }
-
-    fn widen(&self, widths: &mut [usize; COLUMNS.len()]) {
-        for (width, &(_, cell)) in widths.iter_mut().zip(&self.ends) {
-            *width = cell.max(*width);
-        }
-    }
-
-    fn emit(&self, widths: &[usize; COLUMNS.len()], out: &mut Vec<u8>) {
-        let mut begin = 0;
-        for (column, (&(end, cell), width)) in self.ends.iter().zip(widths).enumerate() {
-            let padding = width.saturating_sub(cell);
-            let (_, number, _) = COLUMNS[column];
-            if column > 0 {
-                out.push(b' ');
-            }
-            if number {
-                out.resize(out.len() + padding, b' ');
-            }
-            out.extend_from_slice(&self.text[begin..end]);
-            if !number {
-                out.resize(out.len() + padding, b' ');
-            }
-            begin = end;
-        }
+        self.cell(|out| style.rtt(sample.rtt_us, out));
+        self.cell(|out| style.rate(row.rate_in, out));
+        self.cell(|out| style.rate(row.rate_out, out));
     }
 }
 
