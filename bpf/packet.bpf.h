@@ -133,7 +133,7 @@ static __always_inline __u64 packet_cookie(struct __sk_buff *skb)
 	if (bpf_ksym_exists(bpf_cast_to_kern_ctx)) {
 		struct sk_buff *packet = bpf_cast_to_kern_ctx(skb);
 		struct sock *sk = packet->sk;
-		__u64 cookie = sk ? sk->__sk_common.skc_cookie.counter : 0;
+		__u64 cookie = sk ? sock_known_cookie(sk) : 0;
 
 		if (cookie)
 			return cookie;

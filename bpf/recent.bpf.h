@@ -36,7 +36,7 @@ static __always_inline __u64 tcp_socket_number(struct sock *sk)
  * far from any place. 0 where it has none yet. */
 static __always_inline __u64 udp_socket_number(struct sock *sk)
 {
-	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+	__u64 cookie = sock_known_cookie(sk);
 
 	return cookie ? ~cookie : 0;
 }

@@ -6,11 +6,16 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-/* The socket's number on this host, which is never used again. A socket gets it when
- * it is first asked for, by a call. */
+/* The socket's number on this host, which is never used again; 0 until it is first
+ * asked for, by a call. */
+static __always_inline __u64 sock_known_cookie(struct sock *sk)
+{
+	return sk->__sk_common.skc_cookie.counter;
+}
+
 static __always_inline __u64 sock_cookie(struct sock *sk)
 {
-	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+	__u64 cookie = sock_known_cookie(sk);
 
 	return cookie ? cookie : bpf_get_socket_cookie(sk);
 }

@@ -216,8 +216,7 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 		return;
 	/* In the cache line of the state, as the other one's place is not. */
 	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num))) {
-		if (tracked->active)
-			tracked->active = 0;
+		mark_idle(tracked);
 		return;
 	}
 	if (tracked->evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
@@ -229,8 +228,7 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 		return;
 	if (!sample_all && segs == tracked->sampled_segs && state == tracked->sampled_state &&
 	    owner == tracked->sampled_owner) {
-		if (tracked->active)
-			tracked->active = 0;
+		mark_idle(tracked);
 		return;
 	}
 	mark_active(tracked);

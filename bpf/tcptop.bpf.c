@@ -185,12 +185,10 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	pass.visited++;
 	if (marked_only && !tracked->active)
 		return 0;
-	if (tcp_is_idle(sk, tracked)) {
-		if (tracked->active)
-			tracked->active = 0;
-	} else if (sk->sk_protocol == IPPROTO_TCP) {
+	if (tcp_is_idle(sk, tracked))
+		mark_idle(tracked);
+	else if (sk->sk_protocol == IPPROTO_TCP)
 		tcp_sample(sk, tracked);
-	}
 	return 0;
 }
 

@@ -121,6 +121,12 @@ static __always_inline void mark_active(struct tracked *tracked)
 		tracked->active = 1;
 }
 
+static __always_inline void mark_idle(struct tracked *tracked)
+{
+	if (tracked->active)
+		tracked->active = 0;
+}
+
 /*
  * How many processes of the host have changed their name, by exec() or prctl():
  * who knows a process by its name has nothing to compare while that stays.

@@ -135,7 +135,7 @@ static __always_inline void key_hash(struct flow_key *key)
 {
 	__u64 hash = flow_seed ^ key->cookie;
 
-	hash = (hash ^ key->remote[0]) * 0x9e3779b97f4a7c15ULL;
+	hash = (hash ^ key->remote[0]) * GOLDEN_RATIO;
 	hash ^= hash >> 32 ^ key->remote[1] ^ (key->local[1] >> 32 | key->local[1] << 32);
 	hash *= 0xff51afd7ed558ccdULL;
 	hash ^= hash >> 29;

@@ -56,7 +56,6 @@ JOB
 TCPTOP_GUEST_ROOT=$root "$here/initramfs.py" guest "$work/guest" "$here/init.sh" \
     "$binary:usr/bin/tcptop" "$work/job:job"
 
-
 passed=0 failed=0
 check() { # what, whether it holds
     if [ "$2" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi

@@ -49,22 +49,17 @@ impl Text for &str {
     }
 }
 
-/// The last `DIGITS` digits of `number`, with leading zeros.
-fn padded<const DIGITS: usize>(mut number: u64, out: &mut impl Room) {
-    let mut text = [b'0'; DIGITS];
-    for digit in text.iter_mut().rev() {
+/// `number` with its last `DIGITS` digits behind a point.
+fn decimal<const DIGITS: usize>(mut number: u64, out: &mut impl Room) {
+    let mut fraction = [0; DIGITS];
+    for digit in fraction.iter_mut().rev() {
         // Of a number below 10 each is one digit.
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
-    out.put(&text);
-}
-
-/// `12.3`, from tenths.
-fn tenths(number: u64, out: &mut impl Room) {
-    (number / 10).write(out);
+    number.write(out);
     out.put(b".");
-    padded::<1>(number, out);
+    out.put(&fraction);
 }
 
 /// A number of bytes: exact, and readable from 1024 on: `340B`, `2048(2.0K)`,
@@ -79,7 +74,7 @@ impl Text for Size {
             None => out.put(b"B"),
             Some((number, unit)) => {
                 out.put(b"(");
-                tenths(number, out);
+                decimal::<1>(number, out);
                 out.put(&[unit, b')']);
             }
         }
@@ -96,7 +91,7 @@ impl Text for Rate {
         match scale(rate) {
             None => rate.write(out),
             Some((number, unit)) => {
-                tenths(number, out);
+                decimal::<1>(number, out);
                 out.put(&[unit]);
             }
         }
@@ -123,10 +118,7 @@ impl Cents {
 
 impl Text for Cents {
     fn write(&self, out: &mut impl Room) {
-        let cents = self.whole();
-        (cents / 100).write(out);
-        out.put(b".");
-        padded::<2>(cents, out);
+        decimal::<2>(self.whole(), out);
     }
 }
 
@@ -161,16 +153,13 @@ impl Text for Rtt {
             return out.put(b"us");
         }
         // Decided on the rounded value, as above: 999,960 us are 1.0s.
-        match (u64::from(us) + 50) / 100 {
-            tenths_ms @ 0..10_000 => {
-                tenths(tenths_ms, out);
-                out.put(b"ms");
-            }
-            _ => {
-                tenths((u64::from(us) + 50_000) / 100_000, out);
-                out.put(b"s");
-            }
-        }
+        let tenths_ms = (u64::from(us) + 50) / 100;
+        let (tenths, unit) = match tenths_ms {
+            0..10_000 => (tenths_ms, "ms"),
+            _ => ((u64::from(us) + 50_000) / 100_000, "s"),
+        };
+        decimal::<1>(tenths, out);
+        unit.write(out);
     }
 }
 
@@ -197,9 +186,7 @@ impl Text for Age {
     fn write(&self, out: &mut impl Room) {
         let Some(ns) = self.0 else { return out.put(b"-") };
         let ms = ns / 1_000_000 + u64::from(ns % 1_000_000 >= 500_000);
-        (ms / 1000).write(out);
-        out.put(b".");
-        padded::<3>(ms, out);
+        decimal::<3>(ms, out);
         out.put(b"s");
     }
 }
@@ -213,9 +200,7 @@ impl Text for RawAge {
     fn write(&self, out: &mut impl Room) {
         let Some(ns) = self.0 else { return out.put(b"-") };
         let us = ns / 1000 + u64::from(ns % 1000 >= 500);
-        (us / 1_000_000).write(out);
-        out.put(b".");
-        padded::<6>(us, out);
+        decimal::<6>(us, out);
     }
 }
 
