@@ -1,51 +1,65 @@
-//! The only build step: bpf/ and vmlinux/ become a skeleton in OUT_DIR.
+//! The only build step: bpf/ and vmlinux/ become a skeleton in OUT_DIR. Without the
+//! feature `linux` there is nothing to do.
 
-use std::path::{Path, PathBuf};
-use std::{env, fs};
-
-use anyhow::{Context, Result};
-use libbpf_cargo::SkeletonBuilder;
-
-const SOURCE: &str = "bpf/tcptop.bpf.c";
-
-/// What benches/ measures against.
-const REFERENCE: &str = "benches/overhead/reference.bpf.c";
-
-fn main() -> Result<()> {
-    skeleton(SOURCE, "tcptop.skel.rs")?;
-    if env::var_os("CARGO_FEATURE_BENCH_REFERENCE").is_some() {
-        skeleton(REFERENCE, "reference.skel.rs")?;
-        println!("cargo:rerun-if-changed={REFERENCE}");
-    }
-
-    // Naming the files, not the folders: an editor's backup is no reason to rebuild.
-    for folder in ["bpf", "vmlinux"] {
-        for entry in
-            fs::read_dir(Path::new(folder)).with_context(|| format!("failed to list {folder}"))?
-        {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "c" || extension == "h") {
-                println!("cargo:rerun-if-changed={}", path.display());
-            }
-        }
-    }
-    println!("cargo:rerun-if-env-changed=CLANG");
-    Ok(())
+#[cfg(not(feature = "linux"))]
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
 }
 
-fn skeleton(source: &str, name: &str) -> Result<()> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
-    SkeletonBuilder::new()
-        .source(source)
-        .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
-        .reference_obj(true)
-        // Nobody reads the generated code, and rustup's rustfmt can be there and
-        // still fail, where its component is not installed: cat leaves it as it is.
-        .rustfmt("cat")
-        .build_and_generate(out.join(name))
-        .with_context(|| {
-            format!(
-                "failed to compile {source}; it needs clang 14 or newer (`make deps` installs it)"
-            )
-        })
+#[cfg(feature = "linux")]
+fn main() -> anyhow::Result<()> {
+    linux::main()
+}
+
+#[cfg(feature = "linux")]
+mod linux {
+    use std::path::{Path, PathBuf};
+    use std::{env, fs};
+
+    use anyhow::{Context, Result};
+    use libbpf_cargo::SkeletonBuilder;
+
+    const SOURCE: &str = "bpf/tcptop.bpf.c";
+
+    /// What benches/ measures against.
+    const REFERENCE: &str = "benches/overhead/reference.bpf.c";
+
+    pub(crate) fn main() -> Result<()> {
+        skeleton(SOURCE, "tcptop.skel.rs")?;
+        if env::var_os("CARGO_FEATURE_BENCH_REFERENCE").is_some() {
+            skeleton(REFERENCE, "reference.skel.rs")?;
+            println!("cargo:rerun-if-changed={REFERENCE}");
+        }
+
+        // Naming the files, not the folders: an editor's backup is no reason to rebuild.
+        for folder in ["bpf", "vmlinux"] {
+            for entry in fs::read_dir(Path::new(folder))
+                .with_context(|| format!("failed to list {folder}"))?
+            {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "c" || extension == "h") {
+                    println!("cargo:rerun-if-changed={}", path.display());
+                }
+            }
+        }
+        println!("cargo:rerun-if-env-changed=CLANG");
+        Ok(())
+    }
+
+    fn skeleton(source: &str, name: &str) -> Result<()> {
+        let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+        SkeletonBuilder::new()
+            .source(source)
+            .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
+            .reference_obj(true)
+            // Nobody reads the generated code, and rustup's rustfmt can be there and
+            // still fail, where its component is not installed: cat leaves it as it is.
+            .rustfmt("cat")
+            .build_and_generate(out.join(name))
+            .with_context(|| {
+                format!(
+                    "failed to compile {source}; it needs clang 14 or newer (`make deps` installs it)"
+                )
+            })
+    }
 }

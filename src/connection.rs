@@ -25,6 +25,15 @@ impl Protocol {
     }
 }
 
+/// The address family of a row. An IPv4-mapped IPv6 address is IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// The state of a TCP connection, named as in RFC 9293, section 3.3.2, in the
 /// spelling of Linux's `include/net/tcp_states.h`.
 ///
@@ -51,22 +60,6 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    /// The state with this number in the kernel's `enum` (tcp_states.h), or
-    /// `None` for one that is not a connection's (TIME_WAIT, CLOSE, LISTEN, NEW_SYN_RECV).
-    pub fn from_kernel(number: u8) -> Option<TcpState> {
-        Some(match number {
-            1 => TcpState::Established,
-            2 => TcpState::SynSent,
-            3 => TcpState::SynRecv,
-            4 => TcpState::FinWait1,
-            5 => TcpState::FinWait2,
-            8 => TcpState::CloseWait,
-            9 => TcpState::LastAck,
-            11 => TcpState::Closing,
-            _ => return None,
-        })
-    }
-
     /// The name as the outputs write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -212,7 +205,8 @@ pub struct Sample {
     pub min_rtt_us: Option<u32>,
     /// Retransmitted segments (`tcp_sock.total_retrans`).
     pub retransmits: u32,
-    /// True where the connection is older than tcptop, so that the counters lack its past.
+    /// True where the connection is older than tcptop. Whether its counters lack
+    /// its past, [`lacks_past`](Sample::lacks_past) tells.
     pub partial: bool,
     /// User id of the socket's creator, in the initial user namespace.
     pub uid: u32,
@@ -223,6 +217,15 @@ pub struct Sample {
     pub netns: u32,
     /// Id of the socket's cgroup v2 (the inode number of its directory); 0 where unknown.
     pub cgroup: u64,
+}
+
+impl Sample {
+    /// True where the totals lack what the connection moved before tcptop started.
+    /// With `lifetime` those of TCP do not: the kernel has counted them since the
+    /// connection opened. Of a UDP flow nobody has.
+    pub fn lacks_past(&self, lifetime: bool) -> bool {
+        self.partial && !(lifetime && self.protocol == Protocol::Tcp)
+    }
 }
 
 /// The last word on a TCP connection.

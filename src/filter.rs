@@ -6,13 +6,13 @@
 
 use std::net::SocketAddr;
 
-use crate::cli::{Family, Filter as Asked};
-use crate::connection::Sample;
+use crate::connection::{Family, Sample};
+use crate::settings::Query;
 
 /// All conditions that are given must hold; within one, any of its values.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    asked: Asked,
+    query: Query,
     interfaces: Vec<u32>,
     own_netns: u32,
 }
@@ -21,25 +21,25 @@ impl Filter {
     /// `interfaces` are the indices of the devices asked for, in the network
     /// namespace with the inode number `own_netns`: tcptop's own, since the
     /// names of devices are those that the user sees.
-    pub fn new(asked: Asked, interfaces: Vec<u32>, own_netns: u32) -> Filter {
-        Filter { asked, interfaces, own_netns }
+    pub fn new(query: Query, interfaces: Vec<u32>, own_netns: u32) -> Filter {
+        Filter { query, interfaces, own_netns }
     }
 
     /// True where every condition holds.
     pub fn matches(&self, sample: &Sample) -> bool {
-        let asked = &self.asked;
-        let port = |endpoint: &SocketAddr| asked.ports.contains(&endpoint.port());
-        asked.protocol.is_none_or(|protocol| protocol == sample.protocol)
-            && asked.family.is_none_or(|family| (family == Family::V6) == sample.remote.is_ipv6())
-            && (asked.ports.is_empty() || port(&sample.local) || port(&sample.remote))
-            && (asked.interfaces.is_empty()
+        let query = &self.query;
+        let port = |endpoint: &SocketAddr| query.ports.contains(&endpoint.port());
+        query.wants(sample.protocol)
+            && query.family().is_none_or(|family| (family == Family::V6) == sample.remote.is_ipv6())
+            && (query.ports.is_empty() || port(&sample.local) || port(&sample.remote))
+            && (query.interfaces.is_empty()
                 || (sample.netns == self.own_netns && self.interfaces.contains(&sample.ifindex)))
-            && (asked.pids.is_empty()
-                || sample.owner.is_some_and(|owner| asked.pids.contains(&owner.pid)))
-            && (asked.processes.is_empty()
+            && (query.pids.is_empty()
+                || sample.owner.is_some_and(|owner| query.pids.contains(&owner.pid)))
+            && (query.processes.is_empty()
                 || sample.owner.is_some_and(|owner| {
                     let name = owner.name.to_text();
-                    asked.processes.iter().any(|part| name.contains(part.as_str()))
+                    query.processes.iter().any(|part| name.contains(part.as_str()))
                 }))
     }
 }
@@ -47,11 +47,10 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Protocol;
     use crate::output::fixtures::tcp;
 
-    fn asked(change: impl FnOnce(&mut Asked)) -> Filter {
-        let mut asked = Asked::default();
+    fn asked(change: impl FnOnce(&mut Query)) -> Filter {
+        let mut asked = Query::default();
         change(&mut asked);
         Filter::new(asked, vec![2, 3], 77)
     }
@@ -61,7 +60,7 @@ mod tests {
         let sample = tcp();
         let owner = sample.owner.expect("fixture has an owner");
         let name = owner.name.to_text().into_owned();
-        let matches = |change: &dyn Fn(&mut Asked)| asked(change).matches(&sample);
+        let matches = |change: &dyn Fn(&mut Query)| asked(change).matches(&sample);
         assert!(matches(&|_| {}));
         assert!(matches(&|a| a.ports = vec![1, sample.local.port()]));
         assert!(matches(&|a| a.ports = vec![sample.remote.port()]));
@@ -70,25 +69,25 @@ mod tests {
         assert!(!matches(&|a| a.pids = vec![owner.pid + 1]));
         assert!(matches(&|a| a.processes = vec![name[1..].to_owned()]));
         assert!(!matches(&|a| a.processes = vec![name.to_uppercase()]));
-        assert!(matches(&|a| a.protocol = Some(Protocol::Tcp)));
-        assert!(!matches(&|a| a.protocol = Some(Protocol::Udp)));
-        assert!(matches(&|a| a.family = Some(Family::V4)));
-        assert!(!matches(&|a| a.family = Some(Family::V6)));
+        assert!(matches(&|a| a.tcp = true));
+        assert!(!matches(&|a| a.udp = true));
+        assert!(matches(&|a| a.ipv4 = true));
+        assert!(!matches(&|a| a.ipv6 = true));
     }
 
     #[test]
     fn all_conditions_must_hold() {
         let sample = tcp();
         let port = sample.local.port();
-        let both = |protocol| {
+        let both = |tcp: bool| {
             asked(|a| {
                 a.ports = vec![port];
-                a.protocol = Some(protocol);
+                (a.tcp, a.udp) = (tcp, !tcp);
             })
             .matches(&sample)
         };
-        assert!(both(Protocol::Tcp));
-        assert!(!both(Protocol::Udp));
+        assert!(both(true));
+        assert!(!both(false));
     }
 
     #[test]

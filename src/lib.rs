@@ -1,17 +1,14 @@
 //! tcptop: who is talking to whom, and how much.
 pub mod cli;
-pub mod clock;
-pub mod collector;
 pub mod connection;
-pub mod doctor;
+pub mod event;
 pub mod filter;
+#[cfg(feature = "linux")]
+pub mod linux;
 pub mod loss;
-pub mod manual;
-pub mod names;
+mod manual;
 pub mod output;
-pub mod plan;
-pub mod privileges;
 pub mod report;
-pub mod signals;
+pub mod settings;
 pub mod table;
 pub mod view;

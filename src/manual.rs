@@ -7,7 +7,7 @@
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 /// The page, in roff, for `command`.
-pub fn page(command: clap::Command) -> Vec<u8> {
+pub(crate) fn page(command: clap::Command) -> Vec<u8> {
     // One section for all options: the groups of --help would each become one.
     let command = command.mut_args(|argument| argument.help_heading(None::<&str>));
     let man = clap_mangen::Man::new(command);

@@ -15,9 +15,9 @@ use crate::table::ConnectionRecord;
 use text::{Host, Room, Text};
 
 pub mod csv;
+mod destination;
 pub mod json;
 pub mod lines;
-mod log_file;
 pub mod text;
 
 /// What one interval has to say, ready to be written.
@@ -95,7 +95,7 @@ impl<'a> Facts<'a> {
             rate_in: row.rate_in,
             rate_out: row.rate_out,
             age_ns: (!sample.partial).then(|| now_ns.saturating_sub(sample.key.born_ns)),
-            partial: sample.partial && !lifetime,
+            partial: sample.lacks_past(lifetime),
             end: None,
         }
     }
@@ -108,7 +108,7 @@ impl<'a> Facts<'a> {
             rate_in: 0.0,
             rate_out: 0.0,
             age_ns: closed.age_ns(),
-            partial: closed.sample.partial && !lifetime,
+            partial: closed.sample.lacks_past(lifetime),
             end: closed.reason.name(),
         }
     }

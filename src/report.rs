@@ -4,42 +4,33 @@
 //! block on its output as long as it likes: the collector goes on counting.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use crossbeam_channel::Receiver;
 
-use crate::clock;
-use crate::collector::{Batch, CollectorEvent, Tick};
 use crate::connection::Closed;
+use crate::event::{Batch, CollectorEvent, Tick};
 use crate::filter::Filter;
 use crate::loss::Loss;
 use crate::output::{Interval, Sink};
+use crate::settings::{Format, Settings};
 use crate::table::{ConnectionRecord, ConnectionTable};
-use crate::view::{self, Sort};
+use crate::view;
 
 /// What is reported, and how much of it.
 pub struct Reporter {
+    /// Which rows, in which order; what their totals mean; the ready file.
+    pub settings: Settings,
     /// Where it is written.
     pub sink: Box<dyn Sink + Send>,
     /// Which connections.
     pub filter: Filter,
-    /// Their order.
-    pub sort: Sort,
-    /// Keep the first of that order only.
-    pub top: Option<usize>,
-    /// Every tracked connection in every interval, not only what changed.
-    pub all: bool,
-    /// Totals since connections opened.
-    pub lifetime: bool,
     /// Said on stderr once everything works and the first interval begins.
     pub greeting: Option<String>,
     /// Set by SIGHUP: open the destination again.
     pub reopen: Arc<AtomicBool>,
-    /// Created once the listing at start is written: traffic from then on counts.
-    pub ready_file: Option<PathBuf>,
 }
 
 /// What was seen from start to end, of the connections asked for.
@@ -61,7 +52,7 @@ impl Reporter {
     /// # Errors
     /// Where the output cannot be written.
     pub fn run(mut self, batches: &Receiver<Batch>) -> Result<Summary> {
-        let mut table = ConnectionTable::new(self.lifetime);
+        let mut table = ConnectionTable::new(self.settings.rows.lifetime);
         let mut summary = Summary::default();
         let mut rows = Vec::new();
         for event in batches.iter().flatten() {
@@ -83,7 +74,7 @@ impl Reporter {
                 if let Some(greeting) = &self.greeting {
                     say(greeting);
                 }
-                if let Some(path) = &self.ready_file {
+                if let Some(path) = &self.settings.more.ready_file {
                     std::fs::write(path, "")
                         .with_context(|| format!("failed to write {}", path.display()))?;
                 }
@@ -101,13 +92,15 @@ impl Reporter {
         memory: &mut Rows,
     ) -> io::Result<usize> {
         let mut rows = view::reuse(std::mem::take(memory));
+        let asked = &self.settings.rows;
+        let all = asked.all || self.settings.output.format() != Format::Lines;
         let shown = |record: &&ConnectionRecord| self.filter.matches(&record.sample);
-        if self.all || tick.listing {
+        if all || tick.listing {
             rows.extend(table.all().filter(shown));
         } else {
             rows.extend(table.changed().filter(shown));
         }
-        view::arrange(&mut rows, self.sort, self.top);
+        view::arrange(&mut rows, asked.sort, asked.top);
         let closed: Vec<Closed> = table
             .closed()
             .iter()
@@ -118,7 +111,7 @@ impl Reporter {
             self.sink.reopen()?;
         }
         let result = self.sink.interval(&Interval {
-            time: clock::wall(tick.now_ns),
+            time: tick.time,
             now_ns: tick.now_ns,
             rows: &rows,
             closed: &closed,

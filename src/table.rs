@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
 
-use crate::collector::CollectorEvent;
 use crate::connection::{Closed, ConnectionKey, Protocol, Sample};
+use crate::event::CollectorEvent;
 
 /// A tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,13 +37,11 @@ pub struct ConnectionRecord {
 
 impl ConnectionRecord {
     fn new(sample: Sample, lifetime: bool, ticks: u32) -> ConnectionRecord {
-        // With lifetime totals, what an older connection moved before tcptop
-        // came is no traffic of this interval.
-        let (bytes_in_before, bytes_out_before) = if lifetime && sample.partial {
-            (sample.counters.bytes_in, sample.counters.bytes_out)
-        } else {
-            (0, 0)
-        };
+        // Totals that go further back than tcptop: what an older connection moved
+        // before tcptop started is no traffic of this interval.
+        let has_past = sample.partial && !sample.lacks_past(lifetime);
+        let (bytes_in_before, bytes_out_before) =
+            if has_past { (sample.counters.bytes_in, sample.counters.bytes_out) } else { (0, 0) };
         ConnectionRecord {
             sample,
             rate_in: 0.0,
@@ -283,8 +281,8 @@ impl ConnectionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::Tick;
     use crate::connection::{CloseReason, Counters, TcpState};
+    use crate::event::Tick;
     use crate::loss::Loss;
 
     const SECOND: u64 = 1_000_000_000;
@@ -452,13 +450,32 @@ mod tests {
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
     }
 
+    /// Nobody has counted what it moved before: all of its total is of this interval.
+    #[test]
+    fn a_flow_has_no_past_also_with_lifetime_totals() {
+        let mut table = ConnectionTable::new(true);
+        table.tick(0);
+        let mut flow = sample(1, 500, 0);
+        (flow.protocol, flow.state, flow.partial) = (Protocol::Udp, None, true);
+        assert!(flow.lacks_past(true));
+        table.update(&CollectorEvent::Sample(flow));
+        table.tick(SECOND);
+        assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
+    }
+
     #[test]
     fn a_connection_whose_end_was_lost_leaves_with_a_complete_tick() {
         let mut table = ConnectionTable::new(false);
         table.seed([sample(1, 1, 1), sample(2, 1, 1)]);
         table.tick(0);
         table.update(&CollectorEvent::Sample(sample(2, 1, 1)));
-        let tick = Tick { now_ns: SECOND, lost: Loss::default(), listing: false, complete: true };
+        let tick = Tick {
+            now_ns: SECOND,
+            time: chrono::DateTime::UNIX_EPOCH,
+            lost: Loss::default(),
+            listing: false,
+            complete: true,
+        };
         table.update(&CollectorEvent::Tick(tick));
         assert_eq!(table.all().map(|r| r.sample.key.object).collect::<Vec<_>>(), [2]);
     }

@@ -5,36 +5,21 @@
 
 use std::cmp::Ordering;
 
+use crate::settings::Sort;
 use crate::table::ConnectionRecord;
 
-/// What the rows of an interval are ordered by; the highest comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Sort {
-    /// Bytes per second of both directions in this interval
-    #[default]
-    Rate,
-    /// Bytes of both directions so far
-    Bytes,
-    /// Round-trip time; rows without one come last
-    Rtt,
-    /// The longest open first
-    Age,
-}
-
-impl Sort {
-    /// The order of two rows. Where they are equal their keys decide, so that
-    /// the same rows always come in the same order.
-    fn compare(self, a: &ConnectionRecord, b: &ConnectionRecord) -> Ordering {
-        let (first, second) = (&a.sample, &b.sample);
-        let order = match self {
-            Sort::Rate => b.rate().total_cmp(&a.rate()),
-            Sort::Bytes => second.counters.bytes().cmp(&first.counters.bytes()),
-            Sort::Rtt => second.rtt_us.cmp(&first.rtt_us),
-            // What is older than tcptop was first seen when it started.
-            Sort::Age => first.key.born_ns.cmp(&second.key.born_ns),
-        };
-        order.then_with(|| first.key.cmp(&second.key))
-    }
+/// The order of two rows. Where they are equal their keys decide, so that
+/// the same rows always come in the same order.
+fn compare(sort: Sort, a: &ConnectionRecord, b: &ConnectionRecord) -> Ordering {
+    let (first, second) = (&a.sample, &b.sample);
+    let order = match sort {
+        Sort::Rate => b.rate().total_cmp(&a.rate()),
+        Sort::Bytes => second.counters.bytes().cmp(&first.counters.bytes()),
+        Sort::Rtt => second.rtt_us.cmp(&first.rtt_us),
+        // What is older than tcptop was first seen when it started.
+        Sort::Age => first.key.born_ns.cmp(&second.key.born_ns),
+    };
+    order.then_with(|| first.key.cmp(&second.key))
 }
 
 /// Orders `rows` and keeps the first `top` of them.
@@ -43,11 +28,11 @@ impl Sort {
 pub fn arrange(rows: &mut Vec<&ConnectionRecord>, sort: Sort, top: Option<usize>) {
     if let Some(top) = top.filter(|&top| top < rows.len()) {
         if top > 0 {
-            rows.select_nth_unstable_by(top - 1, |a, b| sort.compare(a, b));
+            rows.select_nth_unstable_by(top - 1, |a, b| compare(sort, a, b));
         }
         rows.truncate(top);
     }
-    rows.sort_unstable_by(|a, b| sort.compare(a, b));
+    rows.sort_unstable_by(|a, b| compare(sort, a, b));
 }
 
 /// An empty list of rows in the memory of an earlier one, whose borrow of the

@@ -43,7 +43,7 @@ pub fn play(design: &str) -> Result<()> {
         "ring" => [progs.ring_sent.attach()?, progs.ring_received.attach()?],
         "hash" => [progs.hash_sent.attach()?, progs.hash_received.attach()?],
         "empty" => {
-            let path = tcptop::names::cgroup_root().context("cgroup v2 is not mounted")?;
+            let path = tcptop::linux::cgroup_root().context("cgroup v2 is not mounted")?;
             let root = File::open(path).context("failed to open the root of cgroup v2")?;
             [
                 progs.empty_egress.attach_cgroup(root.as_raw_fd())?,

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use super::log_file::LogFile;
+use super::destination::LogFile;
 use super::text::{Cents, RawAge};
 use super::{Facts, Interval, Names, Place, Sink, host, release, short, timestamp};
 
@@ -134,7 +134,7 @@ impl<'a> WideCells<'a> {
 pub struct CsvStyle {
     /// Where the names of the wide columns come from; `None` for the 16 columns.
     pub wide: Option<Box<dyn Names + Send>>,
-    /// Totals are since the connections opened, so none is partial.
+    /// Totals of TCP are since the connections opened, so none of those is partial.
     pub lifetime: bool,
 }
 

@@ -38,8 +38,8 @@ pub struct JsonLines<W> {
 }
 
 impl<W: Write> JsonLines<W> {
-    /// Into `out`. With `lifetime`, totals are since the connections opened, so
-    /// none is partial.
+    /// Into `out`. With `lifetime`, totals of TCP are since the connections opened,
+    /// so none of those is partial.
     pub fn new(out: W, names: Box<dyn Names + Send>, lifetime: bool) -> JsonLines<W> {
         JsonLines { out, names, lifetime, buffer: Vec::new() }
     }

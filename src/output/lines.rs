@@ -50,7 +50,8 @@ pub struct LineStyle {
     pub raw: bool,
     /// The interval's time first on every line (`-t`).
     pub timestamp: bool,
-    /// Totals are since the connections opened, so none is marked `[PARTIAL]`.
+    /// Totals of TCP are since the connections opened, so none of those is marked
+    /// `[PARTIAL]`.
     pub lifetime: bool,
     /// New rows green, closing ones red.
     pub color: bool,
@@ -113,7 +114,7 @@ impl<W: Write> Lines<W> {
         let color = self.style.color && row.is_new && !listing;
         self.begin(if color { NEW } else { b"" });
         Cells::new(&mut self.widths, &mut self.buffer).fill(row, self.style);
-        self.end(row.sample.partial, color);
+        self.end(&row.sample, color);
     }
 
     fn closed(&mut self, closed: &Closed) {
@@ -152,7 +153,7 @@ impl<W: Write> Lines<W> {
         }
         out.put(b" end=");
         closed.reason.name().unwrap_or("-").write(out);
-        self.end(closed.sample.partial, self.style.color);
+        self.end(&closed.sample, self.style.color);
     }
 
     fn begin(&mut self, color: &[u8]) {
@@ -160,8 +161,8 @@ impl<W: Write> Lines<W> {
         self.buffer.extend_from_slice(self.time.as_bytes());
     }
 
-    fn end(&mut self, partial: bool, color: bool) {
-        if partial && !self.style.lifetime {
+    fn end(&mut self, sample: &Sample, color: bool) {
+        if sample.lacks_past(self.style.lifetime) {
             self.buffer.extend_from_slice(b" [PARTIAL]");
         }
         if color {

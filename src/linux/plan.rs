@@ -1,4 +1,4 @@
-//! The hook plan: which provider serves which signal, and why not a better one.
+//! The hook plan: which provider serves which need, and why not a better one.
 //!
 //! Owns the ranking of providers and the choice between them: a pure function
 //! of what was found by trying. Names no kernel version and touches no kernel.
@@ -7,7 +7,7 @@ use crate::connection::Protocol;
 
 /// Something that tcptop has to learn from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Signal {
+pub(super) enum Need {
     /// A TCP connection begins or ends.
     Lifecycle,
     /// What a TCP connection has moved.
@@ -18,9 +18,9 @@ pub enum Signal {
     Udp,
 }
 
-/// One way to serve a signal.
+/// One way to serve a need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Provider {
+pub(super) enum Provider {
     /// `tp_btf/inet_sock_set_state`.
     StateTracepoint,
     /// The iterator over the sockets that have storage.
@@ -40,48 +40,48 @@ pub enum Provider {
     CgroupSkb,
 }
 
-impl Signal {
+impl Need {
     /// All of them, in the order of a datum's path.
-    pub const ALL: [Signal; 4] = [Signal::Lifecycle, Signal::Counters, Signal::Owner, Signal::Udp];
+    pub(super) const ALL: [Need; 4] = [Need::Lifecycle, Need::Counters, Need::Owner, Need::Udp];
 
     /// What `--doctor` calls it.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
-            Signal::Lifecycle => "TCP lifecycle",
-            Signal::Counters => "TCP counters",
-            Signal::Owner => "owner",
-            Signal::Udp => "UDP",
+            Need::Lifecycle => "TCP lifecycle",
+            Need::Counters => "TCP counters",
+            Need::Owner => "owner",
+            Need::Udp => "UDP",
         }
     }
 
     /// What of the output it is for.
-    pub fn fills(self) -> &'static str {
+    pub(super) fn fills(self) -> &'static str {
         match self {
-            Signal::Lifecycle | Signal::Counters => "TCP",
-            Signal::Owner => "PID and PROCESS of TCP",
-            Signal::Udp => "UDP",
+            Need::Lifecycle | Need::Counters => "TCP",
+            Need::Owner => "PID and PROCESS of TCP",
+            Need::Udp => "UDP",
         }
     }
 
     /// The providers that can serve it, best first.
-    pub fn providers(self) -> &'static [Provider] {
+    pub(super) fn providers(self) -> &'static [Provider] {
         match self {
-            Signal::Lifecycle => &[Provider::StateTracepoint],
-            Signal::Counters => &[Provider::StorageIterator],
-            Signal::Owner => &[
+            Need::Lifecycle => &[Provider::StateTracepoint],
+            Need::Counters => &[Provider::StorageIterator],
+            Need::Owner => &[
                 Provider::TcpSendTracepoint,
                 Provider::SocketTracepoints,
                 Provider::TcpEntry,
                 Provider::FileIterator,
             ],
-            Signal::Udp => &[Provider::UdpEntry, Provider::CgroupSkb],
+            Need::Udp => &[Provider::UdpEntry, Provider::CgroupSkb],
         }
     }
 }
 
 impl Provider {
     /// All of them.
-    pub const ALL: [Provider; 8] = [
+    pub(super) const ALL: [Provider; 8] = [
         Provider::StateTracepoint,
         Provider::StorageIterator,
         Provider::TcpSendTracepoint,
@@ -93,7 +93,7 @@ impl Provider {
     ];
 
     /// What it hooks, as the kernel names it.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Provider::StateTracepoint => "tp_btf/inet_sock_set_state",
             Provider::StorageIterator => "iter/bpf_sk_storage_map",
@@ -107,16 +107,16 @@ impl Provider {
     }
 
     /// The provider with this [`name`](Self::name).
-    pub fn from_name(name: &str) -> Option<Provider> {
+    pub(super) fn from_name(name: &str) -> Option<Provider> {
         Provider::ALL.into_iter().find(|provider| provider.name() == name)
     }
 }
 
-/// The provider of a signal, and the better ones that do not work here.
+/// The provider of a need, and the better ones that do not work here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub(super) struct Choice {
     /// What it is for.
-    pub signal: Signal,
+    pub need: Need,
     /// The best one that works; `None` where none does.
     pub provider: Option<Provider>,
     /// Those ranked above it, with the reason in the kernel's own words.
@@ -124,8 +124,8 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Why the signal has no provider: the reason of the last one tried.
-    pub fn failure(&self) -> Option<&str> {
+    /// Why the need has no provider: the reason of the last one tried.
+    pub(super) fn failure(&self) -> Option<&str> {
         match self.provider {
             Some(_) => None,
             None => self.refused.last().map(|(_, reason)| reason.as_str()),
@@ -133,70 +133,70 @@ impl Choice {
     }
 }
 
-/// A choice for each signal that is wanted.
+/// A choice for each need that is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// In the order of [`Signal::ALL`].
+pub(super) struct Plan {
+    /// In the order of [`Need::ALL`].
     pub choices: Vec<Choice>,
 }
 
 impl Plan {
-    /// Who serves the signal.
-    pub fn provider(&self, signal: Signal) -> Option<Provider> {
-        self.choices.iter().find(|choice| choice.signal == signal)?.provider
+    /// Who serves the need.
+    pub(super) fn provider(&self, need: Need) -> Option<Provider> {
+        self.choices.iter().find(|choice| choice.need == need)?.provider
     }
 
-    /// Whether it has this provider, for whichever signal.
-    pub fn has(&self, provider: Provider) -> bool {
+    /// Whether it has this provider, for whichever need.
+    pub(super) fn has(&self, provider: Provider) -> bool {
         self.choices.iter().any(|choice| choice.provider == Some(provider))
     }
 
-    /// Whether the protocol has rows: those of TCP need two signals.
-    pub fn shows(&self, protocol: Protocol) -> bool {
-        let served = |signal| self.provider(signal).is_some();
+    /// Whether the protocol has rows: those of TCP take two needs.
+    pub(super) fn shows(&self, protocol: Protocol) -> bool {
+        let served = |need| self.provider(need).is_some();
         match protocol {
-            Protocol::Tcp => served(Signal::Lifecycle) && served(Signal::Counters),
-            Protocol::Udp => served(Signal::Udp),
+            Protocol::Tcp => served(Need::Lifecycle) && served(Need::Counters),
+            Protocol::Udp => served(Need::Udp),
         }
     }
 
     /// The choices that leave something out of the output; where a whole
     /// protocol is left out, the first reason for that.
-    pub fn missing(&self) -> impl Iterator<Item = &Choice> {
+    pub(super) fn gaps(&self) -> impl Iterator<Item = &Choice> {
         let tcp = self.shows(Protocol::Tcp);
-        let mut told = Vec::new();
+        let mut named = Vec::new();
         self.choices.iter().filter(move |choice| {
-            let fills = choice.signal.fills();
-            let without_tcp = choice.signal == Signal::Owner && !tcp;
-            let missing = choice.provider.is_none() && !without_tcp && !told.contains(&fills);
-            if missing {
-                told.push(fills);
+            let fills = choice.need.fills();
+            let without_tcp = choice.need == Need::Owner && !tcp;
+            let gap = choice.provider.is_none() && !without_tcp && !named.contains(&fills);
+            if gap {
+                named.push(fills);
             }
-            missing
+            gap
         })
     }
 }
 
-/// The best provider of `signal` that `attempt` succeeds with. None of `without`
+/// The best provider of `need` that `attempt` succeeds with. None of `without`
 /// is tried.
-pub fn choose(
-    signal: Signal,
+pub(super) fn choose(
+    need: Need,
     without: &[Provider],
     mut attempt: impl FnMut(Provider) -> Result<(), String>,
 ) -> Choice {
     let mut refused = Vec::new();
-    for &provider in signal.providers() {
+    for &provider in need.providers() {
         let result = if without.contains(&provider) {
             Err("left out by --without".to_owned())
         } else {
             attempt(provider)
         };
         match result {
-            Ok(()) => return Choice { signal, provider: Some(provider), refused },
+            Ok(()) => return Choice { need, provider: Some(provider), refused },
             Err(reason) => refused.push((provider, reason)),
         }
     }
-    Choice { signal, provider: None, refused }
+    Choice { need, provider: None, refused }
 }
 
 #[cfg(test)]
@@ -246,17 +246,17 @@ mod tests {
             ("6.18 locked down, without CAP_NET_ADMIN", Some(TcpSendTracepoint), None),
             ("6.1 arm64", Some(FileIterator), Some(CgroupSkb)),
         ] {
-            let choose = |signal| choose(signal, &[], findings(kernel)).provider;
-            assert_eq!(choose(Signal::Owner), owner, "{kernel}");
-            assert_eq!(choose(Signal::Udp), udp, "{kernel}");
-            assert_eq!(choose(Signal::Lifecycle), Some(StateTracepoint), "{kernel}");
+            let choose = |need| choose(need, &[], findings(kernel)).provider;
+            assert_eq!(choose(Need::Owner), owner, "{kernel}");
+            assert_eq!(choose(Need::Udp), udp, "{kernel}");
+            assert_eq!(choose(Need::Lifecycle), Some(StateTracepoint), "{kernel}");
         }
     }
 
     #[test]
     fn a_refused_provider_moves_the_choice_down_one_step_and_says_why() {
         let without = [Provider::TcpSendTracepoint, Provider::SocketTracepoints];
-        let choice = choose(Signal::Owner, &without, findings("6.18 locked down"));
+        let choice = choose(Need::Owner, &without, findings("6.18 locked down"));
         assert_eq!(choice.provider, Some(Provider::FileIterator));
         assert_eq!([choice.refused[0].0, choice.refused[1].0], without);
         assert_eq!(choice.refused[2], (Provider::TcpEntry, EPERM.to_owned()));
@@ -265,22 +265,22 @@ mod tests {
 
     #[test]
     fn nothing_left_is_told_with_the_last_reason() {
-        let choice = choose(Signal::Udp, &[], findings("6.18 locked down, without CAP_NET_ADMIN"));
+        let choice = choose(Need::Udp, &[], findings("6.18 locked down, without CAP_NET_ADMIN"));
         assert_eq!(choice.provider, None);
         assert_eq!(choice.failure(), Some(EPERM));
     }
 
     /// A plan in which these providers are refused.
     fn plan(without: &[Provider]) -> Plan {
-        let choices = Signal::ALL.map(|signal| choose(signal, without, |_| Ok(())));
+        let choices = Need::ALL.map(|need| choose(need, without, |_| Ok(())));
         Plan { choices: choices.to_vec() }
     }
 
     #[test]
-    fn what_is_missing_is_told_once() {
+    fn a_gap_is_named_once() {
         use Provider::*;
-        let owners = Signal::Owner.providers();
-        for (without, tcp, missing) in [
+        let owners = Need::Owner.providers();
+        for (without, tcp, gaps) in [
             (vec![], true, vec![]),
             (vec![UdpEntry], true, vec![]),
             (vec![UdpEntry, CgroupSkb], true, vec!["UDP"]),
@@ -293,8 +293,8 @@ mod tests {
         ] {
             let plan = plan(&without);
             assert_eq!(plan.shows(Protocol::Tcp), tcp, "{without:?}");
-            let told: Vec<&str> = plan.missing().map(|choice| choice.signal.fills()).collect();
-            assert_eq!(told, missing, "{without:?}");
+            let named: Vec<&str> = plan.gaps().map(|choice| choice.need.fills()).collect();
+            assert_eq!(named, gaps, "{without:?}");
         }
         assert!(!Plan::default().shows(Protocol::Udp));
     }

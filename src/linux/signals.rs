@@ -17,7 +17,7 @@ use signal_hook::{flag, low_level::pipe};
 
 /// Why the wait was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// SIGINT or SIGTERM: finish the interval. A second one kills.
     Signal,
     /// Nobody reads standard output any more.
@@ -28,7 +28,7 @@ pub enum End {
 
 /// The handlers, installed before anything is attached.
 #[derive(Debug)]
-pub struct Signals {
+pub(super) struct Signals {
     stream: UnixStream,
 }
 
@@ -37,7 +37,7 @@ impl Signals {
     ///
     /// # Errors
     /// Where the kernel refuses them.
-    pub fn install() -> Result<Signals> {
+    pub(super) fn install() -> Result<Signals> {
         let (stream, sender) = UnixStream::pair().context("failed to make a socket pair")?;
         let told = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
@@ -58,7 +58,7 @@ impl Signals {
     ///
     /// # Errors
     /// Where the kernel refuses the handler.
-    pub fn hang_up() -> Result<Arc<AtomicBool>> {
+    pub(super) fn hang_up() -> Result<Arc<AtomicBool>> {
         let told = Arc::new(AtomicBool::new(false));
         flag::register(SIGHUP, Arc::clone(&told)).context("failed to install a signal handler")?;
         Ok(told)
@@ -69,7 +69,7 @@ impl Signals {
     ///
     /// # Errors
     /// Where poll(2) fails.
-    pub fn wait(&mut self, done: &OwnedFd, to_stdout: bool) -> Result<End> {
+    pub(super) fn wait(&mut self, done: &OwnedFd, to_stdout: bool) -> Result<End> {
         let stdout = io::stdout();
         // A terminal that hangs up sends SIGHUP; only a pipe needs watching.
         let watched = to_stdout && !stdout.is_terminal();

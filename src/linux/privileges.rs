@@ -17,26 +17,29 @@ use nix::libc;
 
 /// Type information of the running kernel: without it no BPF program of ours
 /// can find its way in kernel structures.
-pub const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// True with the capabilities to load tracing programs: CAP_BPF and CAP_PERFMON,
 /// or CAP_SYS_ADMIN, which stands for both (capabilities(7)).
-pub fn may_trace() -> bool {
+pub(super) fn may_trace() -> bool {
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
 }
 
 /// True where this thread has the capability in effect.
-pub fn has(capability: Capability) -> bool {
+pub(super) fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
-/// Gives up every capability of this thread but `kept`. Threads that it starts
-/// from then on have no more than those.
-///
-/// # Errors
-/// Where the kernel refuses.
-pub fn keep_only(kept: &[Capability]) -> Result<()> {
+/// Gives up every capability of this thread but `kept`, and says so where the
+/// kernel refuses that. Threads that it starts from then on have no more than those.
+pub(super) fn give_up_all_but(kept: &[Capability], notice: fn(&str)) {
+    if let Err(error) = keep_only(kept) {
+        notice(&format!("failed to give up privileges: {error:#}"));
+    }
+}
+
+fn keep_only(kept: &[Capability]) -> Result<()> {
     let held = caps::read(None, CapSet::Permitted)?;
     let left: CapsHashSet = held.into_iter().filter(|held| kept.contains(held)).collect();
     caps::clear(None, CapSet::Ambient)?;
@@ -48,7 +51,7 @@ pub fn keep_only(kept: &[Capability]) -> Result<()> {
 
 /// The mode of kernel lockdown: `none`, `integrity`, `confidentiality`; `None`
 /// where the kernel does not tell.
-pub fn lockdown() -> Option<String> {
+pub(super) fn lockdown() -> Option<String> {
     let modes = fs::read_to_string(LOCKDOWN).ok()?;
     let (_, rest) = modes.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
@@ -58,7 +61,7 @@ pub fn lockdown() -> Option<String> {
 ///
 /// # Errors
 /// One sentence: what is missing, and what to do.
-pub fn check_kernel() -> Result<()> {
+pub(super) fn check_kernel() -> Result<()> {
     if !Path::new(KERNEL_TYPES).exists() {
         bail!(
             "this kernel has no type information ({KERNEL_TYPES}); run one that is built with \
@@ -84,7 +87,7 @@ struct Surroundings {
 
 /// The failure to load in one sentence that says what to do. The kernel's own
 /// words go last.
-pub fn explain(error: Error) -> Error {
+pub(super) fn explain(error: Error) -> Error {
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let words = words(Surroundings {
@@ -137,7 +140,7 @@ fn bpf_answers() -> bool {
 }
 
 /// True where the kernel's type information names this type or function.
-pub fn kernel_knows(name: &str) -> bool {
+pub(super) fn kernel_knows(name: &str) -> bool {
     // The names stand one after the other, each ended by a 0; a 0 comes first.
     kernel_names()
         .is_ok_and(|names| memmem::find(&names, format!("\0{name}\0").as_bytes()).is_some())

@@ -1,16 +1,10 @@
-//! The collector's interface: what any source of connections offers.
+//! What a collector tells: the events that cross the channel to the reporter.
 //!
-//! Owns the [`NetworkCollector`] trait and the [`CollectorEvent`]s that cross
-//! the channel to the reporter. The Linux source is in [`linux`]; a recorded
-//! trace or another platform can stand in for it. Only what is below this
-//! module names `libbpf_rs`.
+//! Owns the [`NetworkCollector`] trait and its [`CollectorEvent`]s. Where they come
+//! from is none of its business: the running kernel ([`linux`](crate::linux)), a
+//! recorded list (`examples/replay.rs`) or another platform.
 
-pub mod decode;
-mod hooks;
-pub mod linux;
-mod seed;
-mod wire;
-
+use chrono::{DateTime, Utc};
 use crossbeam_channel::Sender;
 
 use crate::connection::{Closed, ConnectionKey, Sample};
@@ -34,8 +28,11 @@ pub enum CollectorEvent {
 /// The end of an interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tick {
-    /// CLOCK_MONOTONIC, in nanoseconds, when sampling began.
+    /// When sampling began, in nanoseconds of a clock that only goes forward: the
+    /// one that the events' other times are of (CLOCK_MONOTONIC on Linux).
     pub now_ns: u64,
+    /// The same moment as a time of day.
+    pub time: DateTime<Utc>,
     /// What was lost since the tick before.
     pub lost: Loss,
     /// True for the listing at start, which ends no interval.

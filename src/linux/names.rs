@@ -19,7 +19,7 @@ use crate::output::{Names, Place};
 
 /// The names that this host gives.
 #[derive(Debug)]
-pub struct HostNames {
+pub(super) struct HostNames {
     /// Inode number of tcptop's network namespace; 0 where it cannot be told.
     netns: u32,
     /// Devices of that namespace by index. Asked anew each interval: a device
@@ -30,7 +30,7 @@ pub struct HostNames {
 
 impl HostNames {
     /// Finds out where tcptop itself is; the rest waits until it is asked for.
-    pub fn new() -> HostNames {
+    pub(super) fn new() -> HostNames {
         HostNames {
             netns: own_network_namespace().unwrap_or(0),
             devices: HashMap::default(),
@@ -67,7 +67,7 @@ impl Names for HostNames {
 ///
 /// # Errors
 /// Where /proc does not tell.
-pub fn own_network_namespace() -> io::Result<u32> {
+pub(super) fn own_network_namespace() -> io::Result<u32> {
     // The kernel hands out 32 bits (proc_alloc_inum).
     fs::metadata("/proc/self/ns/net").map(|meta| meta.ino() as u32)
 }
@@ -146,7 +146,7 @@ pub fn cgroup_root() -> Option<PathBuf> {
 
 /// The cgroup at which what is visible of cgroup v2 begins, where that is not the
 /// root: in a cgroup namespace, or where only a part is mounted.
-pub fn cgroup_part() -> Option<PathBuf> {
+pub(super) fn cgroup_part() -> Option<PathBuf> {
     /// Of the root, since Linux 5.5 (`cgroup_setup_root`).
     const ROOT: u64 = 1;
     cgroup_root().filter(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != ROOT))
@@ -193,7 +193,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 /// The container id in a cgroup path: of Docker, containerd (Kubernetes),
 /// CRI-O, Podman or ECS. The innermost one, where containers hold containers.
-pub fn container_id(path: &str) -> Option<&str> {
+pub(super) fn container_id(path: &str) -> Option<&str> {
     path.rsplit('/').find_map(|part| {
         // systemd's names; without systemd the directory is the id alone.
         let part = part.strip_suffix(".scope").unwrap_or(part);

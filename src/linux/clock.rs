@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn monotonic() -> Result<u64> {
+pub(super) fn monotonic() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
@@ -19,7 +19,7 @@ pub fn monotonic() -> Result<u64> {
 /// The wall-clock time at which CLOCK_MONOTONIC showed `monotonic_ns`. Measured
 /// anew each time, since the wall clock can be set; not the time of printing,
 /// which may be long after.
-pub fn wall(monotonic_ns: u64) -> DateTime<Utc> {
+pub(super) fn wall(monotonic_ns: u64) -> DateTime<Utc> {
     let now = Utc::now();
     let Ok(monotonic) = monotonic() else { return now };
     now - TimeDelta::nanoseconds(monotonic.wrapping_sub(monotonic_ns) as i64)

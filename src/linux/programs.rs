@@ -10,19 +10,17 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
 
+use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
-use crate::cli::Family;
-use crate::connection::Protocol;
-use crate::names;
-use crate::plan::{Plan, Provider, Signal, choose};
-use crate::privileges;
+use super::{names, privileges};
+use crate::connection::{Family, Protocol};
+use crate::settings::Settings;
 
 /// Slots of the flow table that one element of the map of taken ones stands for
 /// (`bpf/udp.bpf.h`).
@@ -33,26 +31,36 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// What the programs are told before they are loaded.
-#[derive(Clone, Debug)]
-pub(super) struct Knobs {
-    /// Size of the ring buffer in bytes: a power of two of pages.
-    pub(super) ring_bytes: u32,
-    /// Totals since connections opened.
-    pub(super) lifetime: bool,
-    /// Count TCP.
-    pub(super) tcp: bool,
-    /// Count UDP.
-    pub(super) udp: bool,
-    /// Only this address family.
-    pub(super) family: Option<Family>,
-    /// Only these ports, of either end; none for all.
-    pub(super) ports: Vec<u16>,
-    /// Slots of the table of UDP flows; rounded up to a power of two.
-    pub(super) udp_flows: u32,
-    /// A UDP flow without a datagram for so long is forgotten.
-    pub(super) udp_timeout: Duration,
+#[derive(Clone)]
+pub(super) struct Knobs<'a> {
+    /// What the user asked for.
+    settings: &'a Settings,
     /// Providers that are not to be tried.
-    pub(super) without: Vec<Provider>,
+    without: &'a [Provider],
+    /// Size of the ring buffer in bytes: a power of two of pages.
+    ring_bytes: u32,
+    /// Slots of the table of UDP flows: a power of two.
+    udp_slots: u32,
+    /// Count TCP: it is asked for, and can be shown here.
+    tcp: bool,
+}
+
+impl<'a> Knobs<'a> {
+    /// For what the settings ask for.
+    pub(super) fn new(
+        settings: &'a Settings,
+        without: &'a [Provider],
+        ring_bytes: u32,
+    ) -> Knobs<'a> {
+        let udp_slots = settings.more.udp_flows.next_power_of_two();
+        let tcp = settings.query.wants(Protocol::Tcp);
+        Knobs { settings, without, ring_bytes, udp_slots, tcp }
+    }
+
+    /// The same for programs that are only tried.
+    fn small(&self) -> Knobs<'a> {
+        Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
+    }
 }
 
 /// The loaded programs with everything that keeps them attached.
@@ -71,8 +79,6 @@ pub(super) struct Hooks<'object> {
     pub(super) seed_unheld: Option<Link>,
     /// Programs that count: what the kernel skips them for is lost.
     counting: Vec<OwnedFd>,
-    /// Who serves the signals that are asked for.
-    pub(super) plan: Plan,
 }
 
 /// libbpf's own words, and the verifier's: errors are told in ours.
@@ -87,18 +93,18 @@ impl<'object> Hooks<'object> {
     /// Finds the best providers, loads and attaches them; the plan also where
     /// that fails.
     ///
-    /// The first providers of TCP's signals are taken for granted, since they
+    /// The first providers of TCP's needs are taken for granted, since they
     /// exist wherever a kernel is not old, and so is UDP's last one, and its first
     /// one where there are trampolines. All are proved by loading them together,
     /// which halves the time of the start. Only where that fails each is proved
     /// alone.
     ///
     /// # Errors
-    /// Where even what does not depend on the plan cannot be attached. A signal
+    /// Where even what does not depend on the plan cannot be attached. A need
     /// without a provider is none: the plan says so.
     pub(super) fn attach(
         [hopeful, proved]: &'object mut [MaybeUninit<OpenObject>; 2],
-        knobs: &Knobs,
+        knobs: &Knobs<'_>,
     ) -> (Plan, Result<Hooks<'object>>) {
         let prove = |provider| attempt(provider, knobs);
         let hope = |provider| match provider {
@@ -106,30 +112,31 @@ impl<'object> Hooks<'object> {
             _ => Ok(()),
         };
         let plan = |attempt: &dyn Fn(Provider) -> Result<(), String>| {
-            let choose = |signal| choose(signal, &knobs.without, attempt);
-            let udp = knobs.udp.then(|| choose(Signal::Udp));
+            let choose = |need| choose(need, knobs.without, attempt);
+            let udp = knobs.settings.query.wants(Protocol::Udp).then(|| choose(Need::Udp));
             // With cgroup_skb, who receives is told by the owner's provider.
             let receivers =
                 udp.as_ref().is_some_and(|udp| udp.provider == Some(Provider::CgroupSkb));
-            let of_tcp: &[Signal] = match (knobs.tcp, receivers) {
-                (true, _) => &[Signal::Lifecycle, Signal::Counters, Signal::Owner],
-                (false, true) => &[Signal::Owner],
+            let of_tcp: &[Need] = match (knobs.tcp, receivers) {
+                (true, _) => &[Need::Lifecycle, Need::Counters, Need::Owner],
+                (false, true) => &[Need::Owner],
                 (false, false) => &[],
             };
             Plan { choices: of_tcp.iter().copied().map(choose).chain(udp).collect() }
         };
         let hoped = plan(&hope);
-        if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, hoped.clone()) {
+        if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, &hoped) {
             return (hoped, Ok(hooks));
         }
         let plan = plan(&prove);
-        (plan.clone(), Hooks::attach_plan(proved, knobs, plan))
+        let hooks = Hooks::attach_plan(proved, knobs, &plan);
+        (plan, hooks)
     }
 
     fn attach_plan(
         storage: &'object mut MaybeUninit<OpenObject>,
-        knobs: &Knobs,
-        plan: Plan,
+        knobs: &Knobs<'_>,
+        plan: &Plan,
     ) -> Result<Hooks<'object>> {
         let knobs = &Knobs { tcp: plan.shows(Protocol::Tcp), ..knobs.clone() };
         // Of no use without TCP.
@@ -184,7 +191,7 @@ impl<'object> Hooks<'object> {
                 counting.push(program.context("failed to keep a program")?);
             }
         }
-        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting, plan })
+        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting })
     }
 
     /// How often the kernel did not start a program that counts.
@@ -209,23 +216,19 @@ impl<'object> Hooks<'object> {
 }
 
 fn is_udp(provider: Provider) -> bool {
-    Signal::Udp.providers().contains(&provider)
+    Need::Udp.providers().contains(&provider)
 }
 
-/// Those are kept apart, since they are read.
+/// Iterators are not attached with the hooks: their links are kept one by one, since
+/// each is read.
 fn is_iterator(provider: Provider) -> bool {
     matches!(provider, Provider::StorageIterator | Provider::FileIterator)
 }
 
-/// The knobs of programs that are only tried.
-fn small(knobs: &Knobs) -> Knobs {
-    Knobs { ring_bytes: 4096, udp_flows: 16, ..knobs.clone() }
-}
-
 /// Loads and attaches a program that does nothing, with a BPF trampoline.
-fn attempt_trampoline(knobs: &Knobs) -> Result<(), String> {
+fn attempt_trampoline(knobs: &Knobs<'_>) -> Result<(), String> {
     let mut storage = MaybeUninit::uninit();
-    let result = open(&mut storage, &small(knobs), &[], false)
+    let result = open(&mut storage, &knobs.small(), &[], false)
         .and_then(|mut open| {
             open.progs.trampoline.set_autoload(true);
             open.load().context("load")
@@ -235,8 +238,8 @@ fn attempt_trampoline(knobs: &Knobs) -> Result<(), String> {
 }
 
 /// Loads and attaches a provider's programs alone, and lets go of them again.
-fn attempt(provider: Provider, knobs: &Knobs) -> Result<(), String> {
-    let knobs = small(knobs);
+fn attempt(provider: Provider, knobs: &Knobs<'_>) -> Result<(), String> {
+    let knobs = knobs.small();
     let mut storage = MaybeUninit::uninit();
     if provider == Provider::CgroupSkb {
         cgroup_root().map_err(|error| format!("{error:#}"))?;
@@ -258,7 +261,7 @@ fn cgroup_root() -> Result<File> {
 /// the iterators.
 fn open<'object>(
     storage: &'object mut MaybeUninit<OpenObject>,
-    knobs: &Knobs,
+    knobs: &Knobs<'_>,
     providers: &[Provider],
     whole: bool,
 ) -> Result<OpenTcptopSkel<'object>> {
@@ -266,7 +269,8 @@ fn open<'object>(
         TcptopSkelBuilder::default().open(storage).context("failed to open the BPF object")?;
     let has = |provider| providers.contains(&provider);
     let udp = providers.iter().any(|provider| is_udp(*provider));
-    let slots = knobs.udp_flows.next_power_of_two();
+    let slots = knobs.udp_slots;
+    let query = &knobs.settings.query;
 
     let progs = &mut open.progs;
     progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
@@ -301,18 +305,18 @@ fn open<'object>(
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     rodata.ring_bytes = knobs.ring_bytes.into();
-    rodata.lifetime = knobs.lifetime;
+    rodata.lifetime = knobs.settings.rows.lifetime;
     rodata.holders_only = has(Provider::FileIterator);
     rodata.count_tcp = knobs.tcp;
     rodata.count_udp = udp;
-    rodata.filter_family = match knobs.family {
+    rodata.filter_family = match query.family() {
         None => 0,
         Some(Family::V4) => AF_INET,
         Some(Family::V6) => AF_INET6,
     };
-    if knobs.ports.len() <= rodata.filter_ports.len() {
-        rodata.filter_port_count = knobs.ports.len() as u32;
-        for (slot, port) in rodata.filter_ports.iter_mut().zip(&knobs.ports) {
+    if query.ports.len() <= rodata.filter_ports.len() {
+        rodata.filter_port_count = query.ports.len() as u32;
+        for (slot, port) in rodata.filter_ports.iter_mut().zip(&query.ports) {
             *slot = port.to_be();
         }
     }
@@ -320,7 +324,8 @@ fn open<'object>(
     rodata.flow_mask = slots - 1;
     // The only random numbers that the standard library gives away.
     rodata.flow_seed = RandomState::new().build_hasher().finish();
-    rodata.flow_timeout_ns = u64::try_from(knobs.udp_timeout.as_nanos()).unwrap_or(u64::MAX);
+    rodata.flow_timeout_ns =
+        u64::try_from(knobs.settings.rows.udp_timeout.as_nanos()).unwrap_or(u64::MAX);
     Ok(open)
 }
 
@@ -334,7 +339,7 @@ fn tracepoints_are_preempted() -> bool {
 fn attach(
     skel: &mut TcptopSkel<'_>,
     provider: Provider,
-    knobs: &Knobs,
+    knobs: &Knobs<'_>,
     links: &mut Vec<Link>,
 ) -> Result<()> {
     let progs = &mut skel.progs;

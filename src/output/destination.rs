@@ -388,7 +388,7 @@ mod tests {
 
         const CHILD: &str = "TCPTOP_TEST_FULL_DISK";
         if std::env::var_os(CHILD).is_none() {
-            let name = "output::log_file::tests::a_full_disk_keeps_whole_rows";
+            let name = "output::destination::tests::a_full_disk_keeps_whole_rows";
             let mut child = std::process::Command::new(std::env::current_exe().unwrap());
             let output = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout);

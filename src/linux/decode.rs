@@ -5,11 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::CollectorEvent;
 use super::wire::Event;
 use crate::connection::{
     CloseReason, Closed, ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState,
 };
+use crate::event::CollectorEvent;
 
 // The values of bpf/event.h's enums, which are not part of any struct.
 const SAMPLE: u8 = 1;
@@ -30,7 +30,7 @@ const NO_MIN_RTT: u32 = u32::MAX;
 
 /// The event in a record, or `None` where its kind, family, protocol or state
 /// is none that the kernel side writes.
-pub fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
+pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
     let record: &Event = plain::from_bytes(bytes).ok()?;
     if bytes.len() != size_of::<Event>() {
         return None;
@@ -50,7 +50,7 @@ pub fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
 
 fn sample(record: &Event) -> Option<Sample> {
     let (protocol, state) = match record.protocol {
-        IPPROTO_TCP => (Protocol::Tcp, Some(TcpState::from_kernel(record.state)?)),
+        IPPROTO_TCP => (Protocol::Tcp, Some(tcp_state(record.state)?)),
         IPPROTO_UDP => (Protocol::Udp, None),
         _ => return None,
     };
@@ -82,6 +82,22 @@ fn sample(record: &Event) -> Option<Sample> {
     })
 }
 
+/// The state with this number in the kernel's `enum` (include/net/tcp_states.h), or
+/// `None` for one that is not a connection's (TIME_WAIT, CLOSE, LISTEN, NEW_SYN_RECV).
+fn tcp_state(number: u8) -> Option<TcpState> {
+    Some(match number {
+        1 => TcpState::Established,
+        2 => TcpState::SynSent,
+        3 => TcpState::SynRecv,
+        4 => TcpState::FinWait1,
+        5 => TcpState::FinWait2,
+        8 => TcpState::CloseWait,
+        9 => TcpState::LastAck,
+        11 => TcpState::Closing,
+        _ => return None,
+    })
+}
+
 /// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) becomes IPv4: that is
 /// what is on the wire.
 fn address(family: u8, bytes: &[u8; 16]) -> Option<IpAddr> {
@@ -108,7 +124,7 @@ fn endpoint(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
 /// The kernel sets the error before the state (`tcp_reset`, `tcp_write_err`,
 /// `tcp_v4_err`, `tcp_abort`), but closes without one where this host decides:
 /// an orderly end, `close()` with unread data, `SO_LINGER` 0.
-pub fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason {
+pub(super) fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason {
     use nix::errno::Errno;
     match Errno::from_raw(errno) {
         Errno::UnknownErrno if errno == 0 => match last {

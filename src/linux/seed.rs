@@ -1,52 +1,26 @@
 //! The connections that are older than tcptop.
 //!
-//! Owns the iterators over existing sockets and the walk through network
-//! namespaces. Sends nothing: the programs create the sockets' storage, and the
-//! next pass samples them like any other.
+//! Owns which iterators find them, and the walk through network namespaces. Sends
+//! nothing: the programs create the sockets' storage, and the next pass samples
+//! them like any other.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::{io, thread};
+use std::thread;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{Iter, Link};
+use libbpf_rs::Link;
 use nix::sched::{CloneFlags, setns};
 
-use crate::names;
-
-/// Runs an iterator to its end and returns what it wrote last, where that fills
-/// `out`. An iterator that skipped a million objects answers EAGAIN: read on
-/// (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
-pub(super) fn run(link: &Link, out: &mut [u8]) -> io::Result<usize> {
-    let mut iter = Iter::new(link).map_err(io::Error::other)?;
-    let mut total = 0;
-    let mut scratch = [0; 64];
-    loop {
-        match io::Read::read(&mut iter, &mut scratch) {
-            Ok(0) => return Ok(total),
-            Ok(length) => {
-                let end = (total + length).min(out.len());
-                let taken = end.saturating_sub(total);
-                if let (Some(to), Some(from)) = (out.get_mut(total..end), scratch.get(..taken)) {
-                    to.copy_from_slice(from);
-                }
-                total += taken;
-            }
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock
-                    || error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
+use super::{iterate, names};
 
 /// Every socket that some process holds, in all network namespaces.
 ///
 /// # Errors
 /// Where the iterator cannot be read.
 pub(super) fn held(link: &Link) -> Result<()> {
-    run(link, &mut []).map(drop).context("failed to list the sockets of all processes")
+    iterate::run(link).context("failed to list the sockets of all processes")
 }
 
 /// Every TCP socket that no process holds: not yet accepted, or closed and still
@@ -57,7 +31,7 @@ pub(super) fn held(link: &Link) -> Result<()> {
 /// # Errors
 /// Where the iterator cannot be read in tcptop's own namespace.
 pub(super) fn unheld(link: &Link) -> Result<()> {
-    run(link, &mut []).context("failed to list the TCP sockets")?;
+    iterate::run(link).context("failed to list the TCP sockets")?;
     let others = other_network_namespaces();
     if others.is_empty() {
         return Ok(());
@@ -66,7 +40,7 @@ pub(super) fn unheld(link: &Link) -> Result<()> {
         let visitor = thread::Builder::new().name("namespaces".into()).spawn_scoped(scope, || {
             for namespace in &others {
                 if setns(namespace, CloneFlags::CLONE_NEWNET).is_err()
-                    || run(link, &mut []).is_err()
+                    || iterate::run(link).is_err()
                 {
                     return;
                 }

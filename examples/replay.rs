@@ -1,0 +1,64 @@
+//! A recorded list of events becomes lines, as those of the running kernel do: needs
+//! neither root nor Linux. `cargo run --example replay --no-default-features`
+
+use chrono::DateTime;
+use tcptop::connection::*;
+use tcptop::event::{CollectorEvent, Tick};
+use tcptop::filter::Filter;
+use tcptop::loss::Loss;
+use tcptop::output::lines::{LineStyle, Lines};
+use tcptop::report::{Reporter, say};
+use tcptop::settings::Settings;
+
+fn download(second: u64, bytes_in: u64) -> Sample {
+    Sample {
+        key: ConnectionKey { object: 1, born_ns: 0 },
+        protocol: Protocol::Tcp,
+        local: ([10, 0, 0, 1], 40000).into(),
+        remote: ([93, 184, 216, 34], 443).into(),
+        state: Some(TcpState::Established),
+        owner: Some(Owner {
+            pid: 1234,
+            name: ProcessName::from_comm(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"),
+        }),
+        counters: Counters { bytes_in, packets_in: second, ..Counters::default() },
+        rtt_us: Some(5000),
+        min_rtt_us: Some(4000),
+        retransmits: 0,
+        partial: false,
+        uid: 1000,
+        ifindex: 0,
+        netns: 0,
+        cgroup: 0,
+    }
+}
+
+fn tick(second: u64) -> CollectorEvent {
+    let (now_ns, time) = (second * 1_000_000_000, DateTime::UNIX_EPOCH);
+    CollectorEvent::Tick(Tick {
+        now_ns,
+        time,
+        lost: Loss::default(),
+        listing: second == 0,
+        complete: false,
+    })
+}
+
+fn main() -> anyhow::Result<()> {
+    let (batches, receiver) = crossbeam_channel::unbounded();
+    batches.send(vec![CollectorEvent::Sample(download(0, 0)), tick(0)])?;
+    batches.send(vec![CollectorEvent::Sample(download(1, 2_000_000)), tick(1)])?;
+    let closed = Closed {
+        sample: download(2, 3_000_000),
+        reason: CloseReason::Fin,
+        closed_ns: 1_700_000_000,
+    };
+    batches.send(vec![CollectorEvent::Closed(closed), tick(2)])?;
+    drop(batches);
+    let sink = Box::new(Lines::new(std::io::stdout(), LineStyle::default()));
+    let (settings, filter) = (Settings::default(), Filter::default());
+    let reporter = Reporter { settings, sink, filter, greeting: None, reopen: Default::default() };
+    let summary = reporter.run(&receiver)?;
+    say(&format!("{} closed, {} open", summary.closed, summary.open));
+    Ok(())
+}

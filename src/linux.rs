@@ -1,0 +1,212 @@
+//! The Linux wing: everything that knows this kernel, its /proc and its BPF.
+//!
+//! Owns [`Host`], the one thing that `main` makes of it, and the order in which
+//! things start and stop. Whatever is outside of this folder compiles without
+//! libbpf and is tested without a kernel; another platform has a folder of its own
+//! with a `Host` like this one.
+//!
+//! ```text
+//! programs ─► collector ─► outbox ─► channel ─► reporter
+//!    │            ├ sampling   what a tick visits
+//!    │            ├ iterate    runs the iterators
+//!    │            ├ seed       what is older than tcptop
+//!    │            └ decode     bytes of the ring (wire) → events
+//!    └ plan       which hook serves what
+//! ```
+
+mod clock;
+mod collector;
+mod decode;
+mod doctor;
+mod iterate;
+mod names;
+mod outbox;
+mod plan;
+mod privileges;
+mod programs;
+mod sampling;
+mod seed;
+mod signals;
+mod wire;
+
+use std::fs;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use caps::Capability;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::net::if_::if_nametoindex;
+use nix::unistd::pipe2;
+
+use crate::event::NetworkCollector;
+use crate::filter::Filter;
+use crate::output::Names;
+use crate::report::{Reporter, Summary};
+use crate::settings::{Query, Settings};
+use collector::{CHANNEL, LinuxCollector};
+pub use doctor::Report;
+use names::HostNames;
+pub use names::cgroup_root;
+use plan::Provider;
+use signals::{End, Signals};
+
+/// This host, asked with certain settings.
+pub struct Host {
+    settings: Settings,
+    without: Vec<Provider>,
+    notice: fn(&str),
+}
+
+impl Host {
+    /// Looks at nothing yet. `notice` is told what the user should know, a line at
+    /// a time.
+    ///
+    /// # Errors
+    /// Where the settings name a provider that does not exist.
+    pub fn new(settings: Settings, notice: fn(&str)) -> Result<Host> {
+        let without = settings
+            .more
+            .without
+            .iter()
+            .map(|name| {
+                Provider::from_name(name).ok_or_else(|| {
+                    let names = Provider::ALL.map(Provider::name).join(", ");
+                    anyhow!("no provider is named '{name}'; there are {names}")
+                })
+            })
+            .collect::<Result<_>>()?;
+        return_memory();
+        Ok(Host { settings, without, notice })
+    }
+
+    /// Names for the numbers of a connection, for the formats that write them.
+    pub fn names(&self) -> Box<dyn Names + Send> {
+        Box::new(HostNames::new())
+    }
+
+    /// True with the privileges to trace.
+    pub fn is_privileged(&self) -> bool {
+        privileges::may_trace()
+    }
+
+    /// Whether this kernel can be traced at all.
+    ///
+    /// # Errors
+    /// One sentence: what it lacks, and what to do.
+    pub fn check_kernel(&self) -> Result<()> {
+        privileges::check_kernel()
+    }
+
+    /// What the user's words for the filter mean on this host.
+    ///
+    /// # Errors
+    /// Where there is no such device.
+    pub fn filter(&self) -> Result<Filter> {
+        let query = &self.settings.query;
+        self.tell_of_pids(query);
+        let interfaces = query
+            .interfaces
+            .iter()
+            .map(|name| interface_index(name))
+            .collect::<Result<Vec<u32>>>()?;
+        let own = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
+        Ok(Filter::new(query.clone(), interfaces, own))
+    }
+
+    fn tell_of_pids(&self, query: &Query) {
+        for &pid in &query.pids {
+            match process_of(pid) {
+                Some(process) if process != pid => (self.notice)(&format!(
+                    "{pid} is a thread of process {process}; connections belong to processes: \
+                     --pid {process}"
+                )),
+                Some(_) => {}
+                None => (self.notice)(&format!("no process has PID {pid} yet; waiting for it")),
+            }
+        }
+    }
+
+    /// Collects and reports until it is told to stop, its intervals are over or
+    /// the reader of the output is gone, in which case there is nothing to sum up.
+    ///
+    /// # Errors
+    /// Those of the collector and the reporter, in one sentence each.
+    pub fn stream(self, mut reporter: Reporter) -> Result<Option<Summary>> {
+        let Host { settings, without, notice } = self;
+        let mut signals = Signals::install()?;
+        let logs = settings.output.log.is_some();
+        if logs {
+            reporter.reopen = Signals::hang_up()?;
+        }
+
+        // Closed to tell the collector to stop, and by the reporter when it is done.
+        let (stop, running) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
+        let (done, working) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
+        let (sender, receiver) = crossbeam_channel::bounded(CHANNEL);
+        let mut collector = LinuxCollector { settings, without, stop, notice, plan: None };
+        let collecting = thread::Builder::new()
+            .name("collector".into())
+            .spawn(move || collector.run(sender))
+            .context("failed to start a thread")?;
+        let reporting = thread::Builder::new()
+            .name("reporter".into())
+            .spawn(move || {
+                // Only logrotate may ask for a file in a place that root's uid does not own.
+                let kept: &[Capability] = if logs { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
+                privileges::give_up_all_but(kept, notice);
+                let result = reporter.run(&receiver);
+                drop((receiver, working));
+                result
+            })
+            .context("failed to start a thread")?;
+
+        privileges::give_up_all_but(&[], notice);
+        let end = signals.wait(&done, !logs)?;
+        drop(running);
+        if end == End::ReaderGone {
+            // The reporter may have nothing to write and so never notice. Whatever
+            // is attached goes with the process.
+            return Ok(None);
+        }
+        let summary = reporting.join().map_err(|_| anyhow!("the reporter panicked"))??;
+        collecting.join().map_err(|_| anyhow!("the collector panicked"))??;
+        Ok(Some(summary))
+    }
+
+    /// Finds out which hook serves each need here, and proves that it fires.
+    ///
+    /// # Errors
+    /// Where the exchange on loopback cannot be made.
+    pub fn examine(self) -> Result<Report> {
+        doctor::examine(self.settings, self.without)
+    }
+}
+
+/// Makes large pieces of memory go back to the kernel when they are freed. glibc
+/// raises the size from which they do, to 32 MiB, as soon as one has been freed:
+/// then a burst of connections would stay in memory for good.
+#[cfg(target_env = "gnu")]
+fn return_memory() {
+    use nix::libc;
+    // SAFETY: changes a setting of the allocator, which guards it with its own lock.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn return_memory() {}
+
+/// The process that a PID, which may be a thread's, belongs to.
+fn process_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+fn interface_index(name: &str) -> Result<u32> {
+    if_nametoindex(name).map_err(|error| match error {
+        Errno::ENODEV => {
+            anyhow!("no network device is named '{name}' here; `ip -br link` lists them")
+        }
+        error => anyhow!("failed to look up the network device '{name}': {error}"),
+    })
+}

@@ -1,0 +1,279 @@
+//! What came out of the ring and was not yet sent to the reporter.
+//!
+//! Owns the channel's sending end, the events that wait for room in it, and the
+//! count of those that could not be kept. Knows nothing of the kernel: whoever
+//! waits here is given a chance to empty the ring meanwhile.
+//!
+//! A reporter that is blocked (a paused pager) must not stop the counting, so
+//! nothing waits for it between ticks: what does not fit into the channel stays
+//! here, up to [`BACKLOG`] events, and is counted as lost beyond that.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+
+use super::collector::Stop;
+use crate::event::{Batch, CollectorEvent, Tick};
+use crate::loss::{Loss, LossCause};
+
+/// Events in a batch, at most.
+const BATCH: usize = 1024;
+
+/// Events kept while the reporter is blocked: 16 MiB of them.
+const BACKLOG: usize = 65_536;
+
+/// How long a full channel is waited for before the ring is looked at again.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The events of the collector on their way into the channel.
+pub(super) struct Outbox {
+    waiting: RefCell<Waiting>,
+    /// Records that came while `waiting` was in use.
+    refused: Cell<u64>,
+    batches: Sender<Batch>,
+    /// Batches sent since the one that ended with the last tick. Where more than
+    /// these are in the channel, the reporter has not come to that tick yet.
+    after_tick: Cell<usize>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    events: Vec<CollectorEvent>,
+    lost: Loss,
+}
+
+impl Outbox {
+    /// One that sends into `batches`.
+    pub(super) fn new(batches: Sender<Batch>) -> Outbox {
+        Outbox {
+            waiting: RefCell::default(),
+            refused: Cell::new(0),
+            batches,
+            after_tick: Cell::new(0),
+        }
+    }
+
+    /// Takes what a record of the ring was decoded to; `None` counts as malformed.
+    /// Called by libbpf, while nothing else looks into the outbox. A record that
+    /// comes all the same is counted, since it cannot be kept.
+    pub(super) fn take(&self, event: Option<CollectorEvent>) {
+        let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
+            return self.refused.set(self.refused.get() + 1);
+        };
+        match event {
+            None => waiting.lost[LossCause::Malformed] += 1,
+            Some(_) if waiting.events.len() >= BACKLOG => {
+                waiting.lost[LossCause::ChannelFull] += 1;
+            }
+            Some(event) => waiting.events.push(event),
+        }
+    }
+
+    /// What could not be kept since the last call.
+    pub(super) fn take_lost(&self) -> Loss {
+        let mut lost = std::mem::take(&mut self.waiting.borrow_mut().lost);
+        lost[LossCause::Malformed] += self.refused.take();
+        lost
+    }
+
+    /// True where the reporter has not yet come to the last tick.
+    pub(super) fn is_behind(&self) -> bool {
+        self.batches.len() > self.after_tick.get()
+    }
+
+    /// Sends whole batches while the channel has room, and never waits.
+    ///
+    /// # Errors
+    /// Where the receiver is gone.
+    pub(super) fn forward(&self) -> Result<(), Stop> {
+        let events = &mut self.waiting.borrow_mut().events;
+        while events.len() >= BATCH {
+            let rest = events.split_off(BATCH);
+            match self.batches.try_send(std::mem::replace(events, rest)) {
+                Ok(()) => self.after_tick.set(self.after_tick.get() + 1),
+                Err(TrySendError::Full(mut batch)) => {
+                    batch.append(events);
+                    *events = batch;
+                    return Ok(());
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(Stop::ReporterGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends everything, and waits for room. `meanwhile` empties the ring in the
+    /// time that takes.
+    ///
+    /// # Errors
+    /// Where the receiver is gone, and those of `meanwhile`.
+    pub(super) fn deliver(
+        &self,
+        mut meanwhile: impl FnMut() -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        loop {
+            let mut batch = {
+                let events = &mut self.waiting.borrow_mut().events;
+                let rest = events.split_off(events.len().min(BATCH));
+                std::mem::replace(events, rest)
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            loop {
+                match self.batches.send_timeout(batch, PATIENCE) {
+                    Ok(()) => break,
+                    Err(SendTimeoutError::Disconnected(_)) => return Err(Stop::ReporterGone),
+                    Err(SendTimeoutError::Timeout(unsent)) => {
+                        batch = unsent;
+                        meanwhile()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends everything, and a tick behind it.
+    ///
+    /// # Errors
+    /// As for [`deliver`](Outbox::deliver).
+    pub(super) fn end_interval(
+        &self,
+        tick: Tick,
+        meanwhile: impl FnMut() -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        // A full backlog has room for it: a tick is no record that can be lost.
+        self.waiting.borrow_mut().events.push(CollectorEvent::Tick(tick));
+        self.after_tick.set(0);
+        self.deliver(meanwhile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::ConnectionKey;
+    use chrono::DateTime;
+    use crossbeam_channel::{Receiver, bounded};
+
+    fn outbox(room: usize) -> (Outbox, Receiver<Batch>) {
+        let (sender, receiver) = bounded(room);
+        (Outbox::new(sender), receiver)
+    }
+
+    fn event(object: u64) -> Option<CollectorEvent> {
+        Some(CollectorEvent::Expired(ConnectionKey { object, born_ns: 0 }))
+    }
+
+    fn tick() -> Tick {
+        Tick {
+            now_ns: 1,
+            time: DateTime::UNIX_EPOCH,
+            lost: Loss::default(),
+            listing: false,
+            complete: false,
+        }
+    }
+
+    fn objects(batch: &Batch) -> Vec<u64> {
+        batch
+            .iter()
+            .map(|event| match event {
+                CollectorEvent::Expired(key) => key.object,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn nothing() -> Result<(), Stop> {
+        Ok(())
+    }
+
+    #[test]
+    fn whole_batches_go_at_once_and_the_rest_with_the_tick() {
+        let (outbox, receiver) = outbox(8);
+        (0..2 * BATCH as u64 + 3).for_each(|object| outbox.take(event(object)));
+        outbox.forward().unwrap();
+        assert_eq!(receiver.len(), 2);
+        outbox.end_interval(tick(), nothing).unwrap();
+        let batches: Vec<Batch> = receiver.try_iter().collect();
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [BATCH, BATCH, 4]);
+        assert_eq!(objects(&batches[1])[0], BATCH as u64, "in order");
+        assert_eq!(batches[2][3], CollectorEvent::Tick(tick()));
+    }
+
+    #[test]
+    fn a_full_channel_keeps_everything_in_order() {
+        let (outbox, receiver) = outbox(1);
+        (0..3 * BATCH as u64).for_each(|object| outbox.take(event(object)));
+        outbox.forward().unwrap();
+        assert_eq!(receiver.len(), 1, "one has room, and nothing waits");
+        let mut received = Vec::new();
+        let mut asked = 0;
+        // The reporter takes a batch whenever the ring is looked at.
+        let meanwhile = || {
+            asked += 1;
+            received.extend(receiver.try_iter());
+            Ok(())
+        };
+        outbox.deliver(meanwhile).unwrap();
+        received.extend(receiver.try_iter());
+        assert!(asked >= 2, "{asked}");
+        let all: Vec<u64> = received.iter().flat_map(objects).collect();
+        assert_eq!(all, (0..3 * BATCH as u64).collect::<Vec<_>>());
+        assert!(outbox.take_lost().is_zero());
+    }
+
+    #[test]
+    fn beyond_the_backlog_each_event_is_counted() {
+        let (outbox, _receiver) = outbox(1);
+        (0..BACKLOG as u64 + 5).for_each(|object| outbox.take(event(object)));
+        outbox.take(None);
+        let lost = outbox.take_lost();
+        assert_eq!(lost[LossCause::ChannelFull], 5);
+        assert_eq!(lost[LossCause::Malformed], 1);
+        assert!(outbox.take_lost().is_zero(), "told once");
+    }
+
+    /// libbpf calls back while the outbox is in use: that would be a bug of ours.
+    #[test]
+    fn a_record_that_finds_the_outbox_in_use_is_counted() {
+        let (outbox, _receiver) = outbox(1);
+        let in_use = outbox.waiting.borrow_mut();
+        outbox.take(event(1));
+        drop(in_use);
+        assert_eq!(outbox.take_lost()[LossCause::Malformed], 1);
+    }
+
+    #[test]
+    fn a_reporter_that_is_gone_ends_the_collector() {
+        let (outbox, receiver) = outbox(1);
+        drop(receiver);
+        (0..BATCH as u64).for_each(|object| outbox.take(event(object)));
+        assert!(matches!(outbox.forward(), Err(Stop::ReporterGone)));
+        outbox.take(event(1));
+        assert!(matches!(outbox.deliver(nothing), Err(Stop::ReporterGone)));
+    }
+
+    #[test]
+    fn the_reporter_is_behind_until_it_has_taken_the_tick() {
+        let (outbox, receiver) = outbox(8);
+        assert!(!outbox.is_behind());
+        outbox.end_interval(tick(), nothing).unwrap();
+        assert!(outbox.is_behind());
+        (0..BATCH as u64).for_each(|object| outbox.take(event(object)));
+        outbox.forward().unwrap();
+        assert!(outbox.is_behind(), "the tick is still in the channel");
+        receiver.recv().unwrap();
+        assert!(!outbox.is_behind(), "what is left came after it");
+    }
+
+    #[test]
+    fn what_fails_meanwhile_ends_the_wait() {
+        let (outbox, _receiver) = outbox(0);
+        outbox.take(event(1));
+        let failing = || Err(Stop::Failed(anyhow::anyhow!("the ring")));
+        assert!(matches!(outbox.deliver(failing), Err(Stop::Failed(_))));
+    }
+}

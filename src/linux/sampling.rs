@@ -1,0 +1,263 @@
+//! What a tick visits.
+//!
+//! Owns the decisions, as values: which sockets the sampling program is to look
+//! at, whether a pass has to be followed by another, when the owners of sockets
+//! are looked up, and when every socket is sampled because the record of an end
+//! was lost. Pure: it touches neither the kernel nor a clock, and
+//! [`collector`](super::collector) carries out what it says.
+
+use crate::loss::{Loss, LossCause};
+
+/// With more tracked sockets than this a tick visits only those that are marked
+/// active, but for every [`SWEEP`]th tick: to touch an idle socket costs as much
+/// again as to pass it by.
+const SMALL_TABLE: u64 = 8_000;
+const SWEEP: u64 = 8;
+
+/// A look-up of owners is followed by a pause of so many times its own length.
+const OWNER_LOOKUP_SHARE: u64 = 50;
+
+/// Which tick it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The listing at start.
+    Listing,
+    /// The end of an interval, with more to come.
+    Between,
+    /// The end.
+    Last,
+}
+
+/// What the sampling program is told before a tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Instructions {
+    /// Look up who holds each socket before anything is sampled.
+    pub(super) look_up_owners: bool,
+    /// Sample every socket, changed or not: those that are then missing are gone.
+    pub(super) sample_all: bool,
+    /// Visit only the sockets that are marked active.
+    pub(super) marked_only: bool,
+    /// The next tick may visit only marked ones: mark what is used from now on.
+    pub(super) marking: bool,
+}
+
+/// What the passes of a tick found, TCP and UDP together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// TCP sockets looked at; `None` where TCP is not sampled.
+    pub(super) visited: Option<u64>,
+    /// Changed, but left for another pass: the ring was half full.
+    pub(super) deferred: u64,
+    /// Open for a while, and nobody was seen using them.
+    pub(super) ownerless: u64,
+}
+
+/// What follows a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Look up the owners, then another pass.
+    LookUpOwners,
+    /// Another pass, for what was deferred.
+    Again,
+    /// The tick is complete.
+    Done,
+}
+
+/// What is remembered from tick to tick.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sampling {
+    /// No hook tells who uses a socket: who holds it is looked up again and again.
+    holders_only: bool,
+    /// Sockets that the last pass visited.
+    tracked: u64,
+    /// What was used since the last tick has been marked.
+    marking: bool,
+    /// Ticks so far.
+    ticks: u64,
+    /// Close records were lost: the next tick samples every socket.
+    resync: bool,
+    /// No look-up of owners before, in nanoseconds of CLOCK_MONOTONIC.
+    owners_after_ns: u64,
+}
+
+impl Sampling {
+    /// For the start. With `holders_only` an owner is whoever holds a socket.
+    pub(super) fn new(holders_only: bool) -> Sampling {
+        Sampling { holders_only, ..Sampling::default() }
+    }
+
+    /// A tick begins at `now_ns`.
+    pub(super) fn begin(&mut self, now_ns: u64, moment: Moment) -> Instructions {
+        let many = self.tracked > SMALL_TABLE;
+        let sweep = self.resync
+            || self.holders_only
+            || moment != Moment::Between
+            || !(many && self.marking)
+            || self.ticks % SWEEP == 0;
+        self.marking = many;
+        self.ticks += 1;
+        Instructions {
+            look_up_owners: self.holders_only && self.may_look_up(now_ns),
+            sample_all: self.resync,
+            marked_only: !sweep,
+            marking: many,
+        }
+    }
+
+    /// A pass of the tick that began at `now_ns` has been made.
+    pub(super) fn after_pass(&mut self, now_ns: u64, findings: Findings) -> Next {
+        self.tracked = findings.visited.unwrap_or(self.tracked);
+        if findings.ownerless > 0 && self.may_look_up(now_ns) {
+            Next::LookUpOwners
+        } else if findings.deferred > 0 {
+            Next::Again
+        } else {
+            Next::Done
+        }
+    }
+
+    /// Owners were looked up in this time. That visits every descriptor of the
+    /// host, so it is done as seldom as it is slow.
+    pub(super) fn owners_looked_up(&mut self, start_ns: u64, end_ns: u64) {
+        let pause = end_ns.saturating_sub(start_ns).saturating_mul(OWNER_LOOKUP_SHARE);
+        self.owners_after_ns = end_ns.saturating_add(pause);
+    }
+
+    /// The tick is over, with what was lost since the one before. A connection
+    /// whose end was lost would stay in the table for ever.
+    pub(super) fn end(&mut self, lost: &Loss) {
+        self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
+    }
+
+    fn may_look_up(&self, now_ns: u64) -> bool {
+        now_ns >= self.owners_after_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANY: Findings = Findings { visited: Some(SMALL_TABLE + 1), deferred: 0, ownerless: 0 };
+    const FEW: Findings = Findings { visited: Some(SMALL_TABLE), ..MANY };
+
+    /// One tick in which nothing is lost.
+    fn tick(sampling: &mut Sampling, moment: Moment, findings: Findings) -> Instructions {
+        let instructions = sampling.begin(0, moment);
+        assert_eq!(sampling.after_pass(0, findings), Next::Done);
+        sampling.end(&Loss::default());
+        instructions
+    }
+
+    #[test]
+    fn a_small_table_is_always_visited_whole_and_never_marked() {
+        let mut sampling = Sampling::new(false);
+        tick(&mut sampling, Moment::Listing, FEW);
+        for _ in 0..20 {
+            assert_eq!(tick(&mut sampling, Moment::Between, FEW), Instructions::default());
+        }
+    }
+
+    #[test]
+    fn a_large_table_is_visited_by_marks_once_they_cover_a_whole_interval() {
+        let mut sampling = Sampling::new(false);
+        assert!(!tick(&mut sampling, Moment::Listing, MANY).marking, "not known to be large");
+        let first = tick(&mut sampling, Moment::Between, MANY);
+        assert_eq!((first.marking, first.marked_only), (true, false), "nothing is marked yet");
+        assert!(tick(&mut sampling, Moment::Between, MANY).marked_only);
+    }
+
+    #[test]
+    fn every_eighth_tick_sweeps_a_large_table() {
+        let mut sampling = Sampling::new(false);
+        tick(&mut sampling, Moment::Listing, MANY);
+        let marked: Vec<bool> =
+            (0..24).map(|_| tick(&mut sampling, Moment::Between, MANY).marked_only).collect();
+        let sweeps: Vec<usize> = (1..24).filter(|&tick| !marked[tick]).collect();
+        assert_eq!(sweeps, [7, 15, 23]);
+    }
+
+    #[test]
+    fn the_last_tick_visits_all() {
+        let mut sampling = Sampling::new(false);
+        for moment in [Moment::Listing, Moment::Between, Moment::Between] {
+            tick(&mut sampling, moment, MANY);
+        }
+        assert!(!tick(&mut sampling, Moment::Last, MANY).marked_only);
+    }
+
+    #[test]
+    fn a_table_that_has_shrunk_is_no_longer_marked() {
+        let mut sampling = Sampling::new(false);
+        for findings in [MANY, MANY, FEW] {
+            tick(&mut sampling, Moment::Between, findings);
+        }
+        let after = tick(&mut sampling, Moment::Between, FEW);
+        assert_eq!((after.marking, after.marked_only), (false, false));
+    }
+
+    #[test]
+    fn a_lost_end_makes_the_next_tick_sample_everything_once() {
+        for (cause, resync) in [
+            (LossCause::RingFull, true),
+            (LossCause::ChannelFull, true),
+            (LossCause::Malformed, false),
+            (LossCause::FlowTableDatagrams, false),
+        ] {
+            let mut sampling = Sampling::new(false);
+            for _ in 0..3 {
+                tick(&mut sampling, Moment::Between, MANY);
+            }
+            let mut lost = Loss::default();
+            lost[cause] = 1;
+            sampling.begin(0, Moment::Between);
+            sampling.end(&lost);
+            let next = tick(&mut sampling, Moment::Between, MANY);
+            assert_eq!((next.sample_all, !next.marked_only), (resync, resync), "{cause:?}");
+            assert!(!tick(&mut sampling, Moment::Between, MANY).sample_all);
+        }
+    }
+
+    #[test]
+    fn what_was_deferred_takes_another_pass() {
+        let mut sampling = Sampling::new(false);
+        sampling.begin(0, Moment::Between);
+        assert_eq!(sampling.after_pass(0, Findings { deferred: 3, ..FEW }), Next::Again);
+        assert_eq!(sampling.after_pass(0, FEW), Next::Done);
+    }
+
+    #[test]
+    fn owners_are_looked_up_as_seldom_as_that_is_slow() {
+        let ownerless = Findings { ownerless: 1, deferred: 1, ..FEW };
+        let mut sampling = Sampling::new(false);
+        assert!(!sampling.begin(1000, Moment::Between).look_up_owners, "none is missing");
+        assert_eq!(sampling.after_pass(1000, ownerless), Next::LookUpOwners);
+        sampling.owners_looked_up(1000, 1010);
+        assert_eq!(sampling.after_pass(1000, ownerless), Next::Again, "not again so soon");
+        let later = 1010 + 10 * OWNER_LOOKUP_SHARE;
+        assert_eq!(sampling.after_pass(later - 1, ownerless), Next::Again);
+        assert_eq!(sampling.after_pass(later, ownerless), Next::LookUpOwners);
+    }
+
+    #[test]
+    fn without_a_hook_for_owners_each_tick_looks_them_up_and_visits_all() {
+        let mut sampling = Sampling::new(true);
+        for _ in 0..3 {
+            let instructions = sampling.begin(5, Moment::Between);
+            assert!(instructions.look_up_owners && !instructions.marked_only);
+            sampling.after_pass(5, MANY);
+            sampling.end(&Loss::default());
+        }
+        sampling.owners_looked_up(5, 6);
+        assert!(!sampling.begin(7, Moment::Between).look_up_owners);
+    }
+
+    /// UDP alone: there is no pass over sockets.
+    #[test]
+    fn without_tcp_nothing_is_tracked() {
+        let mut sampling = Sampling::new(false);
+        let udp = Findings { visited: None, ..FEW };
+        assert_eq!(sampling.after_pass(0, udp), Next::Done);
+        assert_eq!(sampling.tracked, 0);
+    }
+}

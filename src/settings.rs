@@ -1,0 +1,426 @@
+//! What the user asked for: every option once, with its words and its bounds.
+//!
+//! Owns [`Settings`]: one struct for each section of `--help`, its value parsers,
+//! and what several options mean together. It is filled once, by
+//! [`cli`](crate::cli), and embedded from there on: nothing copies it field by
+//! field. Touches nothing but the arguments: whether a device or a process exists
+//! is asked elsewhere.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, ValueEnum};
+
+use crate::connection::{Family, Protocol};
+
+/// Everything that can be asked for. Every value is within its bounds.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Which connections to show.
+    #[command(flatten)]
+    pub query: Query,
+    /// Which rows, in which order, and what their totals mean.
+    #[command(flatten)]
+    pub rows: Rows,
+    /// How often, and when to stop.
+    #[command(flatten)]
+    pub times: Times,
+    /// What is written, and where.
+    #[command(flatten)]
+    pub output: Output,
+    /// The rest.
+    #[command(flatten)]
+    pub more: More,
+}
+
+impl Default for Settings {
+    /// What holds where nothing is asked for.
+    fn default() -> Settings {
+        #[derive(Parser)]
+        struct Nothing {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        Nothing::parse_from(["tcptop"]).settings
+    }
+}
+
+/// Which connections to show. What is not given lets everything pass; otherwise
+/// every option must hold, and of one that is repeated any of its values.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Filters")]
+pub struct Query {
+    /// Only this port, at either end
+    ///
+    /// Can be repeated: any of them. Of several different filters, all must hold.
+    #[arg(long = "port", value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Vec<u16>,
+
+    /// Only what this process owns
+    ///
+    /// The owner is the process that last connected, accepted, sent or received
+    /// on the socket. Can be repeated: any of them.
+    #[arg(long = "pid", value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_PID))]
+    pub pids: Vec<u32>,
+
+    /// Only owners with NAME in their name
+    ///
+    /// Upper and lower case differ. The kernel keeps the first 15 bytes of a
+    /// process's name. Can be repeated: any of them.
+    #[arg(long = "process", value_name = "NAME", value_parser = process)]
+    pub processes: Vec<String>,
+
+    /// Only what goes through this device
+    ///
+    /// The device that the socket is bound to or, without that, the one its
+    /// route uses. Can be repeated: any of them.
+    #[arg(short = 'i', long = "interface", value_name = "IF", value_parser = interface)]
+    pub interfaces: Vec<String>,
+
+    /// Only TCP
+    #[arg(long)]
+    pub tcp: bool,
+
+    /// Only UDP
+    #[arg(long)]
+    pub udp: bool,
+
+    /// Only IPv4, IPv4-mapped IPv6 addresses included
+    #[arg(short = '4')]
+    pub ipv4: bool,
+
+    /// Only IPv6
+    #[arg(short = '6')]
+    pub ipv6: bool,
+}
+
+impl Query {
+    /// The only protocol that was asked for; `None` for both.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match (self.tcp, self.udp) {
+            (true, false) => Some(Protocol::Tcp),
+            (false, true) => Some(Protocol::Udp),
+            _ => None,
+        }
+    }
+
+    /// Whether connections of this protocol are asked for.
+    pub fn wants(&self, protocol: Protocol) -> bool {
+        self.protocol().is_none_or(|only| only == protocol)
+    }
+
+    /// The only address family that was asked for; `None` for both.
+    pub fn family(&self) -> Option<Family> {
+        match (self.ipv4, self.ipv6) {
+            (true, false) => Some(Family::V4),
+            (false, true) => Some(Family::V6),
+            _ => None,
+        }
+    }
+}
+
+/// Which rows an interval has, in which order, and what their totals mean.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Rows")]
+pub struct Rows {
+    /// Print every connection in every interval, not only what changed
+    ///
+    /// What changed is: new connections, those with traffic, a new state or
+    /// another owner, and once more those whose rate fell back to zero. CSV and
+    /// JSON always have every connection.
+    #[arg(long)]
+    pub all: bool,
+
+    /// Order the rows of an interval, highest first
+    #[arg(long, value_name = "BY", default_value = "rate")]
+    pub sort: Sort,
+
+    /// Keep the first N rows of each interval
+    ///
+    /// Connections that close are told all the same.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = top)]
+    pub top: Option<usize>,
+
+    /// Count TCP from the connection's start, not from tcptop's
+    ///
+    /// No TCP connection is [PARTIAL] then. UDP has no totals of the past.
+    #[arg(long)]
+    pub lifetime: bool,
+
+    /// Forget a UDP flow that was silent this long
+    ///
+    /// 0.01 to 86400 seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    #[arg(value_parser = up_to_a_day, allow_negative_numbers = true)]
+    pub udp_timeout: Duration,
+}
+
+/// What the rows of an interval are ordered by; the highest comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Bytes per second of both directions in this interval
+    #[default]
+    Rate,
+    /// Bytes of both directions so far
+    Bytes,
+    /// Round-trip time; rows without one come last
+    Rtt,
+    /// The longest open first
+    Age,
+}
+
+/// How often to write, and when to stop.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Times")]
+pub struct Times {
+    /// Seconds from one interval to the next
+    ///
+    /// 0.01 to 86400, fractions allowed. Rates are over the time that really passed.
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    #[arg(value_parser = up_to_a_day, allow_negative_numbers = true)]
+    pub interval: Duration,
+
+    /// Stop after N intervals
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = count)]
+    pub count: Option<u64>,
+
+    /// Stop after one interval (= --count 1)
+    #[arg(long)]
+    pub once: bool,
+
+    /// Stop after this many seconds
+    ///
+    /// 0.01 to 31622400, a year. With --count, what comes first.
+    #[arg(long, value_name = "SECONDS")]
+    #[arg(value_parser = up_to_a_year, allow_negative_numbers = true)]
+    pub duration: Option<Duration>,
+}
+
+impl Times {
+    /// Stop after so many intervals; at least 1.
+    pub fn intervals(&self) -> Option<u64> {
+        self.count.or(self.once.then_some(1))
+    }
+}
+
+/// What is written, and where.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Write lines, CSV or JSON [default: lines, with --log csv]
+    #[arg(long = "format", value_name = "FORMAT")]
+    pub asked_format: Option<Format>,
+
+    /// Write CSV into FILE, nothing to the terminal
+    ///
+    /// FILE is opened before anything else, emptied once tcptop counts, and
+    /// flushed every interval. On SIGHUP it is opened again, for logrotate. For
+    /// JSON use the shell: --format json > FILE.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+
+    /// Keep what is in the FILE of --log
+    ///
+    /// A header is written only into an empty file. A last row that an earlier
+    /// run could not finish is cut off. A file with another header is refused.
+    #[arg(long)]
+    pub append: bool,
+
+    /// CSV: append columns (never reorders)
+    ///
+    /// partial, retrans, min_rtt_us, age_sec, uid, ifname, netns, cgroup,
+    /// container, end. JSON always has them; lines always have 13 fields.
+    #[arg(long)]
+    pub wide: bool,
+
+    /// Lines: plain integers (bytes, bytes/s, microseconds)
+    ///
+    /// The age of a closed connection is in seconds, with six decimals.
+    #[arg(long)]
+    pub raw: bool,
+
+    /// Lines: the interval's time (RFC 3339, UTC) first on every line
+    #[arg(short, long)]
+    pub timestamp: bool,
+
+    /// Lines: colour new rows and closing ones
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+}
+
+impl Output {
+    /// What is written: what was asked for, or else CSV into a file and lines to
+    /// the standard output.
+    pub fn format(&self) -> Format {
+        let usual = if self.log.is_some() { Format::Csv } else { Format::Lines };
+        self.asked_format.unwrap_or(usual)
+    }
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A row per connection that changed, for people and awk
+    Lines,
+    /// A header, then a row per connection and interval (RFC 4180)
+    Csv,
+    /// An object a line, with all columns
+    Json,
+}
+
+/// When to colour lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set or TERM is dumb
+    #[default]
+    Auto,
+    /// Also into a pipe or a file
+    Always,
+    /// No
+    Never,
+}
+
+impl ColorChoice {
+    /// Whether to colour what goes to the standard output. `terminal` tells
+    /// whether that is one; `variable` reads the environment.
+    pub fn resolve(self, terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+        match self {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => {
+                // https://no-color.org: set, and not to the empty string.
+                let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+                let dumb = variable("TERM").is_some_and(|value| value == "dumb");
+                terminal && !refused && !dumb
+            }
+        }
+    }
+}
+
+/// What belongs to no other section.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "More")]
+pub struct More {
+    /// End with status 3 where something was lost
+    ///
+    /// What could not be kept is always counted, and told on stderr.
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Room for N UDP flows in the kernel at a time
+    ///
+    /// 16 to 16777216. What finds no room is counted as lost.
+    #[arg(long, value_name = "N", default_value = "65536")]
+    #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 24))]
+    #[arg(allow_negative_numbers = true)]
+    pub udp_flows: u32,
+
+    /// Create this file once the listing at start is written
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub ready_file: Option<PathBuf>,
+
+    /// Do as if the kernel refused this provider
+    #[arg(long, value_name = "PROVIDER", hide = true)]
+    pub without: Vec<String>,
+
+    /// Tell which kernel hooks serve, and prove on loopback that they fire
+    ///
+    /// Per signal the provider in use, the better ones that do not work here with
+    /// the kernel's reason, and what a loopback exchange showed. Status 0 where
+    /// all work. With --format json for machines.
+    #[arg(long)]
+    pub doctor: bool,
+
+    /// Let libbpf and the kernel's verifier talk on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `PID_MAX_LIMIT` of 64-bit kernels (include/linux/threads.h).
+const MAX_PID: i64 = 4 * 1024 * 1024;
+
+const DAY: u32 = 86_400;
+
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    seconds(text, DAY, "a day")
+}
+
+fn up_to_a_year(text: &str) -> Result<Duration, String> {
+    seconds(text, 366 * DAY, "a year")
+}
+
+/// At least 10 ms: shorter ones would mostly watch tcptop itself.
+fn seconds(text: &str, most: u32, words: &str) -> Result<Duration, String> {
+    let seconds: f64 = match text.trim().parse() {
+        Ok(seconds) if !f64::is_nan(seconds) => seconds,
+        _ => return Err("not a number of seconds, such as 0.5, 1 or 60".to_owned()),
+    };
+    if seconds < 0.01 {
+        return Err("too short, at least 0.01 seconds are needed to tell a rate".to_owned());
+    }
+    if seconds > f64::from(most) {
+        return Err(format!("too long, at most {most} seconds ({words})"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("would show nothing; leave it out to go on until Ctrl-C".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("not a whole number from 1 on".to_owned()),
+    }
+}
+
+fn top(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("would show nothing; leave it out to see all rows".to_owned()),
+        Ok(rows) => Ok(rows),
+        Err(_) => Err("not a whole number from 1 on".to_owned()),
+    }
+}
+
+fn process(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("every name has that part; leave it out to see all processes".to_owned()),
+        1..=15 => Ok(text.to_owned()),
+        _ => Err("never found: the kernel keeps only the first 15 bytes of a name".to_owned()),
+    }
+}
+
+fn interface(text: &str) -> Result<String, String> {
+    // IFNAMSIZ (include/uapi/linux/if.h) is 16, with the terminating NUL.
+    let fits = (1..=15).contains(&text.len())
+        && !text.contains(|character: char| character == '/' || character.is_whitespace());
+    match fits {
+        true => Ok(text.to_owned()),
+        false => Err("no device can be called that (1 to 15 bytes, no blank, no /)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_for_terminals_that_want_it() {
+        let environment = |set: &'static [(&str, &str)]| {
+            move |name: &str| {
+                set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            }
+        };
+        let none = environment(&[]);
+        assert!(ColorChoice::Auto.resolve(true, none));
+        assert!(!ColorChoice::Auto.resolve(false, none));
+        assert!(!ColorChoice::Auto.resolve(true, environment(&[("NO_COLOR", "1")])));
+        assert!(ColorChoice::Auto.resolve(true, environment(&[("NO_COLOR", "")])));
+        assert!(!ColorChoice::Auto.resolve(true, environment(&[("TERM", "dumb")])));
+        assert!(ColorChoice::Always.resolve(false, environment(&[("NO_COLOR", "1")])));
+        assert!(!ColorChoice::Never.resolve(true, none));
+    }
+}
