@@ -6,7 +6,8 @@ use tcptop::connection::*;
 use tcptop::event::{CollectorEvent, Tick};
 use tcptop::filter::Filter;
 use tcptop::loss::Loss;
-use tcptop::output::lines::{LineStyle, Lines};
+use tcptop::output::lines::{LineLogger, LineStyle};
+use tcptop::output::{Destination, Writer};
 use tcptop::report::{Reporter, say};
 use tcptop::settings::Settings;
 
@@ -55,9 +56,11 @@ fn main() -> anyhow::Result<()> {
     };
     batches.send(vec![CollectorEvent::Closed(closed), tick(2)])?;
     drop(batches);
-    let sink = Box::new(Lines::new(std::io::stdout(), LineStyle::default()));
+    let lines = Box::new(LineLogger::new(LineStyle::default()));
+    let writer = Writer::new(lines, Destination::stream(std::io::stdout()));
     let (settings, filter) = (Settings::default(), Filter::default());
-    let reporter = Reporter { settings, sink, filter, greeting: None, reopen: Default::default() };
+    let reporter =
+        Reporter { settings, writer, filter, greeting: None, reopen: Default::default() };
     let summary = reporter.run(&receiver)?;
     say(&format!("{} closed, {} open", summary.closed, summary.open));
     Ok(())

@@ -11,7 +11,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::settings::{Format, Settings};
+use crate::output::columns::wide_names;
+use crate::settings::{FormatName, Settings};
 
 /// What tcptop is asked to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +71,11 @@ where
 
 /// The description that help, manual page and completions are made from.
 pub fn command() -> clap::Command {
-    Args::command()
+    let wide = format!("{}. JSON always has them; lines always have 13 fields.", wide_names());
+    Args::command().mut_arg("wide", |argument| {
+        let short = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        argument.long_help(format!("{short}\n\n{wide}"))
+    })
 }
 
 const SHORT_HELP: &str = "'tcptop --help' tells more and has examples.";
@@ -160,16 +165,15 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
     if times.once && times.count.is_some() {
         return Err(contradiction("--once is --count 1; give one of them"));
     }
-    if output.log.is_some() && output.format() != Format::Csv {
+    if output.log.is_some() && output.format() == FormatName::Lines {
         return Err(contradiction(
-            "--log writes CSV; for another format let the shell write the file: \
-             tcptop --format json > FILE",
+            "--log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
         ));
     }
     if output.append && output.log.is_none() {
         return Err(contradiction("--append goes with --log FILE"));
     }
-    if output.wide && output.format() == Format::Lines {
+    if output.wide && output.format() == FormatName::Lines {
         return Err(contradiction(
             "--wide goes with --log FILE or --format csv; lines always have 13 fields",
         ));
@@ -178,7 +182,7 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
 }
 
 /// Refuses what was typed beside `--doctor` and would have no effect.
-fn for_the_doctor(matches: &ArgMatches, format: Option<Format>) -> Result<(), clap::Error> {
+fn for_the_doctor(matches: &ArgMatches, format: Option<FormatName>) -> Result<(), clap::Error> {
     let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let mut command = command();
     command.build();
@@ -192,8 +196,8 @@ fn for_the_doctor(matches: &ArgMatches, format: Option<Format>) -> Result<(), cl
         )));
     }
     match format {
-        None | Some(Format::Json) => Ok(()),
-        Some(Format::Lines | Format::Csv) => {
+        None | Some(FormatName::Json) => Ok(()),
+        Some(FormatName::Lines | FormatName::Csv) => {
             Err(contradiction("--doctor writes text or, with --format json, JSON"))
         }
     }
@@ -273,7 +277,7 @@ mod tests {
     fn without_arguments() {
         assert_eq!(settings(""), nothing_asked());
         assert_eq!(Settings::default(), nothing_asked());
-        assert_eq!(settings("").output.format(), Format::Lines);
+        assert_eq!(settings("").output.format(), FormatName::Lines);
     }
 
     #[test]
@@ -323,7 +327,7 @@ mod tests {
                 more: More { strict: true, udp_flows: 16, verbose: true, ..nothing.more },
             }
         );
-        assert_eq!(settings.output.format(), Format::Csv);
+        assert_eq!(settings.output.format(), FormatName::Csv);
     }
 
     #[test]
@@ -335,8 +339,9 @@ mod tests {
         assert_eq!(settings("--udp -6").query.family(), Some(Family::V6));
         assert_eq!(settings("--tcp -4").query.family(), Some(Family::V4));
         assert_eq!(settings("").query.protocol(), None);
-        assert_eq!(settings("--format json --wide").output.format(), Format::Json);
-        assert_eq!(settings("--format csv --log x").output.format(), Format::Csv);
+        assert_eq!(settings("--format json --wide").output.format(), FormatName::Json);
+        assert_eq!(settings("--format csv --log x").output.format(), FormatName::Csv);
+        assert_eq!(settings("--format json --log x").output.format(), FormatName::Json);
         assert!(settings("--timestamp").output.timestamp);
         assert!(matches!(typed("--doctor"), Ok(Task::Doctor(_))));
         assert!(matches!(typed("--doctor -v --format json --without x"), Ok(Task::Doctor(_))));
@@ -440,12 +445,8 @@ mod tests {
                 "error: --wide goes with --log FILE or --format csv; lines always have 13 fields",
             ),
             (
-                "--log x --format json",
-                "error: --log writes CSV; for another format let the shell write the file: tcptop --format json > FILE",
-            ),
-            (
                 "--log x --format lines",
-                "error: --log writes CSV; for another format let the shell write the file: tcptop --format json > FILE",
+                "error: --log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
             ),
             ("--log=", "error: a value is required for '--log <FILE>' but none was supplied"),
             ("--doctor --tcp", "error: the argument '--doctor' cannot be used with '--tcp'"),

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tcptop::cli::{self, Task};
 use tcptop::linux::Host;
-use tcptop::output::Sink;
-use tcptop::output::csv::{CsvLogger, CsvStyle};
-use tcptop::output::json::JsonLines;
-use tcptop::output::lines::{LineStyle, Lines};
+use tcptop::output::columns::Selection;
+use tcptop::output::csv::CsvLogger;
+use tcptop::output::json::JsonLogger;
+use tcptop::output::lines::{LineLogger, LineStyle};
+use tcptop::output::{Destination, Format, Writer};
 use tcptop::report::{Reporter, say};
-use tcptop::settings::{Format, Settings};
+use tcptop::settings::{FormatName, Settings};
 
 /// `--strict`, and something was lost.
 const LOST: u8 = 3;
@@ -55,16 +56,16 @@ fn perform(task: Task) -> Result<ExitCode> {
 
 fn stream(settings: Settings) -> Result<ExitCode> {
     let host = Host::new(settings.clone(), notice)?;
-    let sink = sink(&settings, &host)?;
+    let writer = writer(&settings, &host)?;
     if !host.is_privileged() {
         return Ok(not_privileged());
     }
     host.check_kernel()?;
     let log = settings.output.log.as_ref().map(|log| log.display().to_string());
     let interval = settings.times.interval.as_secs_f64();
-    let strict = settings.more.strict;
+    let (strict, format) = (settings.more.strict, settings.output.format());
     let reporter = Reporter {
-        sink,
+        writer,
         filter: host.filter()?,
         greeting: log
             .as_ref()
@@ -77,7 +78,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
         if !summary.lost.is_zero() {
             say(&format!("tcptop: lost in total: {}", summary.lost));
         }
-        say(&format!("tcptop: logging stopped, CSV written to {log}"));
+        say(&format!("tcptop: logging stopped, {} written to {log}", format.name()));
     } else if !summary.reader_gone {
         say(&format!(
             "tcptop: {} connections closed, {} open, lost: {}",
@@ -91,7 +92,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
 }
 
 fn doctor(settings: Settings) -> Result<ExitCode> {
-    let json = settings.output.format() == Format::Json;
+    let json = settings.output.format() == FormatName::Json;
     let host = Host::new(settings, notice)?;
     if !host.is_privileged() {
         return Ok(not_privileged());
@@ -128,31 +129,36 @@ fn notice(message: &str) {
 }
 
 /// The format and its destination. A file is opened here, before anything else.
-fn sink(settings: &Settings, host: &Host) -> Result<Box<dyn Sink + Send>> {
-    let stdout = io::stdout();
+fn writer(settings: &Settings, host: &Host) -> Result<Writer> {
+    let output = &settings.output;
+    let format = format(settings, host);
+    let document = format.document();
+    let destination = match &output.log {
+        None => Destination::stream_of(io::stdout(), document),
+        Some(log) => Destination::file(log, output.append, document)?,
+    };
+    if destination.repaired() > 0 {
+        notice(&format!(
+            "cut off an unfinished row of {} bytes that an earlier run left",
+            destination.repaired()
+        ));
+    }
+    Ok(Writer::new(format, destination))
+}
+
+fn format(settings: &Settings, host: &Host) -> Box<dyn Format + Send> {
     let output = &settings.output;
     let lifetime = settings.rows.lifetime;
     match output.format() {
-        Format::Lines => {
-            let color = output.color.resolve(stdout.is_terminal(), |name| std::env::var_os(name));
-            let style = LineStyle { raw: output.raw, timestamp: output.timestamp, lifetime, color };
-            Ok(Box::new(Lines::new(stdout, style)))
+        FormatName::Lines => {
+            let terminal = io::stdout().is_terminal();
+            let color = output.color.resolve(terminal, |name| std::env::var_os(name));
+            let (raw, timestamp) = (output.raw, output.timestamp);
+            Box::new(LineLogger::new(LineStyle { raw, timestamp, lifetime, color }))
         }
-        Format::Csv => {
-            let style = CsvStyle { wide: output.wide.then(|| host.names()), lifetime };
-            let csv = match &output.log {
-                None => CsvLogger::stream(Box::new(stdout), style),
-                Some(log) if output.append => CsvLogger::append(log, style)?,
-                Some(log) => CsvLogger::new(log, style)?,
-            };
-            if csv.repaired() > 0 {
-                notice(&format!(
-                    "cut off an unfinished row of {} bytes that an earlier run left",
-                    csv.repaired()
-                ));
-            }
-            Ok(Box::new(csv))
+        FormatName::Csv => {
+            Box::new(CsvLogger::new(Selection::csv(output.wide), host.names(), lifetime))
         }
-        Format::Json => Ok(Box::new(JsonLines::new(stdout, host.names(), lifetime))),
+        FormatName::Json => Box::new(JsonLogger::new(Selection::csv(true), host.names(), lifetime)),
     }
 }

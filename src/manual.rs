@@ -6,6 +6,9 @@
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
+use crate::loss::LossCause;
+use crate::output::columns::{COLUMNS, Selection, Usual};
+
 /// The page, in roff, for `command`.
 pub(crate) fn page(command: clap::Command) -> Vec<u8> {
     // One section for all options: the groups of --help would each become one.
@@ -62,55 +65,23 @@ fn fields(roff: &mut Roff) {
         "A row of the default format has exactly 13 blank-separated fields, whatever a process \
          calls itself, so that awk can count on them. The header is printed once.",
     )]);
-    for (name, text) in [
-        ("PROTO", "TCP or UDP."),
-        (
-            "LOCAL",
-            "Address and port of this host's end: 10.0.0.1:443, [2001:db8::1]:443. A \
-                   link-local IPv6 address carries its scope: [fe80::1%2]:443.",
-        ),
-        ("REMOTE", "Address and port of the other end."),
-        (
-            "PID",
-            "The process that last connected, accepted, sent or received on the socket; \
-                 before that, one that holds it. - where it is not known.",
-        ),
-        (
-            "PROCESS",
-            "Its name, at most 15 bytes. Blanks, control characters and characters that \
-                     cannot be seen become _, what is not UTF-8 becomes U+FFFD.",
-        ),
-        (
-            "STATE",
-            "ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK \
-                   or CLOSING; UDP for UDP.",
-        ),
-        (
-            "BYTES_IN, BYTES_OUT",
-            "Payload received in order, and payload sent; what TCP sends \
-                   again counts once. The exact number, from 1024 on with a readable one in \
-                   powers of 1024: 340B, 1258291(1.2M). A number's beginning is the exact count: \
-                   awk's $7+0.",
-        ),
-        ("PKTS_IN, PKTS_OUT", "TCP segments, pure acknowledgements included; UDP datagrams."),
-        (
-            "RTT",
-            "The kernel's smoothed round-trip time: 87us, 5.0ms, 1.2s. - for UDP and before \
-                 the first measurement.",
-        ),
-        (
-            "RATE_IN, RATE_OUT",
-            "Bytes of this interval by its measured length: 0B/s, 512B/s, \
-                 1.5KB/s.",
-        ),
-        (
-            "[PARTIAL]",
-            "A 14th field: the connection is older than tcptop and was counted from \
-                 tcptop's start. Never with --lifetime.",
-        ),
-    ] {
-        item(roff, bold(name), text);
+    for column in Selection::lines().iter() {
+        item(roff, bold(column.title), column.about);
     }
+    item(
+        roff,
+        bold("[PARTIAL]"),
+        "A 14th field: the connection is older than tcptop and was counted from tcptop's start. \
+         Never for TCP with --lifetime.",
+    );
+    paragraph(
+        roff,
+        "Sizes are exact, and from 1024 on have a readable form behind them, in powers of 1024: \
+         340B, 1258291(1.2M). Since a number's beginning is the exact count, awk's $7+0 is it. \
+         Rates: 0B/s, 512B/s, 1.5KB/s. Round-trip times: 87us, 5.0ms, 1.2s. What is not known is \
+         a dash. In names blanks, control characters and characters that cannot be seen become _, \
+         and what is not UTF-8 becomes U+FFFD.",
+    );
     paragraph(
         roff,
         "With --timestamp the interval's time (RFC 3339, UTC, milliseconds) comes before all of \
@@ -150,44 +121,36 @@ fn csv(roff: &mut Roff) {
          connection that ended in it. Summing the CLOSED rows and the last rows of what is still \
          open accounts for every byte. Lines end with a newline alone.",
     )]);
-    for (name, text) in [
-        ("timestamp", "The interval's time, one for all its rows: RFC 3339, UTC."),
-        ("protocol, local_addr, local_port, remote_addr, remote_port", "As above, in parts."),
-        ("pid, process_name", "The owner; the raw name. Empty where it is not known."),
-        ("state", "As above, and CLOSED."),
-        ("bytes_in, bytes_out, packets_in, packets_out", "Totals."),
-        ("rate_in_bytes_sec, rate_out_bytes_sec", "Two decimals; 0.00 in a CLOSED row."),
-        ("rtt_us", "Microseconds, or N/A."),
-    ] {
-        item(roff, bold(name), text);
-    }
+    columns(roff, Usual::Always);
+    paragraph(
+        roff,
+        "Rates have two decimals, and are 0.00 in a CLOSED row. rtt_us is N/A where there is \
+         none; other values that are not known are empty. Names are raw.",
+    );
     paragraph(roff, "--wide appends these, empty where they are not known:");
-    for (name, text) in [
-        ("partial", "true or false: older than tcptop, and counted from its start."),
-        ("retrans", "Segments sent again."),
-        ("min_rtt_us", "The kernel's minimum round-trip time, microseconds."),
-        ("age_sec", "Seconds since the connection began, six decimals."),
-        ("uid", "User id of the socket's creator."),
-        ("ifname", "Device, in tcptop's own network namespace."),
-        ("netns", "Inode number of the network namespace, as in /proc/PID/ns/net."),
-        ("cgroup", "Path below the cgroup v2 mount."),
-        ("container", "Container id in that path (Docker, containerd, CRI-O, Podman)."),
-        ("end", "Why it ended, as above."),
-    ] {
-        item(roff, bold(name), text);
+    columns(roff, Usual::Wide);
+}
+
+fn columns(roff: &mut Roff, usual: Usual) {
+    for column in COLUMNS.iter().filter(|column| column.usual == usual) {
+        let unit =
+            if column.unit.is_empty() { String::new() } else { format!(" ({})", column.unit) };
+        roff.control("TP", []);
+        roff.text([bold(column.name), roman(unit)]);
+        roff.text([roman(column.about)]);
     }
 }
 
 fn json(roff: &mut Roff) {
     heading(roff, "JSON");
-    roff.text([roman(
+    let causes = LossCause::ALL.map(LossCause::name).join(", ");
+    roff.text([roman(format!(
         "--format json: one object a line, with the keys of the CSV columns, those of --wide \
          included. Numbers are numbers, partial is true or false, what is not known is null. \
          Every object has \"schema\": 1 (it changes when a key changes its meaning or goes; new \
          keys may come) and \"event\": sample for an open connection, closed for one that ended, \
-         lost for what could not be kept in the interval, with a count by cause: ring_full, \
-         storage_full, channel_full, malformed, flow_table_datagrams, flow_table_bytes, skipped.",
-    )]);
+         lost for what could not be kept in the interval, with a count by cause: {causes}."
+    ))]);
 }
 
 fn exit_status(roff: &mut Roff) {

@@ -1,24 +1,26 @@
-//! The end of the path: the rows of an interval become lines, CSV or JSON.
+//! The end of the path: the rows of an interval become bytes, and go somewhere.
 //!
-//! Owns the [`Sink`] trait and what the formats share. Pure but for the writer
-//! that a sink is given: no clock, no kernel, no terminal queries.
+//! Owns the [`Format`] trait, the [`Writer`] that brings a format and a
+//! [`Destination`] together, and what the formats share. A format knows nothing of
+//! where its bytes go, a destination nothing of rows but where one ends. Pure but
+//! for the destination: no clock, no kernel, no terminal queries.
 
 use std::io;
-use std::net::SocketAddr;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serializer;
 
 use crate::connection::{Closed, Sample};
 use crate::loss::Loss;
 use crate::table::ConnectionRecord;
-use text::{Host, Room, Text};
 
+pub mod columns;
 pub mod csv;
-mod destination;
+pub mod destination;
 pub mod json;
 pub mod lines;
 pub mod text;
+
+pub use destination::Destination;
 
 /// What one interval has to say, ready to be written.
 pub struct Interval<'a> {
@@ -36,20 +38,118 @@ pub struct Interval<'a> {
     pub listing: bool,
 }
 
-/// A format and its destination. One call writes and flushes one interval.
-pub trait Sink {
+/// How intervals become text.
+pub trait Format {
+    /// What its files look like.
+    fn document(&self) -> Document;
+
+    /// Puts the rows of an interval on the page.
+    ///
+    /// # Errors
+    /// Those of the page: what it is written to failed.
+    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()>;
+
+    /// What comes behind the last interval of a file; nothing in most formats.
+    fn footer(&self) -> String {
+        String::new()
+    }
+}
+
+/// What the files of a format look like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    /// What stands at the beginning, once; empty for nothing.
+    pub header: String,
+    /// What every file of this format begins with, by which one is known.
+    pub beginning: String,
+    /// Why a file that begins with something else cannot be continued.
+    pub alien: &'static str,
+    /// A newline between double quotes is part of a value and ends no row.
+    pub quotes: bool,
+}
+
+/// Where a format puts its text, on the way to the destination.
+pub struct Page<'a> {
+    text: &'a mut Vec<u8>,
+    destination: &'a mut Destination,
+}
+
+/// As much as a pipe holds: a longer interval would be cut there anyway, and takes
+/// no memory this way.
+const CHUNK: usize = 64 * 1024;
+
+impl Page<'_> {
+    /// The text of the row that is being put together, behind those before it.
+    pub fn text(&mut self) -> &mut Vec<u8> {
+        self.text
+    }
+
+    /// The row is whole.
+    ///
+    /// # Errors
+    /// Where there was enough to be written, and that failed.
+    pub fn end_row(&mut self) -> io::Result<()> {
+        if self.text.len() < CHUNK { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        let result = self.destination.write(self.text);
+        self.text.clear();
+        result
+    }
+}
+
+/// A format on its way to a destination. One call writes and flushes one interval.
+pub struct Writer {
+    format: Box<dyn Format + Send>,
+    destination: Destination,
+    text: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes nothing yet.
+    pub fn new(format: Box<dyn Format + Send>, destination: Destination) -> Writer {
+        Writer { format, destination, text: Vec::new() }
+    }
+
     /// Writes an interval.
     ///
     /// # Errors
-    /// Those of the writer; `BrokenPipe` means that the reader went away.
-    fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()>;
+    /// Those of the destination; `BrokenPipe` means that the reader of a stream
+    /// went away.
+    pub fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
+        self.destination.begin()?;
+        self.text.clear();
+        let mut page = Page { text: &mut self.text, destination: &mut self.destination };
+        self.format.interval(interval, &mut page)?;
+        page.write()?;
+        release(&mut self.text);
+        Ok(())
+    }
 
-    /// Opens the destination again, where that is a file (SIGHUP).
+    /// Ends the file that was moved away, and opens the path anew (on SIGHUP). For
+    /// a stream there is nothing to do.
     ///
     /// # Errors
-    /// Those of opening.
-    fn reopen(&mut self) -> io::Result<()> {
-        Ok(())
+    /// Those of opening and writing.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        if self.destination.is_in_place() {
+            return Ok(());
+        }
+        self.end()?;
+        self.destination.reopen()
+    }
+
+    /// Nothing more comes: writes what belongs behind the last interval.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn end(&mut self) -> io::Result<()> {
+        let footer = self.format.footer();
+        if footer.is_empty() { Ok(()) } else { self.destination.write(footer.as_bytes()) }
     }
 }
 
@@ -73,76 +173,6 @@ pub struct Place<'a> {
     pub container: Option<&'a str>,
 }
 
-/// What CSV and JSON say of a connection beyond its sample.
-struct Facts<'a> {
-    sample: &'a Sample,
-    state: &'static str,
-    rate_in: f64,
-    rate_out: f64,
-    /// `None` where the connection is older than tcptop.
-    age_ns: Option<u64>,
-    partial: bool,
-    end: Option<&'static str>,
-}
-
-impl<'a> Facts<'a> {
-    /// Of an open connection, at `now_ns` (CLOCK_MONOTONIC).
-    fn open(row: &'a ConnectionRecord, now_ns: u64, lifetime: bool) -> Facts<'a> {
-        let sample = &row.sample;
-        Facts {
-            sample,
-            state: state_name(sample),
-            rate_in: row.rate_in,
-            rate_out: row.rate_out,
-            age_ns: (!sample.partial).then(|| now_ns.saturating_sub(sample.key.born_ns)),
-            partial: sample.lacks_past(lifetime),
-            end: None,
-        }
-    }
-
-    /// Of one that ended; there is no interval left to tell a rate of.
-    fn closed(closed: &'a Closed, lifetime: bool) -> Facts<'a> {
-        Facts {
-            sample: &closed.sample,
-            state: "CLOSED",
-            rate_in: 0.0,
-            rate_out: 0.0,
-            age_ns: closed.age_ns(),
-            partial: closed.sample.lacks_past(lifetime),
-            end: closed.reason.name(),
-        }
-    }
-
-    fn netns(&self) -> Option<u32> {
-        (self.sample.netns != 0).then_some(self.sample.netns)
-    }
-}
-
-/// Serializes a short text, without allocating: there are several in each row.
-fn short<S: Serializer>(serializer: S, value: impl Text) -> Result<S::Ok, S::Error> {
-    struct Short {
-        bytes: [u8; 64],
-        length: usize,
-    }
-    impl Room for Short {
-        fn put(&mut self, bytes: &[u8]) {
-            let end = self.length + bytes.len();
-            // The longest, an IPv6 address with a scope, takes 50.
-            if let Some(room) = self.bytes.get_mut(self.length..end) {
-                room.copy_from_slice(bytes);
-                self.length = end;
-            }
-        }
-    }
-    let mut text = Short { bytes: [0; 64], length: 0 };
-    value.write(&mut text);
-    serializer.serialize_str(std::str::from_utf8(&text.bytes[..text.length]).unwrap_or_default())
-}
-
-fn host<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
-    short(serializer, Host(address))
-}
-
 /// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.
 fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
@@ -159,9 +189,8 @@ fn state_name(sample: &Sample) -> &'static str {
 /// Gives back the memory that a burst left behind, once it is far more than an
 /// interval needs.
 fn release(buffer: &mut Vec<u8>) {
-    const KEEP: usize = 64 * 1024;
-    if buffer.capacity() > KEEP.max(buffer.len().saturating_mul(8)) {
-        buffer.shrink_to(KEEP.max(buffer.len().saturating_mul(2)));
+    if buffer.capacity() > CHUNK.max(buffer.len().saturating_mul(8)) {
+        buffer.shrink_to(CHUNK.max(buffer.len().saturating_mul(2)));
     }
 }
 
@@ -254,6 +283,51 @@ pub(crate) mod fixtures {
         Closed { sample, reason, closed_ns: sample.key.born_ns + age_ns }
     }
 
+    /// What a format writes into a stream, interval by interval.
+    pub(crate) fn written(
+        format: impl Format + Send + 'static,
+        intervals: &[Interval<'_>],
+    ) -> String {
+        let out = Shared::default();
+        let mut writer = Writer::new(Box::new(format), Destination::stream(out.clone()));
+        for interval in intervals {
+            writer.interval(interval).unwrap();
+        }
+        out.text()
+    }
+
+    /// A writer whose calls a test can look at afterwards.
+    #[derive(Clone, Default)]
+    pub(crate) struct Shared(std::sync::Arc<std::sync::Mutex<Calls>>);
+
+    /// What was written with each call, and how often it was flushed.
+    #[derive(Default)]
+    pub(crate) struct Calls {
+        pub(crate) writes: Vec<Vec<u8>>,
+        pub(crate) flushes: usize,
+    }
+
+    impl Shared {
+        pub(crate) fn calls(&self) -> std::sync::MutexGuard<'_, Calls> {
+            self.0.lock().unwrap()
+        }
+
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.calls().writes.concat()).unwrap()
+        }
+    }
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls().writes.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.calls().flushes += 1;
+            Ok(())
+        }
+    }
+
     pub(crate) fn interval<'a>(
         rows: &'a [&'a ConnectionRecord],
         closed: &'a [Closed],
@@ -267,5 +341,80 @@ pub(crate) mod fixtures {
             lost: NOTHING.get_or_init(Loss::default),
             listing: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::{Shared, interval, record, tcp};
+    use super::*;
+
+    /// A format with everything that a format can have.
+    struct Sentences;
+
+    impl Format for Sentences {
+        fn document(&self) -> Document {
+            Document {
+                header: "begin\n".into(),
+                beginning: "begin\n".into(),
+                ..Document::default()
+            }
+        }
+
+        fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
+            for row in interval.rows {
+                page.text().extend(format!("{}\n", row.sample.local).bytes());
+                page.end_row()?;
+            }
+            Ok(())
+        }
+
+        fn footer(&self) -> String {
+            "end\n".into()
+        }
+    }
+
+    #[test]
+    fn a_stream_begins_and_ends_once() {
+        let out = Shared::default();
+        let document = Sentences.document();
+        let mut writer =
+            Writer::new(Box::new(Sentences), Destination::stream_of(out.clone(), document));
+        let row = record(tcp(), 0.0, 0.0);
+        for _ in 0..2 {
+            writer.interval(&interval(&[&row], &[])).unwrap();
+            writer.reopen().unwrap();
+        }
+        writer.end().unwrap();
+        assert_eq!(out.text(), "begin\n10.0.0.1:12345\n10.0.0.1:12345\nend\n");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_ended_and_the_next_one_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let file = Destination::file(&path, false, Sentences.document()).unwrap();
+        let mut writer = Writer::new(Box::new(Sentences), file);
+        let row = record(tcp(), 0.0, 0.0);
+        writer.interval(&interval(&[&row], &[])).unwrap();
+        let moved = directory.path().join("log.1");
+        std::fs::rename(&path, &moved).unwrap();
+        writer.reopen().unwrap();
+        writer.end().unwrap();
+        assert_eq!(std::fs::read_to_string(moved).unwrap(), "begin\n10.0.0.1:12345\nend\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "begin\nend\n");
+    }
+
+    #[test]
+    fn a_long_interval_is_written_in_pieces_of_whole_rows() {
+        let out = Shared::default();
+        let mut writer = Writer::new(Box::new(Sentences), Destination::stream(out.clone()));
+        let row = record(tcp(), 0.0, 0.0);
+        let rows = vec![&row; 3 * CHUNK / 15];
+        writer.interval(&interval(&rows, &[])).unwrap();
+        let calls = out.calls();
+        assert!((3..=4).contains(&calls.writes.len()), "{}", calls.writes.len());
+        assert!(calls.writes.iter().all(|piece| piece.ends_with(b"\n")));
+        assert!(writer.text.capacity() < 2 * CHUNK);
     }
 }

@@ -1,6 +1,6 @@
 //! The reporter: batches of events in, written intervals out.
 //!
-//! Owns the connection table and the sink. Runs in a thread of its own and may
+//! Owns the connection table and the writer. Runs in a thread of its own and may
 //! block on its output as long as it likes: the collector goes on counting.
 
 use std::io;
@@ -14,8 +14,8 @@ use crate::connection::Closed;
 use crate::event::{Batch, CollectorEvent, Tick};
 use crate::filter::Filter;
 use crate::loss::Loss;
-use crate::output::{Interval, Sink};
-use crate::settings::{Format, Settings};
+use crate::output::{Interval, Writer};
+use crate::settings::{FormatName, Settings};
 use crate::table::{ConnectionRecord, ConnectionTable};
 use crate::view;
 
@@ -23,8 +23,8 @@ use crate::view;
 pub struct Reporter {
     /// Which rows, in which order; what their totals mean; the ready file.
     pub settings: Settings,
-    /// Where it is written.
-    pub sink: Box<dyn Sink + Send>,
+    /// How and where it is written.
+    pub writer: Writer,
     /// Which connections.
     pub filter: Filter,
     /// Said on stderr once everything works and the first interval begins.
@@ -80,6 +80,7 @@ impl Reporter {
                 }
             }
         }
+        self.writer.end()?;
         summary.open = table.all().filter(|record| self.filter.matches(&record.sample)).count();
         Ok(summary)
     }
@@ -93,7 +94,7 @@ impl Reporter {
     ) -> io::Result<usize> {
         let mut rows = view::reuse(std::mem::take(memory));
         let asked = &self.settings.rows;
-        let all = asked.all || self.settings.output.format() != Format::Lines;
+        let all = asked.all || self.settings.output.format() != FormatName::Lines;
         let shown = |record: &&ConnectionRecord| self.filter.matches(&record.sample);
         if all || tick.listing {
             rows.extend(table.all().filter(shown));
@@ -108,9 +109,9 @@ impl Reporter {
             .copied()
             .collect();
         if self.reopen.swap(false, Ordering::Relaxed) {
-            self.sink.reopen()?;
+            self.writer.reopen()?;
         }
-        let result = self.sink.interval(&Interval {
+        let result = self.writer.interval(&Interval {
             time: tick.time,
             now_ns: tick.now_ns,
             rows: &rows,

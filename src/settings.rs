@@ -214,27 +214,27 @@ impl Times {
 pub struct Output {
     /// Write lines, CSV or JSON [default: lines, with --log csv]
     #[arg(long = "format", value_name = "FORMAT")]
-    pub asked_format: Option<Format>,
+    pub asked_format: Option<FormatName>,
 
-    /// Write CSV into FILE, nothing to the terminal
+    /// Write CSV or JSON into FILE, nothing to the terminal
     ///
-    /// FILE is opened before anything else, emptied once tcptop counts, and
-    /// flushed every interval. On SIGHUP it is opened again, for logrotate. For
-    /// JSON use the shell: --format json > FILE.
+    /// CSV, unless --format json is given. FILE is opened before anything else,
+    /// emptied once tcptop counts, and flushed every interval. On SIGHUP it is
+    /// opened again, for logrotate.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 
     /// Keep what is in the FILE of --log
     ///
     /// A header is written only into an empty file. A last row that an earlier
-    /// run could not finish is cut off. A file with another header is refused.
+    /// run could not finish is cut off. A file with other columns, or of another
+    /// format, is refused.
     #[arg(long)]
     pub append: bool,
 
     /// CSV: append columns (never reorders)
     ///
-    /// partial, retrans, min_rtt_us, age_sec, uid, ifname, netns, cgroup,
-    /// container, end. JSON always has them; lines always have 13 fields.
+    /// JSON always has them; lines always have 13 fields.
     #[arg(long)]
     pub wide: bool,
 
@@ -256,21 +256,32 @@ pub struct Output {
 impl Output {
     /// What is written: what was asked for, or else CSV into a file and lines to
     /// the standard output.
-    pub fn format(&self) -> Format {
-        let usual = if self.log.is_some() { Format::Csv } else { Format::Lines };
+    pub fn format(&self) -> FormatName {
+        let usual = if self.log.is_some() { FormatName::Csv } else { FormatName::Lines };
         self.asked_format.unwrap_or(usual)
     }
 }
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum FormatName {
     /// A row per connection that changed, for people and awk
     Lines,
     /// A header, then a row per connection and interval (RFC 4180)
     Csv,
     /// An object a line, with all columns
     Json,
+}
+
+impl FormatName {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FormatName::Lines => "lines",
+            FormatName::Csv => "CSV",
+            FormatName::Json => "JSON",
+        }
+    }
 }
 
 /// When to colour lines.

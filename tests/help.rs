@@ -9,6 +9,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use tcptop::loss::LossCause;
+use tcptop::output::columns::{COLUMNS, Column, Kind, Selection, Usual, column};
+
+#[path = "common/columns.rs"]
+mod oracle;
+
 fn tcptop(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcptop"));
     command.args(arguments).env("COLUMNS", "100").output().expect("tcptop")
@@ -123,19 +129,76 @@ fn a_new_option_is_missed() {
     assert!(missing(&options, &[], &manual()).contains(&"--raw-ish"));
 }
 
-/// The columns and keys that the README and the manual page describe.
+/// The program's table of columns is the one that users rely on: the list in
+/// common/columns.rs, which was written by hand.
 #[test]
-fn every_column_is_documented() {
-    const COLUMNS: &str = "timestamp protocol local_addr local_port remote_addr remote_port pid \
-        process_name state bytes_in bytes_out packets_in packets_out rate_in_bytes_sec \
-        rate_out_bytes_sec rtt_us partial retrans min_rtt_us age_sec uid ifname netns cgroup \
-        container end ring_full storage_full channel_full malformed flow_table_datagrams \
-        flow_table_bytes skipped schema event sample closed lost";
-    let (readme, manual) = (file("README.md"), manual());
-    for column in COLUMNS.split_ascii_whitespace() {
-        assert!(readme.contains(&format!("`{column}`")), "README: {column}");
-        assert!(has_word(&manual, column), "manual: {column}");
+fn columns_are_those_that_were_promised() {
+    let csv = |wide| Selection::csv(wide).iter().map(|column| column.name).collect::<Vec<_>>();
+    assert_eq!(csv(false), oracle::names(oracle::USUAL));
+    assert_eq!(csv(true), oracle::names(oracle::COLUMNS.len()));
+    for &(name, kind) in oracle::COLUMNS {
+        let kind = match kind.to_ascii_uppercase() {
+            'N' => Kind::Number,
+            'B' => Kind::Flag,
+            _ => Kind::Text,
+        };
+        assert_eq!(column(name).map(|column| column.kind), Some(kind), "{name}");
     }
+    let causes: Vec<&str> = LossCause::ALL.iter().map(|cause| cause.name()).collect();
+    assert_eq!(causes, oracle::CAUSES);
+}
+
+/// The columns, events and causes that the manual page describes.
+#[test]
+fn the_manual_page_has_every_column() {
+    let manual = manual();
+    let columns = oracle::names(oracle::COLUMNS.len());
+    let others = ["schema", "event", "sample", "closed", "lost"];
+    for word in columns.iter().chain(oracle::CAUSES).chain(&others) {
+        assert!(has_word(&manual, word), "manual: {word}");
+    }
+}
+
+/// README's tables of columns are made from the program's: `BLESS=1 cargo test --test
+/// help` writes them anew.
+#[test]
+fn the_readme_has_every_column() {
+    let mut readme = file("README.md");
+    let wide = |usual| COLUMNS.iter().filter(move |column| column.usual == usual);
+    for (marker, rows) in [
+        ("lines", Selection::lines().iter().enumerate().map(line_row).collect::<String>()),
+        ("csv", wide(Usual::Always).map(csv_row).collect()),
+        ("wide", wide(Usual::Wide).map(csv_row).collect()),
+    ] {
+        let (begin, end) = (format!("<!-- columns: {marker} -->\n"), "<!-- end -->".to_owned());
+        let from = readme.find(&begin).unwrap_or_else(|| panic!("README: {begin}")) + begin.len();
+        let to = from + readme[from..].find(&end).expect("README: an end");
+        let table = format!("\n{}{rows}\n", if marker == "lines" { LINES_HEAD } else { CSV_HEAD });
+        if std::env::var_os("BLESS").is_some() {
+            readme.replace_range(from..to, &table);
+        } else {
+            assert_eq!(&readme[from..to], table, "README: {marker}; BLESS=1 writes it");
+        }
+    }
+    if std::env::var_os("BLESS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        fs::write(path, &readme).expect("README.md");
+    }
+    for word in ["schema", "event", "sample", "closed", "lost"].iter().chain(oracle::CAUSES) {
+        assert!(readme.contains(&format!("`{word}`")), "README: {word}");
+    }
+}
+
+const LINES_HEAD: &str = "| field | column | |\n|---|---|---|\n";
+const CSV_HEAD: &str = "| column | type | unit | |\n|---|---|---|---|\n";
+
+fn line_row((position, column): (usize, &Column)) -> String {
+    format!("| {} | `{}` | {} |\n", position + 1, column.title, column.about)
+}
+
+fn csv_row(column: &Column) -> String {
+    let Column { name, kind, unit, about, .. } = column;
+    format!("| `{name}` | {} | {unit} | {about} |\n", kind.name())
 }
 
 /// The README names the packages that `make deps` installs.
@@ -187,9 +250,8 @@ fn mistakes_are_answered() {
             "error: --wide goes with --log FILE or --format csv; lines always have 13 fields",
         ),
         (
-            &["--log", "x", "--format", "json"],
-            "error: --log writes CSV; for another format let the shell write the file: tcptop \
-             --format json > FILE",
+            &["--log", "x", "--format", "lines"],
+            "error: --log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
         ),
         (&["--doctor", "--tcp"], "error: the argument '--doctor' cannot be used with '--tcp'"),
         (&["--generate", "ksh"], "error: invalid value 'ksh' for '--generate <WHAT>'"),

@@ -1,343 +1,137 @@
 //! CSV (RFC 4180): a header, then each interval a row per open connection and
 //! a final one, state `CLOSED`, per connection that ended in it.
 //!
-//! Owns the columns and how a value looks in one. Names are written as they
-//! are: quoted where CSV needs it, and not changed for spreadsheets that take a
-//! leading `=` for a formula. Rows end with a newline alone, for grep and awk.
+//! Owns how a value looks in a cell; the columns are those of
+//! [`columns`](super::columns). Names are written as they are: quoted where CSV
+//! needs it, and not changed for spreadsheets that take a leading `=` for a formula.
+//! Rows end with a newline alone, for grep and awk.
 //!
 //! The listing at start ends no interval and has no rows here; connections that
-//! closed by then have theirs. A final row has rates of 0.00.
+//! closed by then have theirs.
 
-use std::borrow::Cow;
-use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::io;
 
-use serde::{Serialize, Serializer};
+use super::columns::{Row, Selection, Value};
+use super::text::{Cents, Host, RawAge, Short};
+use super::{Document, Format, Interval, Names, Page, Place, timestamp};
 
-use super::destination::LogFile;
-use super::text::{Cents, RawAge};
-use super::{Facts, Interval, Names, Place, Sink, host, release, short, timestamp};
+/// Rows that are put on the page at once: fewer than a chunk of it holds.
+const ROWS: usize = 256;
 
-/// The columns, in this order for ever.
-const HEADER: &str = "timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,\
-    process_name,state,bytes_in,bytes_out,packets_in,packets_out,rate_in_bytes_sec,\
-    rate_out_bytes_sec,rtt_us\n";
-
-/// With those of `--wide`.
-const WIDE_HEADER: &str = "timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,\
-    process_name,state,bytes_in,bytes_out,packets_in,packets_out,rate_in_bytes_sec,\
-    rate_out_bytes_sec,rtt_us,\
-    partial,retrans,min_rtt_us,age_sec,uid,ifname,netns,cgroup,container,end\n";
-
-/// One row: the columns that are always there.
-#[derive(Clone, Debug, Serialize)]
-pub struct CsvRow<'a> {
-    /// RFC 3339, UTC; the same for all rows of an interval.
-    pub timestamp: &'a str,
-    /// `TCP` or `UDP`.
-    pub protocol: &'static str,
-    /// Address of this host's end; the port is another column.
-    #[serde(serialize_with = "host")]
-    pub local_addr: SocketAddr,
-    /// Its port.
-    pub local_port: u16,
-    /// Address of the other end; the port is another column.
-    #[serde(serialize_with = "host")]
-    pub remote_addr: SocketAddr,
-    /// Its port.
-    pub remote_port: u16,
-    /// The owner; `None` (an empty cell) where it is not known.
-    pub pid: Option<u32>,
-    /// The owner's raw name.
-    pub process_name: Option<Cow<'a, str>>,
-    /// The TCP state, `UDP`, or `CLOSED` in a final row.
-    pub state: &'static str,
-    /// Payload bytes received.
-    pub bytes_in: u64,
-    /// Payload bytes sent.
-    pub bytes_out: u64,
-    /// Segments or datagrams received.
-    pub packets_in: u64,
-    /// Segments or datagrams sent.
-    pub packets_out: u64,
-    /// Bytes per second received in this interval; two decimals.
-    #[serde(serialize_with = "two_decimals")]
-    pub rate_in_bytes_sec: f64,
-    /// Bytes per second sent in this interval; two decimals.
-    #[serde(serialize_with = "two_decimals")]
-    pub rate_out_bytes_sec: f64,
-    /// Smoothed round-trip time in microseconds; `N/A` where there is none.
-    #[serde(serialize_with = "or_not_available")]
-    pub rtt_us: Option<u32>,
-}
-
-impl<'a> CsvRow<'a> {
-    fn new(facts: &Facts<'a>, timestamp: &'a str) -> CsvRow<'a> {
-        let sample = facts.sample;
-        CsvRow {
-            timestamp,
-            protocol: sample.protocol.name(),
-            local_addr: sample.local,
-            local_port: sample.local.port(),
-            remote_addr: sample.remote,
-            remote_port: sample.remote.port(),
-            pid: sample.owner.map(|owner| owner.pid),
-            process_name: sample.owner.as_ref().map(|owner| owner.name.to_text()),
-            state: facts.state,
-            bytes_in: sample.counters.bytes_in,
-            bytes_out: sample.counters.bytes_out,
-            packets_in: sample.counters.packets_in,
-            packets_out: sample.counters.packets_out,
-            rate_in_bytes_sec: facts.rate_in,
-            rate_out_bytes_sec: facts.rate_out,
-            rtt_us: sample.rtt_us,
-        }
-    }
-}
-
-/// The columns that `--wide` appends; `None` is an empty cell.
-#[derive(Clone, Debug, Serialize)]
-struct WideCells<'a> {
-    partial: bool,
-    retrans: u32,
-    min_rtt_us: Option<u32>,
-    #[serde(serialize_with = "seconds")]
-    age_sec: Option<u64>,
-    uid: u32,
-    ifname: Option<&'a str>,
-    netns: Option<u32>,
-    cgroup: Option<&'a str>,
-    container: Option<&'a str>,
-    end: Option<&'static str>,
-}
-
-impl<'a> WideCells<'a> {
-    fn new(facts: &Facts<'_>, place: Place<'a>) -> WideCells<'a> {
-        WideCells {
-            partial: facts.partial,
-            retrans: facts.sample.retransmits,
-            min_rtt_us: facts.sample.min_rtt_us,
-            age_sec: facts.age_ns,
-            uid: facts.sample.uid,
-            ifname: place.interface,
-            netns: facts.netns(),
-            cgroup: place.cgroup,
-            container: place.container,
-            end: facts.end,
-        }
-    }
-}
-
-/// Which columns there are, and how to fill them.
-#[derive(Default)]
-pub struct CsvStyle {
-    /// Where the names of the wide columns come from; `None` for the 16 columns.
-    pub wide: Option<Box<dyn Names + Send>>,
-    /// Totals of TCP are since the connections opened, so none of those is partial.
-    pub lifetime: bool,
-}
-
-enum Destination {
-    File(LogFile),
-    Stream { out: Box<dyn Write + Send>, header: Option<&'static str> },
-}
-
-/// Writes intervals as CSV, into a file or a stream.
+/// Intervals as CSV.
 pub struct CsvLogger {
-    destination: Destination,
-    style: CsvStyle,
-    /// The rows of the interval; written at once.
-    buffer: Vec<u8>,
+    columns: Selection,
+    names: Box<dyn Names + Send>,
+    lifetime: bool,
 }
 
 impl CsvLogger {
-    /// Into the file at `path`, which the first write (or [`begin`]) empties.
-    ///
-    /// # Errors
-    /// Where it cannot be opened for writing; the message names the path.
-    ///
-    /// [`begin`]: CsvLogger::begin
-    pub fn new(path: &Path, style: CsvStyle) -> io::Result<CsvLogger> {
-        CsvLogger::open(path, style, false)
+    /// With these columns. `names` is asked where they need it. With `lifetime`,
+    /// totals of TCP are since the connections opened, so none of those is partial.
+    pub fn new(columns: Selection, names: Box<dyn Names + Send>, lifetime: bool) -> CsvLogger {
+        CsvLogger { columns, names, lifetime }
     }
 
-    /// Behind what is in the file at `path`. The header is written where the
-    /// file is empty, and a last row that is not whole is cut off.
-    ///
-    /// # Errors
-    /// As for [`new`](CsvLogger::new), and where the file has another header.
-    pub fn append(path: &Path, style: CsvStyle) -> io::Result<CsvLogger> {
-        CsvLogger::open(path, style, true)
+    fn header(&self) -> String {
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name).collect();
+        names.join(",") + "\n"
     }
+}
 
-    fn open(path: &Path, style: CsvStyle, append: bool) -> io::Result<CsvLogger> {
-        let file = LogFile::open(path, header(&style), append)?;
-        Ok(CsvLogger { destination: Destination::File(file), style, buffer: Vec::new() })
-    }
-
-    /// Into `out`, such as the standard output.
-    pub fn stream(out: Box<dyn Write + Send>, style: CsvStyle) -> CsvLogger {
-        let header = Some(header(&style));
-        CsvLogger { destination: Destination::Stream { out, header }, style, buffer: Vec::new() }
-    }
-
-    /// Writes what comes before the first row: to be called once everything
-    /// else is ready. Without it, the first interval does it.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn begin(&mut self) -> io::Result<()> {
-        match &mut self.destination {
-            Destination::File(file) => file.begin(),
-            Destination::Stream { out, header } => match header.take() {
-                Some(header) => out.write_all(header.as_bytes()).and_then(|()| out.flush()),
-                None => Ok(()),
-            },
+impl Format for CsvLogger {
+    fn document(&self) -> Document {
+        Document {
+            header: self.header(),
+            beginning: self.header(),
+            alien: "it does not begin with the header of this CSV (made by something else, or \
+                    with or without --wide)",
+            quotes: true,
         }
     }
 
-    /// Opens the file again (on SIGHUP), and goes on at its end. For a stream
-    /// there is nothing to do.
-    ///
-    /// # Errors
-    /// As for [`append`](CsvLogger::append).
-    pub fn reopen(&mut self) -> io::Result<()> {
-        match &mut self.destination {
-            Destination::File(file) => file.reopen(),
-            Destination::Stream { .. } => Ok(()),
-        }
-    }
-
-    /// The length, in bytes, of the unfinished row that an earlier run left at
-    /// the end of the file, and that is cut off; 0 for none.
-    pub fn repaired(&self) -> u64 {
-        match &self.destination {
-            Destination::File(file) => file.repaired(),
-            Destination::Stream { .. } => 0,
-        }
-    }
-
-    /// Writes the rows of an interval, all at once.
-    ///
-    /// # Errors
-    /// Where not all could be written. A regular file is cut back to its last
-    /// whole row first. For a file the message names it and the reason; for a
-    /// stream `BrokenPipe` means that the reader went away.
-    pub fn write_snapshot(&mut self, interval: &Interval<'_>) -> io::Result<()> {
-        self.begin()?;
-        self.buffer.clear();
+    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         let time = timestamp(interval.time);
-        let mut rows = Rows {
-            csv: ::csv::WriterBuilder::new().has_headers(false).from_writer(&mut self.buffer),
-            time: &time,
-            wide: self.style.wide.as_deref_mut(),
-        };
-        if let Some(names) = &mut rows.wide {
-            names.refresh();
+        let needs_names = self.columns.needs_names();
+        if needs_names {
+            self.names.refresh();
         }
-        let lifetime = self.style.lifetime;
-        for row in interval.rows.iter().filter(|_| !interval.listing) {
-            rows.push(&Facts::open(row, interval.now_ns, lifetime))?;
-        }
-        for closed in interval.closed {
-            rows.push(&Facts::closed(closed, lifetime))?;
-        }
-        rows.csv.flush()?;
-        drop(rows);
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        match &mut self.destination {
-            Destination::File(file) => file.write(&self.buffer)?,
-            Destination::Stream { out, .. } => {
-                out.write_all(&self.buffer)?;
-                out.flush()?;
+        let open = interval.rows.iter().filter(|_| !interval.listing);
+        let mut rows = open
+            .map(|row| Row::open(row, &time, interval.now_ns, self.lifetime))
+            .chain(interval.closed.iter().map(|end| Row::closed(end, &time, self.lifetime)))
+            .peekable();
+        while rows.peek().is_some() {
+            let mut csv = ::csv::WriterBuilder::new().has_headers(false).from_writer(page.text());
+            for row in rows.by_ref().take(ROWS) {
+                let place = match needs_names {
+                    true => self.names.place(row.sample),
+                    false => Place::default(),
+                };
+                let row = Row { place, ..row };
+                CsvRow { columns: &self.columns, row: &row }
+                    .write(&mut csv)
+                    .map_err(io::Error::other)?;
             }
+            csv.flush()?;
+            drop(csv);
+            page.end_row()?;
         }
-        release(&mut self.buffer);
         Ok(())
     }
 }
 
-impl Sink for CsvLogger {
-    fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
-        self.write_snapshot(interval)
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        CsvLogger::reopen(self)
-    }
+/// One row: its cells in the order of the columns.
+pub struct CsvRow<'a> {
+    /// Which columns, in which order.
+    pub columns: &'a Selection,
+    /// What they are filled from.
+    pub row: &'a Row<'a>,
 }
 
-struct Rows<'a> {
-    csv: ::csv::Writer<&'a mut Vec<u8>>,
-    time: &'a str,
-    wide: Option<&'a mut (dyn Names + Send + 'static)>,
-}
-
-impl Rows<'_> {
-    fn push(&mut self, facts: &Facts<'_>) -> io::Result<()> {
-        let row = CsvRow::new(facts, self.time);
-        match &mut self.wide {
-            Some(names) => {
-                let place = names.place(facts.sample);
-                self.csv.serialize((row, WideCells::new(facts, place)))
-            }
-            None => self.csv.serialize(row),
+impl CsvRow<'_> {
+    /// Writes the row, quoted where it has to be.
+    ///
+    /// # Errors
+    /// Those of the writer below.
+    pub fn write(&self, csv: &mut ::csv::Writer<impl io::Write>) -> ::csv::Result<()> {
+        for column in self.columns.iter() {
+            match (column.value)(self.row) {
+                Value::Unknown => csv.write_field(column.unknown),
+                Value::Word(text) | Value::Text(text) | Value::Time(text) => csv.write_field(text),
+                Value::Name(name) => csv.write_field(&*name.to_text()),
+                Value::Host(address) => csv.write_field(Short::of(Host(address))),
+                Value::Endpoint(address) => csv.write_field(Short::of(*address)),
+                Value::Number(number) | Value::Bytes(number) | Value::Micros(number) => {
+                    csv.write_field(itoa::Buffer::new().format(number))
+                }
+                Value::Rate(rate) => csv.write_field(Short::of(Cents(rate))),
+                Value::Span(ns) => csv.write_field(Short::of(RawAge(Some(ns)))),
+                Value::Flag(flag) => csv.write_field(if flag { "true" } else { "false" }),
+            }?;
         }
-        .map_err(io::Error::other)
+        // Without fields of its own, this ends the record.
+        csv.write_record(None::<&[u8]>)
     }
-}
-
-fn header(style: &CsvStyle) -> &'static str {
-    if style.wide.is_some() { WIDE_HEADER } else { HEADER }
-}
-
-fn two_decimals<S: Serializer>(rate: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    short(serializer, Cents(*rate))
-}
-
-fn or_not_available<S: Serializer>(us: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
-    match us {
-        Some(us) => serializer.serialize_u32(*us),
-        None => serializer.serialize_str("N/A"),
-    }
-}
-
-fn seconds<S: Serializer>(age_ns: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    match age_ns {
-        Some(_) => short(serializer, RawAge(*age_ns)),
-        None => serializer.serialize_none(),
-    }
-}
-
-/// The names of all columns.
-#[cfg(test)]
-pub(super) fn columns() -> impl Iterator<Item = &'static str> {
-    WIDE_HEADER.trim_end().split(',')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp};
+    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp, written};
+    use super::super::{Destination, Writer};
     use super::*;
     use crate::connection::{CloseReason, Closed, Counters, Owner, ProcessName};
     use crate::table::ConnectionRecord;
     use proptest::prelude::*;
     use std::fs;
 
-    fn wide() -> CsvStyle {
-        CsvStyle { wide: Some(Box::new(Known)), lifetime: false }
+    fn csv(wide: bool) -> CsvLogger {
+        CsvLogger::new(Selection::csv(wide), Box::new(Known), false)
     }
 
-    fn write(style: CsvStyle, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log.csv");
+    /// What is written into a stream, behind its header.
+    fn write(format: CsvLogger, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
         let rows: Vec<_> = rows.iter().collect();
-        let mut logger = CsvLogger::new(&path, style).unwrap();
-        logger.write_snapshot(&interval(&rows, ended)).unwrap();
-        fs::read_to_string(path).unwrap()
+        format.header() + &written(format, &[interval(&rows, ended)])
     }
 
     #[test]
@@ -353,7 +147,7 @@ mod tests {
             record(unknown, 0.0, 0.0),
         ];
         assert_eq!(
-            write(CsvStyle::default(), &rows, &[closed(tcp(), CloseReason::Fin, 5)]),
+            write(csv(false), &rows, &[closed(tcp(), CloseReason::Fin, 5)]),
             "\
 timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_name,state,bytes_in,bytes_out,packets_in,packets_out,rate_in_bytes_sec,rate_out_bytes_sec,rtt_us
 2026-03-04T05:06:07.089Z,TCP,10.0.0.1,12345,93.184.216.34,443,1234,curl,ESTABLISHED,1258291,340,900,12,1536.46,0.00,5000
@@ -375,7 +169,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
             closed(tcp(), CloseReason::Reset, 312_400),
             closed(old, CloseReason::Unknown, 312_400),
         ];
-        let text = write(wide(), &rows, &ended);
+        let text = write(csv(true), &rows, &ended);
         let columns: Vec<_> =
             text.lines().map(|line| line.splitn(17, ',').nth(16).unwrap_or_default()).collect();
         assert_eq!(
@@ -389,65 +183,61 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
                 "true,3,,,1000,eth0,4026531840,\"/docker/a,b\",0123,",
             ]
         );
-        let lifetime = write(CsvStyle { lifetime: true, ..wide() }, &[record(old, 0.0, 0.0)], &[]);
+        let lifetime = CsvLogger { lifetime: true, ..csv(true) };
+        let lifetime = write(lifetime, &[record(old, 0.0, 0.0)], &[]);
         assert!(lifetime.contains(",false,3,,,1000,"), "{lifetime}");
     }
 
     #[test]
-    fn the_header_names_what_the_rows_hold() {
-        let mut writer = ::csv::Writer::from_writer(Vec::new());
-        let (sample, row) = (tcp(), record(tcp(), 0.0, 0.0));
-        let facts = Facts::open(&row, 0, false);
-        writer.serialize(CsvRow::new(&facts, "")).unwrap();
-        let text = String::from_utf8(writer.into_inner().unwrap()).unwrap();
-        assert_eq!(text.split_inclusive('\n').next(), Some(HEADER));
-        let mut writer = ::csv::Writer::from_writer(Vec::new());
-        writer.serialize(WideCells::new(&facts, Known.place(&sample))).unwrap();
-        let text = String::from_utf8(writer.into_inner().unwrap()).unwrap();
-        assert_eq!(
-            format!("{},{}", HEADER.trim_end(), text.lines().next().unwrap_or_default()),
-            WIDE_HEADER.trim_end()
-        );
-    }
-
-    #[test]
     fn the_listing_is_no_interval() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log.csv");
-        let mut logger = CsvLogger::new(&path, CsvStyle::default()).unwrap();
         let row = record(tcp(), 0.0, 0.0);
         let (rows, ended) = ([&row], [closed(tcp(), CloseReason::Fin, 5)]);
         let listing = Interval { listing: true, ..interval(&rows, &ended) };
-        logger.write_snapshot(&listing).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 2, "{text}");
+        let text = written(csv(false), &[listing]);
+        assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains(",CLOSED,"), "the end of a connection is told nowhere else");
     }
 
     #[test]
-    fn append_reopen_and_the_standard_output() {
+    fn files_are_continued_with_the_same_columns_only() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log.csv");
         let row = record(tcp(), 0.0, 0.0);
         for _ in 0..2 {
-            let mut logger = CsvLogger::append(&path, CsvStyle::default()).unwrap();
-            logger.begin().unwrap();
-            logger.write_snapshot(&interval(&[&row], &[])).unwrap();
-            logger.reopen().unwrap();
-            logger.write_snapshot(&interval(&[&row], &[])).unwrap();
-            assert_eq!(logger.repaired(), 0);
+            let file = Destination::file(&path, true, csv(false).document()).unwrap();
+            assert_eq!(file.repaired(), 0);
+            let mut writer = Writer::new(Box::new(csv(false)), file);
+            writer.interval(&interval(&[&row], &[])).unwrap();
+            writer.reopen().unwrap();
+            writer.interval(&interval(&[&row], &[])).unwrap();
         }
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!((text.lines().count(), text.matches("timestamp").count()), (5, 1));
-        let error = CsvLogger::append(&path, wide()).err().map(|error| error.to_string());
+        let other = Destination::file(&path, true, csv(true).document());
+        let error = other.err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains("--wide")));
+    }
 
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        let mut logger = CsvLogger::stream(Box::new(fs::File::from(writer)), CsvStyle::default());
-        logger.interval(&interval(&[&row], &[])).unwrap();
+    #[test]
+    fn a_reader_that_leaves_is_the_quiet_end_of_a_pipeline() {
+        let (reader, pipe) = nix::unistd::pipe().unwrap();
+        let stream = Destination::stream_of(fs::File::from(pipe), csv(false).document());
+        let mut writer = Writer::new(Box::new(csv(false)), stream);
+        let row = record(tcp(), 0.0, 0.0);
+        writer.interval(&interval(&[&row], &[])).unwrap();
         drop(reader);
-        let error = logger.interval(&interval(&[&row], &[])).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "a quiet end of a pipeline");
+        let error = writer.interval(&interval(&[&row], &[])).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// More rows than are put on the page at once, and than the page holds.
+    #[test]
+    fn no_row_is_lost_between_two_pieces() {
+        let row = record(tcp(), 0.0, 0.0);
+        let rows = vec![&row; 5 * ROWS + 7];
+        let text = written(csv(false), &[interval(&rows, &[])]);
+        let lines: std::collections::HashSet<&str> = text.lines().collect();
+        assert_eq!((text.lines().count(), lines.len()), (rows.len(), 1));
     }
 
     proptest! {
@@ -462,7 +252,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
             sample.owner = Some(Owner { pid, name: ProcessName::from_comm(comm) });
             sample.counters = Counters { bytes_in, bytes_out, packets_in, packets_out };
             sample.rtt_us = rtt_us;
-            let text = write(wide(), &[record(sample, rates[0], rates[1])], &[]);
+            let text = write(csv(true), &[record(sample, rates[0], rates[1])], &[]);
             let mut reader = ::csv::Reader::from_reader(text.as_bytes());
             let rows: Vec<_> = reader.records().collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(rows.len(), 1);

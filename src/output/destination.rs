@@ -1,9 +1,11 @@
-//! The file of `--log`: whatever happens to it, it holds whole rows.
+//! Where the bytes go: the standard output, or a file that holds whole rows whatever
+//! happens to it.
 //!
-//! Owns opening, reopening (logrotate), the header of an empty file, and what
-//! to do when a write fails half-way. Knows of CSV only where a row ends.
+//! Owns opening, reopening (logrotate), the header of an empty file, and what to do
+//! when a write fails half-way. Knows of a format only its [`Document`]: what stands
+//! at the beginning, and where a row ends.
 //!
-//! It is always written at its end (`O_APPEND`), so that a file that someone
+//! A file is always written at its end (`O_APPEND`), so that one that someone
 //! truncates in place (logrotate's `copytruncate`) goes on without a hole.
 
 use std::fs::{File, OpenOptions};
@@ -11,15 +13,102 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::Document;
+
+/// Where the bytes go.
+pub struct Destination {
+    kind: Kind,
+}
+
+enum Kind {
+    File(LogFile),
+    Stream { out: Box<dyn Write + Send>, header: Option<String> },
+}
+
+impl Destination {
+    /// A stream, such as the standard output, for a format without a header.
+    pub fn stream(out: impl Write + Send + 'static) -> Destination {
+        Destination::stream_of(out, Document::default())
+    }
+
+    /// A stream, such as the standard output. Its header is the first thing that
+    /// is written.
+    pub fn stream_of(out: impl Write + Send + 'static, document: Document) -> Destination {
+        let header = Some(document.header).filter(|header| !header.is_empty());
+        Destination { kind: Kind::Stream { out: Box::new(out), header } }
+    }
+
+    /// The file at `path`, which the first write empties. To `append`, it keeps
+    /// what is there, but for a last row that is not whole, and the header is
+    /// written only where it is empty.
+    ///
+    /// # Errors
+    /// Where it cannot be opened for writing, and to `append` where it is of
+    /// another format; the message names the path.
+    pub fn file(path: &Path, append: bool, document: Document) -> io::Result<Destination> {
+        Ok(Destination { kind: Kind::File(LogFile::open(path, document, append)?) })
+    }
+
+    /// The length, in bytes, of the unfinished row that an earlier run left at the
+    /// end of the file, and that is cut off; 0 for none.
+    pub fn repaired(&self) -> u64 {
+        match &self.kind {
+            Kind::File(file) => file.repaired,
+            Kind::Stream { .. } => 0,
+        }
+    }
+
+    /// Writes what comes before the first row, where that was not done yet.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::File(file) => file.begin(),
+            Kind::Stream { out, header } => match header.take() {
+                Some(header) => out.write_all(header.as_bytes()).and_then(|()| out.flush()),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Writes and flushes whole rows.
+    ///
+    /// # Errors
+    /// Where not all could be written. A regular file is cut back to its last whole
+    /// row first. For a file the message names it and the reason; for a stream
+    /// `BrokenPipe` means that the reader went away.
+    pub(super) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::File(file) => file.write(rows),
+            Kind::Stream { out, .. } => out.write_all(rows).and_then(|()| out.flush()),
+        }
+    }
+
+    /// True where there is nothing to be opened again: a stream, or a file that
+    /// its path still leads to.
+    pub(super) fn is_in_place(&self) -> bool {
+        match &self.kind {
+            Kind::File(file) => file.is_in_place(),
+            Kind::Stream { .. } => true,
+        }
+    }
+
+    /// Opens the path of a file again, where another program may have put another
+    /// file or none, and goes on at its end.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::File(file) => file.reopen(),
+            Kind::Stream { .. } => Ok(()),
+        }
+    }
+}
+
 /// A file that rows are appended to.
 #[derive(Debug)]
-pub(super) struct LogFile {
+struct LogFile {
     path: PathBuf,
     file: File,
     /// False for a pipe or a device, where nothing can be taken back.
     regular: bool,
-    /// The first line, with its newline.
-    header: &'static str,
+    document: Document,
     /// True until the first write: the file is opened, and yet untouched.
     untouched: bool,
     /// Where to cut the file before the first write; `None` to keep all.
@@ -30,7 +119,7 @@ pub(super) struct LogFile {
 impl LogFile {
     /// Opens `path` and changes nothing in it yet: the first write empties it
     /// or, to `append`, cuts off a last row that is not whole.
-    pub(super) fn open(path: &Path, header: &'static str, append: bool) -> io::Result<LogFile> {
+    fn open(path: &Path, document: Document, append: bool) -> io::Result<LogFile> {
         let failed = |error| told(path, "open", error);
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
@@ -39,7 +128,7 @@ impl LogFile {
             path: path.to_owned(),
             file,
             regular,
-            header,
+            document,
             untouched: true,
             cut: None,
             repaired: 0,
@@ -49,13 +138,12 @@ impl LogFile {
         }
         log.cut = Some(0);
         if append {
-            let whole = whole_rows(path, header).map_err(failed)?;
+            let whole = whole_rows(path, &log.document).map_err(failed)?;
             let Some(whole) = whole else {
-                let reason = "it does not begin with the header of this CSV (made by something \
-                              else, or with or without --wide); choose another file";
+                let reason = log.document.alien;
                 return Err(io::Error::new(
                     ErrorKind::InvalidData,
-                    format!("cannot append to {}: {reason}", path.display()),
+                    format!("cannot append to {}: {reason}; choose another file", path.display()),
                 ));
             };
             log.repaired = meta.len().saturating_sub(whole);
@@ -64,40 +152,41 @@ impl LogFile {
         Ok(log)
     }
 
-    /// Opens the path again, where another program may have put another file
-    /// or none, and goes on at its end.
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
+    /// Opens the path again, and goes on at its end.
+    fn reopen(&mut self) -> io::Result<()> {
         if self.is_in_place() {
             return Ok(());
         }
-        let fresh = LogFile::open(&self.path, self.header, true)?;
+        let fresh = LogFile::open(&self.path, self.document.clone(), true)?;
         *self = fresh;
         self.begin()
     }
 
-    /// How many bytes of an unfinished row are, or were, cut off.
-    pub(super) fn repaired(&self) -> u64 {
-        self.repaired
-    }
-
     /// Empties or repairs the file and writes the header where it is missing.
-    pub(super) fn begin(&mut self) -> io::Result<()> {
+    fn begin(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.untouched) {
             if let Some(length) = self.cut.take() {
                 self.file.set_len(length).map_err(|error| told(&self.path, "write", error))?;
             }
             if !self.regular {
-                return self.put(self.header.as_bytes());
+                return self.put_header();
             }
         }
         if self.regular && self.length()? == 0 {
-            return self.put(self.header.as_bytes());
+            return self.put_header();
         }
         Ok(())
     }
 
+    fn put_header(&mut self) -> io::Result<()> {
+        let header = std::mem::take(&mut self.document.header);
+        let result = self.put(header.as_bytes());
+        self.document.header = header;
+        result
+    }
+
     /// Appends whole rows, all of them or as many as fit.
-    pub(super) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
+    fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         if self.regular && !self.untouched && self.links()? == 0 {
             // Removed: what is written now would be gone without a word.
             return self.reopen().and_then(|()| self.put(rows));
@@ -135,7 +224,7 @@ impl LogFile {
         let mut note = "";
         // Unless someone else wrote behind what is to be taken back.
         if self.regular && self.length()? == before + written as u64 {
-            let whole = last_row_end(&rows[..written]);
+            let whole = last_row_end(&rows[..written], self.document.quotes);
             if self.file.set_len(before + whole as u64).is_ok() {
                 note = "; it keeps the rows before";
             }
@@ -170,16 +259,17 @@ fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error
 }
 
 /// The length of the whole rows at the beginning of `rows`.
-fn last_row_end(rows: &[u8]) -> usize {
-    let mut scan = Scan::default();
+fn last_row_end(rows: &[u8], quotes: bool) -> usize {
+    let mut scan = Scan { quotes, ..Scan::default() };
     scan.feed(rows);
     scan.whole as usize
 }
 
-/// Finds row ends: a newline is one unless it stands in quotes (a process may
-/// have one in its name).
+/// Finds row ends: a newline is one unless, in a format with such `quotes`, it stands
+/// between two of them (a process may have one in its name).
 #[derive(Default)]
 struct Scan {
+    quotes: bool,
     position: u64,
     whole: u64,
     quoted: bool,
@@ -190,7 +280,7 @@ impl Scan {
         for &byte in bytes {
             self.position += 1;
             match byte {
-                b'"' => self.quoted = !self.quoted,
+                b'"' => self.quoted = self.quotes && !self.quoted,
                 b'\n' if !self.quoted => self.whole = self.position,
                 _ => {}
             }
@@ -198,19 +288,20 @@ impl Scan {
     }
 }
 
-/// How much of the CSV file at `path` is whole rows; `None` where it is not a
-/// CSV with this header. A cut header counts as nothing.
-fn whole_rows(path: &Path, header: &str) -> io::Result<Option<u64>> {
+/// How much of the file at `path` is whole rows; `None` where it is not such a
+/// document. A beginning that is cut short counts as nothing.
+fn whole_rows(path: &Path, document: &Document) -> io::Result<Option<u64>> {
+    let beginning = document.beginning.as_bytes();
     let mut file = File::open(path)?;
-    let mut first = Vec::with_capacity(header.len());
-    (&file).take(header.len() as u64).read_to_end(&mut first)?;
-    if first.len() < header.len() {
-        return Ok(header.as_bytes().starts_with(&first).then_some(0));
+    let mut first = Vec::with_capacity(beginning.len());
+    (&file).take(beginning.len() as u64).read_to_end(&mut first)?;
+    if first.len() < beginning.len() {
+        return Ok(beginning.starts_with(&first).then_some(0));
     }
-    if first != header.as_bytes() {
+    if first != beginning {
         return Ok(None);
     }
-    let mut scan = Scan::default();
+    let mut scan = Scan { quotes: document.quotes, ..Scan::default() };
     scan.feed(&first);
     let mut chunk = vec![0; 64 * 1024];
     loop {
@@ -228,7 +319,16 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const HEADER: &str = "a,b\n";
+    fn csv() -> Document {
+        let header = "a,b\n".to_owned();
+        let alien = "it does not begin with the header";
+        Document { beginning: header.clone(), header, alien, quotes: true }
+    }
+
+    fn json() -> Document {
+        let alien = "it holds no JSON lines";
+        Document { beginning: "{".to_owned(), alien, ..Document::default() }
+    }
 
     struct Fixture {
         _directory: tempfile::TempDir,
@@ -246,7 +346,7 @@ mod tests {
 
     impl Fixture {
         fn open(&self, append: bool) -> LogFile {
-            LogFile::open(&self.path, HEADER, append).unwrap()
+            LogFile::open(&self.path, csv(), append).unwrap()
         }
 
         fn text(&self) -> String {
@@ -280,7 +380,7 @@ mod tests {
             let log = fixture(content);
             let mut file = log.open(true);
             assert_eq!(log.text(), content.unwrap_or_default());
-            assert_eq!(file.repaired(), repaired, "{content:?}");
+            assert_eq!(file.repaired, repaired, "{content:?}");
             file.write(b"5,6\n").unwrap();
             assert_eq!(log.text(), expected, "{content:?}");
         }
@@ -290,11 +390,31 @@ mod tests {
     fn a_file_of_something_else_is_not_touched() {
         for content in ["notes", "a,b,c\n1,2,3\n", "x"] {
             let log = fixture(Some(content));
-            let error = LogFile::open(&log.path, HEADER, true).unwrap_err().to_string();
+            let error = LogFile::open(&log.path, csv(), true).unwrap_err().to_string();
             assert!(error.starts_with("cannot append to /"), "{error}");
             assert!(error.contains("does not begin with the header"), "{error}");
             assert_eq!(log.text(), content);
         }
+    }
+
+    #[test]
+    fn json_lines_have_no_header_and_quotes_that_do_not_pair() {
+        for (content, expected, repaired) in [
+            (None, "{}\n", 0),
+            (Some("{\"a\":\"\\\"\"}\n"), "{\"a\":\"\\\"\"}\n{}\n", 0),
+            (Some("{\"a\":1}\n{\"a\":"), "{\"a\":1}\n{}\n", 5),
+            (Some("{\"a\":"), "{}\n", 5),
+        ] {
+            let log = fixture(content);
+            let mut file = LogFile::open(&log.path, json(), true).unwrap();
+            assert_eq!(file.repaired, repaired, "{content:?}");
+            file.write(b"{}\n").unwrap();
+            assert_eq!(log.text(), expected, "{content:?}");
+        }
+        let log = fixture(Some("a,b\n"));
+        let error = LogFile::open(&log.path, json(), true).unwrap_err().to_string();
+        assert!(error.ends_with(": it holds no JSON lines; choose another file"), "{error}");
+        assert_eq!(log.text(), "a,b\n");
     }
 
     #[test]
@@ -341,16 +461,16 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let error = LogFile::open(directory.path(), HEADER, false).unwrap_err().to_string();
+        let error = LogFile::open(directory.path(), csv(), false).unwrap_err().to_string();
         assert!(error.contains("Is a directory"), "{error}");
         let nowhere = directory.path().join("no/such");
-        let error = LogFile::open(&nowhere, HEADER, false).unwrap_err();
+        let error = LogFile::open(&nowhere, csv(), false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 
     #[test]
     fn a_full_device_is_an_error_with_its_reason() {
-        let mut file = LogFile::open(Path::new("/dev/full"), HEADER, false).unwrap();
+        let mut file = LogFile::open(Path::new("/dev/full"), csv(), false).unwrap();
         let error = file.begin().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StorageFull);
         assert_eq!(
@@ -372,7 +492,7 @@ mod tests {
                 bytes
             }
         });
-        let mut file = LogFile::open(&path, HEADER, false).unwrap();
+        let mut file = LogFile::open(&path, csv(), false).unwrap();
         file.write(b"1,2\n").unwrap();
         assert_eq!(&reader.join().unwrap(), b"a,b\n1,2\n");
         let error = file.write(b"3,4\n").unwrap_err();

@@ -1,156 +1,132 @@
 //! JSON lines: an object per open connection and interval, per connection that
 //! ended, and per interval that lost something.
 //!
-//! Owns the keys, named as the CSV columns. Schema 1, told in every object:
+//! Owns how a value looks here; the keys are the names of
+//! [`columns`](super::columns). Schema 1, told in every object:
 //!
 //! | key | value |
 //! |---|---|
 //! | `schema` | 1; grows when a key goes or changes its meaning, not for a new key |
 //! | `event` | `sample`: open; `closed`: ended, final totals; `lost`: could not be kept |
-//! | `timestamp` | RFC 3339, UTC, milliseconds; one for all objects of an interval |
-//! | `protocol` … `end` | the CSV columns, those of `--wide` included |
+//! | `timestamp`, `protocol`, … | the CSV columns, those of `--wide` included |
 //!
 //! Numbers are numbers, `partial` is a boolean, and what is not known is null,
 //! `rtt_us` where there is none as well. The rates of `closed` are 0. A `lost`
 //! object has, after the time, a count for each [`LossCause`] by its name. The
 //! listing at start ends no interval and has no `sample`s.
 
-use std::borrow::Cow;
-use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::io;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::text::Cents;
-use super::{Facts, Interval, Names, Place, Sink, host, release, timestamp};
+use super::columns::{Row, Selection, Value};
+use super::text::{Cents, Host, Short};
+use super::{Document, Format, Interval, Names, Page, Place, timestamp};
 use crate::loss::{Loss, LossCause};
 
 const SCHEMA: u32 = 1;
 
-/// Writes intervals as JSON lines.
-pub struct JsonLines<W> {
-    out: W,
+/// Intervals as JSON lines.
+pub struct JsonLogger {
+    columns: Selection,
     names: Box<dyn Names + Send>,
     lifetime: bool,
-    /// The interval's bytes; written at once.
-    buffer: Vec<u8>,
 }
 
-impl<W: Write> JsonLines<W> {
-    /// Into `out`. With `lifetime`, totals of TCP are since the connections opened,
-    /// so none of those is partial.
-    pub fn new(out: W, names: Box<dyn Names + Send>, lifetime: bool) -> JsonLines<W> {
-        JsonLines { out, names, lifetime, buffer: Vec::new() }
+impl JsonLogger {
+    /// With these columns. `names` is asked where they need it. With `lifetime`,
+    /// totals of TCP are since the connections opened, so none of those is partial.
+    pub fn new(columns: Selection, names: Box<dyn Names + Send>, lifetime: bool) -> JsonLogger {
+        JsonLogger { columns, names, lifetime }
     }
 
-    fn row(&mut self, event: &'static str, facts: &Facts<'_>, time: &str) -> io::Result<()> {
-        let place = self.names.place(facts.sample);
-        line(&mut self.buffer, &Row::new(event, facts, time, place))
+    fn put(&mut self, event: &'static str, row: Row<'_>, page: &mut Page<'_>) -> io::Result<()> {
+        let place = match self.columns.needs_names() {
+            true => self.names.place(row.sample),
+            false => Place::default(),
+        };
+        let row = Row { place, ..row };
+        line(&JsonRow { event, columns: &self.columns, row: &row }, page)
     }
 }
 
-impl<W: Write> Sink for JsonLines<W> {
-    fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
-        self.buffer.clear();
-        self.names.refresh();
+impl Format for JsonLogger {
+    fn document(&self) -> Document {
+        Document {
+            header: String::new(),
+            beginning: format!("{{\"schema\":{SCHEMA},"),
+            alien: "it does not begin as tcptop's JSON lines do",
+            quotes: false,
+        }
+    }
+
+    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         let time = timestamp(interval.time);
+        if self.columns.needs_names() {
+            self.names.refresh();
+        }
         for row in interval.rows.iter().filter(|_| !interval.listing) {
-            self.row("sample", &Facts::open(row, interval.now_ns, self.lifetime), &time)?;
+            self.put("sample", Row::open(row, &time, interval.now_ns, self.lifetime), page)?;
         }
         for closed in interval.closed {
-            self.row("closed", &Facts::closed(closed, self.lifetime), &time)?;
+            self.put("closed", Row::closed(closed, &time, self.lifetime), page)?;
         }
-        if !interval.lost.is_zero() {
-            line(&mut self.buffer, &Lost { time: &time, lost: interval.lost })?;
-        }
-        if self.buffer.is_empty() {
+        if interval.lost.is_zero() {
             return Ok(());
         }
-        self.out.write_all(&self.buffer)?;
-        self.out.flush()?;
-        release(&mut self.buffer);
-        Ok(())
+        line(&Lost { time: &time, lost: interval.lost }, page)
     }
 }
 
-fn line(buffer: &mut Vec<u8>, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *buffer, value)?;
-    buffer.push(b'\n');
-    Ok(())
+fn line(value: &impl Serialize, page: &mut Page<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *page.text(), value)?;
+    page.text().push(b'\n');
+    page.end_row()
 }
 
-#[derive(Serialize)]
-struct Row<'a> {
-    schema: u32,
-    event: &'static str,
-    timestamp: &'a str,
-    protocol: &'static str,
-    #[serde(serialize_with = "host")]
-    local_addr: SocketAddr,
-    local_port: u16,
-    #[serde(serialize_with = "host")]
-    remote_addr: SocketAddr,
-    remote_port: u16,
-    pid: Option<u32>,
-    process_name: Option<Cow<'a, str>>,
-    state: &'static str,
-    bytes_in: u64,
-    bytes_out: u64,
-    packets_in: u64,
-    packets_out: u64,
-    rate_in_bytes_sec: f64,
-    rate_out_bytes_sec: f64,
-    rtt_us: Option<u32>,
-    partial: bool,
-    retrans: u32,
-    min_rtt_us: Option<u32>,
-    age_sec: Option<f64>,
-    uid: u32,
-    ifname: Option<&'a str>,
-    netns: Option<u32>,
-    cgroup: Option<&'a str>,
-    container: Option<&'a str>,
-    end: Option<&'static str>,
+/// One object: what happened, and the columns.
+pub struct JsonRow<'a> {
+    /// `sample` or `closed`.
+    pub event: &'static str,
+    /// Which columns, in which order.
+    pub columns: &'a Selection,
+    /// What they are filled from.
+    pub row: &'a Row<'a>,
 }
 
-impl<'a> Row<'a> {
-    fn new(
-        event: &'static str,
-        facts: &Facts<'a>,
-        timestamp: &'a str,
-        place: Place<'a>,
-    ) -> Row<'a> {
-        let sample = facts.sample;
-        Row {
-            schema: SCHEMA,
-            event,
-            timestamp,
-            protocol: sample.protocol.name(),
-            local_addr: sample.local,
-            local_port: sample.local.port(),
-            remote_addr: sample.remote,
-            remote_port: sample.remote.port(),
-            pid: sample.owner.map(|owner| owner.pid),
-            process_name: sample.owner.as_ref().map(|owner| owner.name.to_text()),
-            state: facts.state,
-            bytes_in: sample.counters.bytes_in,
-            bytes_out: sample.counters.bytes_out,
-            packets_in: sample.counters.packets_in,
-            packets_out: sample.counters.packets_out,
-            rate_in_bytes_sec: Cents(facts.rate_in).whole() as f64 / 100.0,
-            rate_out_bytes_sec: Cents(facts.rate_out).whole() as f64 / 100.0,
-            rtt_us: sample.rtt_us,
-            partial: facts.partial,
-            retrans: sample.retransmits,
-            min_rtt_us: sample.min_rtt_us,
-            age_sec: facts.age_ns.map(|ns| (ns / 1000) as f64 / 1e6),
-            uid: sample.uid,
-            ifname: place.interface,
-            netns: facts.netns(),
-            cgroup: place.cgroup,
-            container: place.container,
-            end: facts.end,
+impl Serialize for JsonRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let columns = self.columns.iter();
+        let mut map = serializer.serialize_map(Some(columns.len() + 2))?;
+        map.serialize_entry("schema", &SCHEMA)?;
+        map.serialize_entry("event", self.event)?;
+        for column in columns {
+            map.serialize_entry(column.name, &Member((column.value)(self.row)))?;
+        }
+        map.end()
+    }
+}
+
+struct Member<'a>(Value<'a>);
+
+impl Serialize for Member<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Unknown => serializer.serialize_none(),
+            Value::Word(text) | Value::Text(text) | Value::Time(text) => {
+                serializer.serialize_str(text)
+            }
+            Value::Name(name) => serializer.serialize_str(&name.to_text()),
+            Value::Host(address) => serializer.serialize_str(&Short::of(Host(address))),
+            Value::Endpoint(address) => serializer.serialize_str(&Short::of(*address)),
+            Value::Number(number) | Value::Bytes(number) | Value::Micros(number) => {
+                serializer.serialize_u64(number)
+            }
+            // As CSV has it: two decimals.
+            Value::Rate(rate) => serializer.serialize_f64(Cents(rate).whole() as f64 / 100.0),
+            Value::Span(ns) => serializer.serialize_f64((ns / 1000) as f64 / 1e6),
+            Value::Flag(flag) => serializer.serialize_bool(flag),
         }
     }
 }
@@ -175,15 +151,14 @@ impl Serialize for Lost<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp};
+    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp, written};
     use super::*;
     use crate::connection::{CloseReason, Owner};
     use serde_json::Value;
 
     fn write(interval: &Interval<'_>) -> String {
-        let mut out = Vec::new();
-        JsonLines::new(&mut out, Box::new(Known), false).interval(interval).unwrap();
-        String::from_utf8(out).unwrap()
+        let format = JsonLogger::new(Selection::csv(true), Box::new(Known), false);
+        written(format, std::slice::from_ref(interval))
     }
 
     #[test]
@@ -210,19 +185,6 @@ mod tests {
         );
         for line in text.lines() {
             assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_keys_are_the_csv_columns() {
-        let row = record(tcp(), 0.0, 0.0);
-        let text = write(&interval(&[&row], &[]));
-        let mut at = 0;
-        for column in super::super::csv::columns() {
-            let key = format!("\"{column}\":");
-            let position = text.find(&key).unwrap_or_else(|| panic!("{column}"));
-            assert!(position > at, "{column} stands elsewhere");
-            at = position;
         }
     }
 

@@ -1,8 +1,9 @@
 //! Lines: one row per connection, for a person and for awk.
 //!
-//! Owns the columns, their widths, the `[CLOSED]` line and colours. Which rows
-//! there are, and in which order, was decided before; whether to colour is
-//! told, never asked of a terminal. Nothing moves the cursor.
+//! Owns how a value looks in a row, the widths, the `[CLOSED]` line and colours; the
+//! columns are those of [`columns`](super::columns). Which rows there are, and in
+//! which order, was decided before; whether to colour is given, never asked of a
+//! terminal. Nothing moves the cursor.
 //!
 //! A row has exactly 13 blank-separated fields, and `[PARTIAL]` where it
 //! applies as a 14th; a time (`-t`) comes before all of them. A `[CLOSED]` line
@@ -12,32 +13,17 @@
 //! bytes, bytes per second, microseconds for round-trip times, and seconds with
 //! six decimals for the age.
 
-use std::io::{self, Write};
+use std::io;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::text::{Age, Name, OrDash, Rate, RawAge, Room, Rtt, Size, Text, whole};
-use super::{Interval, Sink, timestamp};
-use crate::connection::{Closed, Owner, Sample};
+use super::columns::{Column, Kind, Row, Selection, Value};
+use super::text::{
+    Age, Field, Host, Name, OrDash, Rate, RawAge, Room, Rtt, Short, Size, Text, whole,
+};
+use super::{Document, Format, Interval, Page, timestamp};
+use crate::connection::{Closed, Sample};
 use crate::table::ConnectionRecord;
-
-/// A column: its title, whether it holds numbers (aligned right), and the
-/// width it has at least. Addresses have room for any IPv4 one, names for any.
-const COLUMNS: [(&str, bool, usize); 13] = [
-    ("PROTO", false, 5),
-    ("LOCAL", false, 21),
-    ("REMOTE", false, 21),
-    ("PID", true, 7),
-    ("PROCESS", false, 15),
-    ("STATE", false, 11),
-    ("BYTES_IN", true, 13),
-    ("BYTES_OUT", true, 13),
-    ("PKTS_IN", true, 8),
-    ("PKTS_OUT", true, 8),
-    ("RTT", true, 7),
-    ("RATE_IN", true, 10),
-    ("RATE_OUT", true, 10),
-];
 
 const NEW: &[u8] = b"\x1b[32m";
 const CLOSING: &[u8] = b"\x1b[31m";
@@ -58,71 +44,103 @@ pub struct LineStyle {
 }
 
 impl LineStyle {
-    fn size(self, bytes: u64, out: &mut Vec<u8>) {
+    /// Appends a value, which is one field.
+    #[inline]
+    fn value(self, value: Value<'_>, out: &mut impl Room) {
+        match value {
+            Value::Unknown => out.put(b"-"),
+            Value::Word(text) | Value::Time(text) => text.write(out),
+            Value::Text(text) => Field(text.as_bytes()).write(out),
+            Value::Name(name) => Field(name.as_bytes()).write(out),
+            Value::Host(address) => Host(address).write(out),
+            Value::Endpoint(address) => address.write(out),
+            Value::Number(number) => number.write(out),
+            Value::Bytes(bytes) => self.size(bytes, out),
+            Value::Rate(rate) if self.raw => whole(rate).write(out),
+            Value::Rate(rate) => Rate(rate).write(out),
+            Value::Micros(us) => self.rtt(Some(us), out),
+            Value::Span(ns) => self.age(Some(ns), out),
+            Value::Flag(flag) => if flag { "true" } else { "false" }.write(out),
+        }
+    }
+
+    fn size(self, bytes: u64, out: &mut impl Room) {
         if self.raw { bytes.write(out) } else { Size(bytes).write(out) }
     }
 
-    fn rtt(self, us: Option<u32>, out: &mut Vec<u8>) {
+    fn rtt(self, us: Option<u64>, out: &mut impl Room) {
         if self.raw { OrDash(us).write(out) } else { Rtt(us).write(out) }
     }
 
-    fn rate(self, rate: f64, out: &mut Vec<u8>) {
-        if self.raw { whole(rate).write(out) } else { Rate(rate).write(out) }
+    fn age(self, ns: Option<u64>, out: &mut impl Room) {
+        if self.raw { RawAge(ns).write(out) } else { Age(ns).write(out) }
     }
 }
 
-/// Writes intervals as lines.
-#[derive(Debug)]
-pub struct Lines<W> {
-    out: W,
+/// Characters can take more columns of the screen than one each.
+fn screen_width(text: &[u8]) -> usize {
+    match text.is_ascii() {
+        true => text.len(),
+        false => std::str::from_utf8(text).map_or(text.len(), UnicodeWidthStr::width),
+    }
+}
+
+/// Intervals as lines.
+pub struct LineLogger {
     style: LineStyle,
-    /// Columns grow for what is wider and never shrink.
-    widths: [usize; COLUMNS.len()],
+    columns: Vec<Cell>,
     header_due: bool,
-    /// The interval's bytes; written at once.
-    buffer: Vec<u8>,
     /// The time of the interval and a blank, or nothing.
     time: String,
 }
 
-impl<W: Write> Lines<W> {
-    /// Lines into `out`; the header comes with the first interval.
-    pub fn new(out: W, style: LineStyle) -> Lines<W> {
-        Lines {
-            out,
-            style,
-            widths: COLUMNS.map(|(_, _, least)| least),
-            header_due: true,
-            buffer: Vec::new(),
-            time: String::new(),
-        }
+/// Where the values of a column stand, one below the other.
+struct Cell {
+    column: &'static Column,
+    /// Grows for what is wider, and never shrinks.
+    width: usize,
+}
+
+impl LineLogger {
+    /// The header comes with the first interval.
+    pub fn new(style: LineStyle) -> LineLogger {
+        let columns = Selection::lines();
+        let columns = columns.iter().map(|column| Cell { column, width: column.width }).collect();
+        LineLogger { style, columns, header_due: true, time: String::new() }
     }
 
-    fn header(&mut self) {
+    fn header(&mut self, out: &mut Vec<u8>) {
         if self.style.timestamp {
-            self.buffer.put(b"TIME                     ");
+            out.put(b"TIME                     ");
         }
-        let mut cells = Cells::new(&mut self.widths, &mut self.buffer);
-        for (title, _, _) in COLUMNS {
-            cells.value(title);
+        for (position, cell) in self.columns.iter_mut().enumerate() {
+            cell.put(position, Value::Word(cell.column.title), self.style, out);
         }
-        self.buffer.push(b'\n');
+        out.push(b'\n');
     }
 
-    fn row(&mut self, row: &ConnectionRecord, listing: bool) {
+    fn row(&mut self, row: &ConnectionRecord, interval: &Interval<'_>, out: &mut Vec<u8>) {
         // The listing at start finds everything for the first time.
-        let color = self.style.color && row.is_new && !listing;
-        self.begin(if color { NEW } else { b"" });
-        Cells::new(&mut self.widths, &mut self.buffer).fill(row, self.style);
-        self.end(&row.sample, color);
+        let color = self.style.color && row.is_new && !interval.listing;
+        self.begin(if color { NEW } else { b"" }, out);
+        self.cells(row, interval, out);
+        self.end(&row.sample, color, out);
     }
 
-    fn closed(&mut self, closed: &Closed) {
+    fn cells(&mut self, row: &ConnectionRecord, interval: &Interval<'_>, out: &mut Vec<u8>) {
+        let style = self.style;
+        let row = Row::open(row, &self.time, interval.now_ns, style.lifetime);
+        for (position, cell) in self.columns.iter_mut().enumerate() {
+            let value = (cell.column.value)(&row);
+            cell.put(position, value, style, out);
+        }
+    }
+
+    fn closed(&mut self, closed: &Closed, out: &mut Vec<u8>) {
         let Sample { protocol, local, remote, counters, .. } = closed.sample;
-        self.begin(if self.style.color { CLOSING } else { b"" });
+        let style = self.style;
+        self.begin(if style.color { CLOSING } else { b"" }, out);
         let owner = closed.sample.owner.as_ref();
-        let (rtt, age) = (closed.sample.rtt_us, closed.age_ns());
-        let out = &mut self.buffer;
         out.put(b"[CLOSED] ");
         protocol.name().write(out);
         out.put(b" ");
@@ -132,67 +150,50 @@ impl<W: Write> Lines<W> {
         out.put(b" (");
         Name(owner.map(|owner| &owner.name)).write(out);
         out.put(b", PID ");
-        pid(owner).write(out);
+        OrDash(owner.map(|owner| owner.pid)).write(out);
         out.put(b") in=");
-        self.style.size(counters.bytes_in, out);
+        style.size(counters.bytes_in, out);
         out.put(b" out=");
-        self.style.size(counters.bytes_out, out);
+        style.size(counters.bytes_out, out);
         out.put(b" pkts_in=");
         counters.packets_in.write(out);
         out.put(b" pkts_out=");
         counters.packets_out.write(out);
         out.put(b" rtt=");
-        self.style.rtt(rtt, out);
+        style.rtt(closed.sample.rtt_us.map(u64::from), out);
         out.put(b" retrans=");
         closed.sample.retransmits.write(out);
         out.put(b" age=");
-        if self.style.raw {
-            RawAge(age).write(out);
-        } else {
-            Age(age).write(out);
-        }
+        style.age(closed.age_ns(), out);
         out.put(b" end=");
         closed.reason.name().unwrap_or("-").write(out);
-        self.end(&closed.sample, self.style.color);
+        self.end(&closed.sample, style.color, out);
     }
 
-    fn begin(&mut self, color: &[u8]) {
-        self.buffer.extend_from_slice(color);
-        self.buffer.extend_from_slice(self.time.as_bytes());
+    fn begin(&self, color: &[u8], out: &mut Vec<u8>) {
+        out.put(color);
+        out.put(self.time.as_bytes());
     }
 
-    fn end(&mut self, sample: &Sample, color: bool) {
+    fn end(&self, sample: &Sample, color: bool, out: &mut Vec<u8>) {
         if sample.lacks_past(self.style.lifetime) {
-            self.buffer.extend_from_slice(b" [PARTIAL]");
+            out.put(b" [PARTIAL]");
         }
         if color {
             // Before the newline, so that a cut line leaves no colour behind.
-            self.buffer.extend_from_slice(RESET);
+            out.put(RESET);
         }
-        self.buffer.push(b'\n');
+        out.push(b'\n');
     }
 }
 
-/// As much as a pipe holds: a longer interval would be cut there anyway, and
-/// takes no memory this way.
-const CHUNK: usize = 64 * 1024;
-
-impl<W: Write> Lines<W> {
-    /// Writes what is there, if it is at least so much.
-    fn write_from(&mut self, least: usize) -> io::Result<()> {
-        if self.buffer.len() < least {
-            return Ok(());
-        }
-        self.out.write_all(&self.buffer)?;
-        self.out.flush()?;
-        self.buffer.clear();
-        Ok(())
+impl Format for LineLogger {
+    fn document(&self) -> Document {
+        // The header is as wide as the first rows need it, so it comes with them.
+        Document::default()
     }
-}
 
-impl<W: Write> Sink for Lines<W> {
-    fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
-        self.buffer.clear();
+    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         if self.style.timestamp {
             self.time = timestamp(interval.time);
             self.time.push(' ');
@@ -200,118 +201,69 @@ impl<W: Write> Sink for Lines<W> {
         if std::mem::take(&mut self.header_due) {
             // The header stands over columns that fit the first rows.
             for row in interval.rows {
-                Cells::new(&mut self.widths, &mut self.buffer).fill(row, self.style);
-                self.buffer.clear();
+                self.cells(row, interval, page.text());
+                page.text().clear();
             }
-            self.header();
+            self.header(page.text());
         }
         for row in interval.rows {
-            self.row(row, interval.listing);
-            self.write_from(CHUNK)?;
+            self.row(row, interval, page.text());
+            page.end_row()?;
         }
         for closed in interval.closed {
-            self.closed(closed);
-            self.write_from(CHUNK)?;
+            self.closed(closed, page.text());
+            page.end_row()?;
         }
-        self.write_from(1)
+        Ok(())
     }
 }
 
-/// Puts the cells of a row into their columns, one after the other.
-struct Cells<'a> {
-    widths: &'a mut [usize; COLUMNS.len()],
-    out: &'a mut Vec<u8>,
-    column: usize,
-}
-
-impl<'a> Cells<'a> {
-    fn new(widths: &'a mut [usize; COLUMNS.len()], out: &'a mut Vec<u8>) -> Cells<'a> {
-        Cells { widths, out, column: 0 }
-    }
-
-    /// The cell that `append` appends, which is ASCII.
-    fn cell(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
-        let begin = self.begin();
-        append(self.out);
-        self.end(begin, self.out.len() - begin);
-    }
-
-    fn value(&mut self, value: impl Text) {
-        self.cell(|out| value.write(out));
-    }
-
-    /// A cell whose characters can take more columns of the screen than one each.
-    fn name(&mut self, name: Name<'_>) {
-        let begin = self.begin();
-        name.write(self.out);
-        let cell = &self.out[begin..];
-        let width = match cell.is_ascii() {
-            true => cell.len(),
-            false => std::str::from_utf8(cell).map_or(cell.len(), |text| text.width()),
-        };
-        self.end(begin, width);
-    }
-
-    fn begin(&mut self) -> usize {
-        if self.column > 0 {
-            self.out.push(b' ');
+impl Cell {
+    /// Appends a value and as many blanks as its column needs: before a number,
+    /// behind anything else.
+    fn put(&mut self, position: usize, value: Value<'_>, style: LineStyle, out: &mut Vec<u8>) {
+        if position > 0 {
+            out.push(b' ');
         }
-        self.out.len()
-    }
-
-    fn end(&mut self, begin: usize, width: usize) {
-        let (_, number, _) = COLUMNS[self.column];
-        let column = &mut self.widths[self.column];
-        *column = width.max(*column);
-        let padding = *column - width;
-        let end = self.out.len();
-        self.out.resize(end + padding, b' ');
-        if number {
-            self.out.copy_within(begin..end, begin + padding);
-            self.out[begin..begin + padding].fill(b' ');
+        if self.column.kind == Kind::Number {
+            let mut text = Short::default();
+            style.value(value, &mut text);
+            self.width = self.width.max(text.len());
+            blanks(self.width - text.len(), out);
+            out.put(text.as_ref());
+        } else {
+            let begin = out.len();
+            style.value(value, out);
+            let width = screen_width(&out[begin..]);
+            self.width = self.width.max(width);
+            blanks(self.width - width, out);
         }
-        self.column += 1;
-    }
-
-    fn fill(mut self, row: &ConnectionRecord, style: LineStyle) {
-        let sample = &row.sample;
-        let counters = &sample.counters;
-        let owner = sample.owner.as_ref();
-        self.value(sample.protocol.name());
-        self.value(sample.local);
-        self.value(sample.remote);
-        self.value(pid(owner));
-        self.name(Name(owner.map(|owner| &owner.name)));
-        self.value(super::state_name(sample));
-        self.cell(|out| style.size(counters.bytes_in, out));
-        self.cell(|out| style.size(counters.bytes_out, out));
-        self.value(counters.packets_in);
-        self.value(counters.packets_out);
-        self.cell(|out| style.rtt(sample.rtt_us, out));
-        self.cell(|out| style.rate(row.rate_in, out));
-        self.cell(|out| style.rate(row.rate_out, out));
     }
 }
 
-fn pid(owner: Option<&Owner>) -> OrDash<u32> {
-    OrDash(owner.map(|owner| owner.pid))
+fn blanks(mut count: usize, out: &mut Vec<u8>) {
+    const BLANKS: [u8; 32] = [b' '; 32];
+    while count > 0 {
+        let some = count.min(BLANKS.len());
+        out.put(&BLANKS[..some]);
+        count -= some;
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{closed, interval, name, record, tcp, udp};
+    use super::super::fixtures::{Shared, closed, interval, name, record, tcp, udp, written};
+    use super::super::{Destination, Writer};
     use super::*;
-    use crate::connection::{CloseReason, Counters, ProcessName};
+    use crate::connection::{CloseReason, Counters, Owner, ProcessName};
     use proptest::prelude::*;
 
     const PLAIN: LineStyle =
         LineStyle { raw: false, timestamp: false, lifetime: false, color: false };
 
     fn write(style: LineStyle, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
-        let mut out = Vec::new();
         let rows: Vec<_> = rows.iter().collect();
-        Lines::new(&mut out, style).interval(&interval(&rows, ended)).unwrap();
-        String::from_utf8(out).unwrap()
+        written(LineLogger::new(style), &[interval(&rows, ended)])
     }
 
     #[test]
@@ -388,39 +340,25 @@ TIME                     PROTO LOCAL                 REMOTE                    P
         assert!(lines[3].starts_with("\x1b[31m2026-") && lines[3].ends_with("end=fin\x1b[0m"));
 
         let row = record(tcp(), 0.0, 0.0);
-        let mut out = Vec::new();
         let rows = [&row];
         let listing = Interval { listing: true, ..interval(&rows, &[]) };
-        Lines::new(&mut out, style).interval(&listing).unwrap();
-        assert!(!out.contains(&0x1b), "nothing in the listing at start is new");
-    }
-
-    /// Counts the calls, as `strace` would see them.
-    #[derive(Default)]
-    struct Calls(Vec<Vec<u8>>, usize);
-
-    impl Write for &mut Calls {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.push(bytes.to_vec());
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            self.1 += 1;
-            Ok(())
-        }
+        let text = written(LineLogger::new(style), &[listing]);
+        assert!(!text.contains('\x1b'), "nothing in the listing at start is new");
     }
 
     #[test]
     fn an_interval_is_one_write_and_a_silent_one_is_none() {
-        let mut calls = Calls::default();
-        let mut lines = Lines::new(&mut calls, PLAIN);
+        let out = Shared::default();
+        let stream = Destination::stream(out.clone());
+        let mut lines = Writer::new(Box::new(LineLogger::new(PLAIN)), stream);
         lines.interval(&interval(&[], &[])).unwrap();
         lines.interval(&interval(&[], &[])).unwrap();
         let row = record(tcp(), 0.0, 0.0);
         lines.interval(&interval(&[&row, &row], &[closed(tcp(), CloseReason::Fin, 1)])).unwrap();
-        assert_eq!((calls.0.len(), calls.1), (2, 2));
-        assert!(calls.0[0].starts_with(b"PROTO "), "the header does not wait for a row");
-        assert_eq!(calls.0[1].iter().filter(|&&byte| byte == b'\n').count(), 3);
+        let calls = out.calls();
+        assert_eq!((calls.writes.len(), calls.flushes), (2, 2));
+        assert!(calls.writes[0].starts_with(b"PROTO "), "the header does not wait for a row");
+        assert_eq!(calls.writes[1].iter().filter(|&&byte| byte == b'\n').count(), 3);
     }
 
     #[test]
@@ -434,12 +372,9 @@ TIME                     PROTO LOCAL                 REMOTE                    P
         assert_eq!(lines[0].find("REMOTE"), Some(53), "the first listing sets the widths");
         assert_eq!((at(lines[1]), at(lines[2])), (Some(53), Some(53)));
 
-        let mut out = Vec::new();
-        let mut lines = Lines::new(&mut out, PLAIN);
-        for row in [&short, &long, &short] {
-            lines.interval(&interval(&[row], &[])).unwrap();
-        }
-        let text = String::from_utf8(out).unwrap();
+        let rows = [[&short], [&long], [&short]];
+        let intervals = [0, 1, 2].map(|at| interval(&rows[at], &[]));
+        let text = written(LineLogger::new(PLAIN), &intervals);
         let starts: Vec<_> = text.lines().skip(1).map(at).collect();
         assert_eq!(starts, [Some(28), Some(53), Some(53)]);
     }

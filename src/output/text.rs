@@ -49,6 +49,62 @@ impl Text for &str {
     }
 }
 
+/// A short text of ASCII, spelt without allocating: there are several in each row.
+pub struct Short {
+    bytes: [u8; 64],
+    length: usize,
+}
+
+impl Short {
+    /// The spelling of a value. The longest, an IPv6 address with a scope and a
+    /// port, takes 58 bytes.
+    pub fn of(value: impl Text) -> Short {
+        let mut text = Short::default();
+        value.write(&mut text);
+        text
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// True where nothing was put there.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl Default for Short {
+    fn default() -> Short {
+        Short { bytes: [0; 64], length: 0 }
+    }
+}
+
+impl Room for Short {
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room.copy_from_slice(bytes);
+            self.length = end;
+        }
+    }
+}
+
+impl AsRef<[u8]> for Short {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl std::ops::Deref for Short {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(self.as_ref()).unwrap_or_default()
+    }
+}
+
 /// `number` with its last `DIGITS` digits behind a point.
 fn decimal<const DIGITS: usize>(mut number: u64, out: &mut impl Room) {
     let mut fraction = [0; DIGITS];
@@ -143,7 +199,7 @@ fn scale(bytes: u64) -> Option<(u64, u8)> {
 
 /// A round-trip time in microseconds: `87us`, `5.0ms`, `1.2s`; `-` for none.
 #[derive(Clone, Copy, Debug)]
-pub struct Rtt(pub Option<u32>);
+pub struct Rtt(pub Option<u64>);
 
 impl Text for Rtt {
     fn write(&self, out: &mut impl Room) {
@@ -153,10 +209,10 @@ impl Text for Rtt {
             return out.put(b"us");
         }
         // Decided on the rounded value, as above: 999,960 us are 1.0s.
-        let tenths_ms = (u64::from(us) + 50) / 100;
+        let tenths_ms = us.saturating_add(50) / 100;
         let (tenths, unit) = match tenths_ms {
             0..10_000 => (tenths_ms, "ms"),
-            _ => ((u64::from(us) + 50_000) / 100_000, "s"),
+            _ => (us.saturating_add(50_000) / 100_000, "s"),
         };
         decimal::<1>(tenths, out);
         unit.write(out);
@@ -263,7 +319,17 @@ pub struct Name<'a>(pub Option<&'a ProcessName>);
 
 impl Text for Name<'_> {
     fn write(&self, out: &mut impl Room) {
-        let bytes = self.0.map_or(&b""[..], ProcessName::as_bytes);
+        Field(self.0.map_or(&b""[..], ProcessName::as_bytes)).write(out);
+    }
+}
+
+/// Text of the host's as one field of a line, as described at [`Name`].
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a>(pub &'a [u8]);
+
+impl Text for Field<'_> {
+    fn write(&self, out: &mut impl Room) {
+        let bytes = self.0;
         if bytes.is_empty() {
             return out.put(b"-");
         }
@@ -371,7 +437,7 @@ mod tests {
             (999_949, "999.9ms"),
             (999_950, "1.0s"),
             (1_200_000, "1.2s"),
-            (u32::MAX, "4295.0s"),
+            (u32::MAX.into(), "4295.0s"),
         ] {
             assert_eq!(spelt(Rtt(Some(us))), text);
         }

@@ -6,13 +6,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
+use super::columns::{COLUMNS, USUAL, names};
 use super::sock::Ends;
 use super::wait::until;
-
-const HEADER: &str = "timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,\
-    process_name,state,bytes_in,bytes_out,packets_in,packets_out,rate_in_bytes_sec,\
-    rate_out_bytes_sec,rtt_us";
-const WIDE: &str = "partial,retrans,min_rtt_us,age_sec,uid,ifname,netns,cgroup,container,end";
 
 #[derive(Clone, Debug)]
 pub struct LogRow {
@@ -127,8 +123,8 @@ impl Log {
     pub fn parse(bytes: &[u8]) -> Log {
         assert_eq!(bytes.last(), Some(&b'\n'), "ends within a row");
         let mut reader = csv::Reader::from_reader(bytes);
-        let header = reader.headers().expect("a header").iter().collect::<Vec<_>>().join(",");
-        assert!(header == HEADER || header == format!("{HEADER},{WIDE}"), "{header}");
+        let header: Vec<&str> = reader.headers().expect("a header").iter().collect();
+        assert!(header == names(USUAL) || header == names(COLUMNS.len()), "{header:?}");
         let rows: Vec<LogRow> =
             reader.records().map(|fields| LogRow::parse(&fields.expect("a row"))).collect();
         assert!(rows.is_sorted_by_key(|row| row.time), "times step back");

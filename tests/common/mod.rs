@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod churn;
+pub mod columns;
 pub mod log;
 pub mod mounts;
 pub mod netns;

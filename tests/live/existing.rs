@@ -12,6 +12,7 @@ use crate::common::sock::{
     self, Ends, Family, Pair, Stream, TcpInfo, await_received, receive, receive_all, send,
 };
 use crate::common::tcptop::{Output, QUICK, Row, Tcptop};
+use crate::common::udp::{Duo, Totals, wait_totals};
 
 use super::test;
 
@@ -22,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         test("existing::in_the_accept_queue", in_the_accept_queue),
         test("existing::closing", closing),
         test("existing::lifetime", lifetime),
+        test("existing::lifetime_of_a_flow", lifetime_of_a_flow),
         test("existing::thousands", thousands),
         test("existing::shared_by_processes", shared_by_processes),
         test("existing::listeners_are_no_connections", listeners_are_no_connections),
@@ -220,6 +222,29 @@ fn lifetime() {
             (bytes_in, bytes_out, false),
             "{closed:?}"
         );
+    }
+}
+
+/// Nobody has counted what a UDP flow moved before, so `--lifetime` changes nothing for
+/// one: it is marked, and what it moves in its first interval has a rate.
+fn lifetime_of_a_flow() {
+    let mut duo = Duo::new(Family::V4, true);
+    duo.send(1000, 3);
+    let arguments = ["--udp", "--raw", "--interval", "0.1", "--udp-timeout", "300", "--lifetime"];
+    let tcptop = Tcptop::start(&arguments);
+    duo.totals = Totals::default();
+    duo.send(500, 4);
+    for (ends, totals) in duo.expected() {
+        wait_totals(&tcptop, ends, totals);
+    }
+    let expected = duo.expected();
+    let output = tcptop.finish();
+    for (ends, totals) in expected {
+        let first = output.rows_of(ends).next().expect("a row");
+        assert!(first.partial, "{first:?}");
+        let (rate_in, rate_out) = first.rates();
+        assert!(rate_in + rate_out > 0, "its first datagrams have a rate: {first:?}");
+        assert!(output.rows_of(ends).all(|row| row.partial), "{totals:?}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use crate::common::agent::Agent;
 use crate::common::churn::read_account;
+use crate::common::columns::{CAUSES, COLUMNS};
 use crate::common::program;
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, loopback, reset};
 use crate::common::tcptop::{Launch, Tcptop};
@@ -24,52 +26,10 @@ pub fn tests() -> Vec<Trial> {
         test("json::schema", schema),
         test("json::for_other_programs", for_other_programs),
         test("json::lost_datagrams", lost_datagrams),
+        test("json::log_file", log_file),
         test("json::stopped_reader", stopped_reader),
     ]
 }
-
-/// Keys of schema 1 and what their values are: s(tring), n(umber), b(oolean),
-/// lower case where null is possible.
-const SCHEMA: [(&str, char); 28] = [
-    ("schema", 'N'),
-    ("event", 'S'),
-    ("timestamp", 'S'),
-    ("protocol", 'S'),
-    ("local_addr", 'S'),
-    ("local_port", 'N'),
-    ("remote_addr", 'S'),
-    ("remote_port", 'N'),
-    ("pid", 'n'),
-    ("process_name", 's'),
-    ("state", 'S'),
-    ("bytes_in", 'N'),
-    ("bytes_out", 'N'),
-    ("packets_in", 'N'),
-    ("packets_out", 'N'),
-    ("rate_in_bytes_sec", 'N'),
-    ("rate_out_bytes_sec", 'N'),
-    ("rtt_us", 'n'),
-    ("partial", 'B'),
-    ("retrans", 'N'),
-    ("min_rtt_us", 'n'),
-    ("age_sec", 'n'),
-    ("uid", 'N'),
-    ("ifname", 's'),
-    ("netns", 'n'),
-    ("cgroup", 's'),
-    ("container", 's'),
-    ("end", 's'),
-];
-
-const CAUSES: [&str; 7] = [
-    "ring_full",
-    "storage_full",
-    "channel_full",
-    "malformed",
-    "flow_table_datagrams",
-    "flow_table_bytes",
-    "skipped",
-];
 
 /// An object of the schema, whole and with nothing else.
 fn parse(line: &str) -> BTreeMap<String, Value> {
@@ -83,8 +43,9 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
     }
     assert!(object["event"] == "sample" || object["event"] == "closed", "{line}");
     assert_eq!(object["event"] == "closed", object["state"] == "CLOSED", "{line}");
-    assert_eq!(object.len(), SCHEMA.len(), "{line}");
-    for (key, kind) in SCHEMA {
+    // Beside `schema` and `event`.
+    assert_eq!(object.len(), 2 + COLUMNS.len(), "{line}");
+    for &(key, kind) in COLUMNS {
         let value = object.get(key).unwrap_or_else(|| panic!("no {key}: {line}"));
         let fits = match kind.to_ascii_uppercase() {
             'S' => value.is_string(),
@@ -94,6 +55,71 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
         assert!(fits || (value.is_null() && kind.is_lowercase()), "{key}: {line}");
     }
     object
+}
+
+/// `--log FILE --format json`: whole objects in every file, also after the file was
+/// moved away, behind what an earlier run left, and never in a file of CSV.
+fn log_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (log, moved) = (directory.path().join("log.json"), directory.path().join("log.json.1"));
+    let path = log.to_str().expect("UTF-8");
+    let arguments = ["--tcp", "--interval", "0.1", "--format", "json", "--log", path];
+    let objects = |file: &Path| -> Vec<BTreeMap<String, Value>> {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        // The last one may be under way.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        text[..whole].lines().map(parse).collect()
+    };
+    let closed = |file: &Path, ends: Ends| {
+        let of = |object: &&BTreeMap<String, Value>| {
+            object["event"] == "closed" && ends_of(object) == ends
+        };
+        objects(file).iter().filter(of).map(bytes_of).collect::<Vec<_>>()
+    };
+    let moves = |bytes: u64| {
+        let pair = Pair::new(Family::V4);
+        pair.exchange(bytes, 7);
+        let ends = pair.ends;
+        pair.close();
+        ends
+    };
+
+    let tcptop = Launch::new(&arguments).start();
+    let first = moves(1000);
+    until_true("the first in the file", || closed(&log, first) == [(7, 1000)]);
+    fs::rename(&log, &moved).expect("rename");
+    tcptop.signal(libc::SIGHUP);
+    until_true("a new file", || log.exists());
+    let second = moves(2000);
+    until_true("the second in the new file", || closed(&log, second) == [(7, 2000)]);
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success() && ended.output.lines.is_empty(), "{:?}", ended.status);
+    let said: Vec<&str> = ended.stderr.lines().collect();
+    assert_eq!(
+        said,
+        [
+            format!("tcptop: logging to {path} (interval: 0.1s, Ctrl-C to stop)"),
+            format!("tcptop: logging stopped, JSON written to {path}"),
+        ]
+    );
+    assert_eq!((closed(&moved, first), closed(&moved, second)), (vec![(7, 1000)], vec![]));
+
+    let whole = fs::read(&log).expect("the log");
+    fs::write(&log, [&whole[..], b"{\"schema\":1,\"ev"].concat()).expect("write");
+    let append = [&arguments[..], &["--append", "--once"]].concat();
+    let ended = Launch::new(&append).spawn().ended();
+    let cut = "tcptop: cut off an unfinished row of 16 bytes that an earlier run left";
+    assert_eq!(ended.stderr.lines().next(), Some(cut));
+    let after = fs::read(&log).expect("the log");
+    assert!(after.starts_with(&whole) && after.ends_with(b"\n"));
+    assert_eq!(closed(&log, second), [(7, 2000)]);
+
+    fs::write(&log, "timestamp,protocol\n").expect("write");
+    let ended = Launch::new(&append).spawn().ended();
+    ended.check_error(&format!(
+        "cannot append to {path}: it does not begin as tcptop's JSON lines do; choose another file"
+    ));
+    assert_eq!(fs::read(&log).expect("the log"), b"timestamp,protocol\n", "not touched");
 }
 
 fn ends_of(object: &BTreeMap<String, Value>) -> Ends {

@@ -1,0 +1,128 @@
+//! What a row costs on its way out: the table's tick and each format, in memory.
+//! Needs no kernel and no root: `cargo bench --bench rows`. Prints the median and the
+//! least of all rounds, in nanoseconds per row.
+
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
+
+use std::io;
+use std::time::Instant;
+
+use chrono::DateTime;
+use tcptop::connection::{ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState};
+use tcptop::loss::Loss;
+use tcptop::output::columns::Selection;
+use tcptop::output::csv::CsvLogger;
+use tcptop::output::json::JsonLogger;
+use tcptop::output::lines::{LineLogger, LineStyle};
+use tcptop::output::{Destination, Format, Interval, Names, Place, Writer};
+use tcptop::table::ConnectionTable;
+
+const ROWS: u64 = 10_000;
+const ROUNDS: usize = 60;
+
+/// Names that cost nothing: the host's are looked up elsewhere.
+struct NoNames;
+
+impl Names for NoNames {
+    fn refresh(&mut self) {}
+    fn place(&mut self, _: &Sample) -> Place<'_> {
+        Place {
+            interface: Some("eth0"),
+            cgroup: Some("/system.slice/nginx.service"),
+            container: None,
+        }
+    }
+}
+
+/// The `number`th connection of a server, half of them over IPv6, of all sizes.
+fn sample(number: u64) -> Sample {
+    let bytes = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (number % 60);
+    let remote = match number % 2 {
+        0 => ([10, 0, (number >> 8) as u8, number as u8], 40_000).into(),
+        _ => ([0x2001, 0xdb8, 0, 0, 0, 0, (number >> 8) as u16, number as u16], 40_000).into(),
+    };
+    Sample {
+        key: ConnectionKey { object: number + 1, born_ns: 1_000_000_000 + number },
+        protocol: Protocol::Tcp,
+        local: ([192, 168, 0, 1], 443).into(),
+        remote,
+        state: Some(TcpState::Established),
+        owner: Some(Owner {
+            pid: 1234,
+            name: ProcessName::from_comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0"),
+        }),
+        counters: Counters {
+            bytes_in: bytes,
+            bytes_out: bytes / 3,
+            packets_in: bytes / 1000,
+            packets_out: bytes / 3000,
+        },
+        rtt_us: Some(number as u32 % 200_000),
+        min_rtt_us: Some(number as u32 % 100_000),
+        retransmits: 3,
+        partial: false,
+        uid: 33,
+        ifindex: 2,
+        netns: 4_026_531_840,
+        cgroup: 77,
+    }
+}
+
+fn formats() -> [(&'static str, Box<dyn Format + Send>); 4] {
+    let csv = |wide| Box::new(CsvLogger::new(Selection::csv(wide), Box::new(NoNames), false));
+    [
+        ("lines", Box::new(LineLogger::new(LineStyle::default()))),
+        ("csv", csv(false)),
+        ("csv --wide", csv(true)),
+        ("json", Box::new(JsonLogger::new(Selection::csv(true), Box::new(NoNames), false))),
+    ]
+}
+
+fn report(what: &str, mut rounds: Vec<f64>) {
+    rounds.sort_by(f64::total_cmp);
+    println!("{what:<12} {:7.1} {:7.1}", rounds[rounds.len() / 2], rounds[0]);
+}
+
+fn timed(run: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_nanos() as f64 / ROWS as f64
+}
+
+fn main() {
+    println!("{:<12} {:>7} {:>7}  ns a row", "", "median", "least");
+    let mut table = ConnectionTable::new(false);
+    let mut now_ns = 10_000_000_000;
+    let mut ticks = Vec::new();
+    for round in 0..ROUNDS as u64 {
+        let samples: Vec<Sample> = (0..ROWS)
+            .map(|number| {
+                let mut sample = sample(number);
+                sample.counters.bytes_in += round * 1000;
+                sample
+            })
+            .collect();
+        now_ns += 1_000_000_000;
+        ticks.push(timed(|| {
+            table.seed(samples);
+            table.tick(now_ns);
+        }));
+    }
+    report("table", ticks);
+    let rows: Vec<_> = table.changed().collect();
+    assert_eq!(rows.len() as u64, ROWS);
+    for (name, format) in formats() {
+        let mut writer = Writer::new(format, Destination::stream(io::sink()));
+        let lost = Loss::default();
+        let interval = Interval {
+            time: DateTime::UNIX_EPOCH,
+            now_ns,
+            rows: &rows,
+            closed: &[],
+            lost: &lost,
+            listing: false,
+        };
+        let rounds = (0..ROUNDS).map(|_| timed(|| writer.interval(&interval).unwrap()));
+        report(name, rounds.collect());
+    }
+}

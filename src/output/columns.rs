@@ -1,0 +1,604 @@
+//! The columns: every value that a row can have, once.
+//!
+//! Owns the table [`COLUMNS`]: a value's name, unit, type, source, its sentence for
+//! people, and how it is taken from a row. CSV's header and rows, JSON, the rows of
+//! lines, the manual page and README's tables all follow from it. Knows nothing of
+//! files, quoting or colours. To add a column is to add an entry here.
+
+use std::net::SocketAddr;
+
+use super::Place;
+use crate::connection::{Closed, ProcessName, Sample};
+use crate::table::ConnectionRecord;
+
+/// One value, by what it is: each format spells it in its own way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Not known, or there is none.
+    Unknown,
+    /// One of a few words of our own.
+    Word(&'static str),
+    /// Text of the host's, which may hold anything.
+    Text(&'a str),
+    /// The name of a process, which need not be UTF-8.
+    Name(&'a ProcessName),
+    /// The time of the interval (RFC 3339), as text.
+    Time(&'a str),
+    /// An address without its port.
+    Host(&'a SocketAddr),
+    /// An address with its port.
+    Endpoint(&'a SocketAddr),
+    /// A number that counts or names something.
+    Number(u64),
+    /// Bytes.
+    Bytes(u64),
+    /// Bytes per second.
+    Rate(f64),
+    /// Microseconds.
+    Micros(u64),
+    /// A time span in nanoseconds, told in seconds.
+    Span(u64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+impl Value<'_> {
+    /// A number, where there is one.
+    fn number(number: Option<impl Into<u64>>) -> Self {
+        number.map_or(Value::Unknown, |number| Value::Number(number.into()))
+    }
+
+    /// Microseconds, where there are some.
+    fn micros(us: Option<u32>) -> Self {
+        us.map_or(Value::Unknown, |us| Value::Micros(us.into()))
+    }
+
+    /// Text of the host's, where there is some.
+    fn text<'a>(text: Option<&'a str>) -> Value<'a> {
+        text.map_or(Value::Unknown, Value::Text)
+    }
+}
+
+/// Of what type a column is, as CSV's readers and JSON's see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A number.
+    Number,
+    /// A boolean.
+    Flag,
+}
+
+impl Kind {
+    /// JSON's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Text => "string",
+            Kind::Number => "number",
+            Kind::Flag => "boolean",
+        }
+    }
+}
+
+/// Which formats have a column without being asked for it. Lines have a list of
+/// their own, [`LINES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usual {
+    /// CSV and JSON.
+    Always,
+    /// CSV with `--wide`, and JSON.
+    Wide,
+    /// Lines only: CSV and JSON have the same in two columns.
+    Lines,
+}
+
+/// What is known of a row, from which the columns take their values.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// The time of the interval (RFC 3339).
+    pub time: &'a str,
+    /// What the kernel said last.
+    pub sample: &'a Sample,
+    /// The state, `UDP`, or `CLOSED` in a final row.
+    pub state: &'static str,
+    /// Bytes per second received in this interval.
+    pub rate_in: f64,
+    /// Bytes per second sent in this interval.
+    pub rate_out: f64,
+    /// Nanoseconds since the connection began, to its end in a final row; `None`
+    /// where it is older than tcptop.
+    pub age_ns: Option<u64>,
+    /// The totals lack what was moved before tcptop started.
+    pub partial: bool,
+    /// Why it ended; `None` where it has not, or the reason is not known.
+    pub end: Option<&'static str>,
+    /// Where it is, by names, in a format that has asked for them.
+    pub place: Place<'a>,
+}
+
+impl<'a> Row<'a> {
+    /// Of a connection that is open at `now_ns` (CLOCK_MONOTONIC).
+    pub fn open(row: &'a ConnectionRecord, time: &'a str, now_ns: u64, lifetime: bool) -> Row<'a> {
+        let sample = &row.sample;
+        Row {
+            time,
+            sample,
+            state: super::state_name(sample),
+            rate_in: row.rate_in,
+            rate_out: row.rate_out,
+            age_ns: (!sample.partial).then(|| now_ns.saturating_sub(sample.key.born_ns)),
+            partial: sample.lacks_past(lifetime),
+            end: None,
+            place: Place::default(),
+        }
+    }
+
+    /// Of one that ended: there is no interval left to tell a rate of.
+    pub fn closed(closed: &'a Closed, time: &'a str, lifetime: bool) -> Row<'a> {
+        let sample = &closed.sample;
+        Row {
+            time,
+            sample,
+            state: "CLOSED",
+            rate_in: 0.0,
+            rate_out: 0.0,
+            age_ns: closed.age_ns(),
+            partial: sample.lacks_past(lifetime),
+            end: closed.reason.name(),
+            place: Place::default(),
+        }
+    }
+}
+
+/// A column.
+pub struct Column {
+    /// Its name in CSV and JSON.
+    pub name: &'static str,
+    /// Its title in lines.
+    pub title: &'static str,
+    /// The width that it has at least in lines.
+    pub width: usize,
+    /// Its type.
+    pub kind: Kind,
+    /// Its unit; empty where it has none.
+    pub unit: &'static str,
+    /// Which formats have it without being asked.
+    pub usual: Usual,
+    /// What CSV writes where the value is not known.
+    pub unknown: &'static str,
+    /// Where the value comes from.
+    pub source: &'static str,
+    /// What it is, in a sentence for the manual page and README.
+    pub about: &'static str,
+    /// Names have to be looked up for it (see [`Names`](super::Names)).
+    pub needs_names: bool,
+    /// Its value in a row.
+    pub value: for<'r> fn(&Row<'r>) -> Value<'r>,
+}
+
+/// What most columns have in common.
+const COLUMN: Column = Column {
+    name: "",
+    title: "",
+    width: 0,
+    kind: Kind::Text,
+    unit: "",
+    usual: Usual::Always,
+    unknown: "",
+    source: "",
+    about: "",
+    needs_names: false,
+    value: |_| Value::Unknown,
+};
+
+/// Every column. CSV and JSON have them in this order for ever: new ones are added
+/// at the end.
+pub static COLUMNS: &[Column] = &[
+    Column {
+        name: "timestamp",
+        title: "TIME",
+        source: "the clock of the host",
+        about: "The interval's time, the same for all its rows: RFC 3339, UTC.",
+        value: |row| Value::Time(row.time),
+        ..COLUMN
+    },
+    Column {
+        name: "protocol",
+        title: "PROTO",
+        width: 5,
+        source: "sock.sk_protocol",
+        about: "TCP or UDP.",
+        value: |row| Value::Word(row.sample.protocol.name()),
+        ..COLUMN
+    },
+    Column {
+        name: "local_addr",
+        title: "LOCAL_ADDR",
+        source: "the socket (UDP: the packet)",
+        about: "Address of this host's end. An IPv4-mapped IPv6 address is told as IPv4; a \
+                link-local one carries its scope: fe80::1%2.",
+        value: |row| Value::Host(&row.sample.local),
+        ..COLUMN
+    },
+    Column {
+        name: "local_port",
+        title: "LOCAL_PORT",
+        kind: Kind::Number,
+        source: "the socket (UDP: the packet)",
+        about: "Port of this host's end.",
+        value: |row| Value::Number(row.sample.local.port().into()),
+        ..COLUMN
+    },
+    Column {
+        name: "remote_addr",
+        title: "REMOTE_ADDR",
+        source: "the socket (UDP: the packet)",
+        about: "Address of the other end.",
+        value: |row| Value::Host(&row.sample.remote),
+        ..COLUMN
+    },
+    Column {
+        name: "remote_port",
+        title: "REMOTE_PORT",
+        kind: Kind::Number,
+        source: "the socket (UDP: the packet)",
+        about: "Port of the other end.",
+        value: |row| Value::Number(row.sample.remote.port().into()),
+        ..COLUMN
+    },
+    Column {
+        name: "pid",
+        title: "PID",
+        width: 7,
+        kind: Kind::Number,
+        source: "task_struct.tgid",
+        about: "The process that last connected, accepted, sent or received on the socket; \
+                before that, one that holds it.",
+        value: |row| Value::number(row.sample.owner.map(|owner| owner.pid)),
+        ..COLUMN
+    },
+    Column {
+        name: "process_name",
+        title: "PROCESS",
+        width: 15,
+        source: "task_struct.comm of the thread-group leader",
+        about: "Its name, at most 15 bytes, as the kernel has it.",
+        value: |row| {
+            row.sample.owner.as_ref().map_or(Value::Unknown, |owner| Value::Name(&owner.name))
+        },
+        ..COLUMN
+    },
+    Column {
+        name: "state",
+        title: "STATE",
+        width: 11,
+        source: "sock.skc_state",
+        about: "ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK or \
+                CLOSING; UDP for UDP. CLOSED in the last row of CSV and JSON.",
+        value: |row| Value::Word(row.state),
+        ..COLUMN
+    },
+    Column {
+        name: "bytes_in",
+        title: "BYTES_IN",
+        width: 13,
+        kind: Kind::Number,
+        unit: "bytes",
+        source: "tcp_sock.bytes_received without the FIN (UDP: payload of datagrams)",
+        about: "Payload received in order.",
+        value: |row| Value::Bytes(row.sample.counters.bytes_in),
+        ..COLUMN
+    },
+    Column {
+        name: "bytes_out",
+        title: "BYTES_OUT",
+        width: 13,
+        kind: Kind::Number,
+        unit: "bytes",
+        source: "tcp_sock.bytes_sent - bytes_retrans (UDP: payload of datagrams)",
+        about: "Payload sent; what TCP sends again counts once.",
+        value: |row| Value::Bytes(row.sample.counters.bytes_out),
+        ..COLUMN
+    },
+    Column {
+        name: "packets_in",
+        title: "PKTS_IN",
+        width: 8,
+        kind: Kind::Number,
+        source: "tcp_sock.segs_in (UDP: datagrams)",
+        about: "TCP segments received, pure acknowledgements included; UDP datagrams.",
+        value: |row| Value::Number(row.sample.counters.packets_in),
+        ..COLUMN
+    },
+    Column {
+        name: "packets_out",
+        title: "PKTS_OUT",
+        width: 8,
+        kind: Kind::Number,
+        source: "tcp_sock.segs_out (UDP: datagrams)",
+        about: "TCP segments sent, pure acknowledgements included; UDP datagrams.",
+        value: |row| Value::Number(row.sample.counters.packets_out),
+        ..COLUMN
+    },
+    Column {
+        name: "rate_in_bytes_sec",
+        title: "RATE_IN",
+        width: 10,
+        kind: Kind::Number,
+        unit: "bytes/s",
+        source: "bytes_in",
+        about: "Bytes received in this interval by its measured length.",
+        value: |row| Value::Rate(row.rate_in),
+        ..COLUMN
+    },
+    Column {
+        name: "rate_out_bytes_sec",
+        title: "RATE_OUT",
+        width: 10,
+        kind: Kind::Number,
+        unit: "bytes/s",
+        source: "bytes_out",
+        about: "Bytes sent in this interval by its measured length.",
+        value: |row| Value::Rate(row.rate_out),
+        ..COLUMN
+    },
+    Column {
+        name: "rtt_us",
+        title: "RTT",
+        width: 7,
+        kind: Kind::Number,
+        unit: "us",
+        unknown: "N/A",
+        source: "tcp_sock.srtt_us / 8",
+        about: "The kernel's smoothed round-trip time (RFC 6298). There is none for UDP and \
+                before the first measurement.",
+        value: |row| Value::micros(row.sample.rtt_us),
+        ..COLUMN
+    },
+    Column {
+        name: "partial",
+        title: "PARTIAL",
+        kind: Kind::Flag,
+        usual: Usual::Wide,
+        source: "tcptop",
+        about: "Whether the connection is older than tcptop and was counted from tcptop's start.",
+        value: |row| Value::Flag(row.partial),
+        ..COLUMN
+    },
+    Column {
+        name: "retrans",
+        title: "RETRANS",
+        kind: Kind::Number,
+        usual: Usual::Wide,
+        source: "tcp_sock.total_retrans",
+        about: "Segments sent again.",
+        value: |row| Value::Number(row.sample.retransmits.into()),
+        ..COLUMN
+    },
+    Column {
+        name: "min_rtt_us",
+        title: "MIN_RTT",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Wide,
+        source: "tcp_sock.rtt_min",
+        about: "The kernel's minimum round-trip time.",
+        value: |row| Value::micros(row.sample.min_rtt_us),
+        ..COLUMN
+    },
+    Column {
+        name: "age_sec",
+        title: "AGE",
+        kind: Kind::Number,
+        unit: "s",
+        usual: Usual::Wide,
+        source: "CLOCK_MONOTONIC",
+        about: "Seconds since the connection began; not known where it is older than tcptop.",
+        value: |row| row.age_ns.map_or(Value::Unknown, Value::Span),
+        ..COLUMN
+    },
+    Column {
+        name: "uid",
+        title: "UID",
+        kind: Kind::Number,
+        usual: Usual::Wide,
+        source: "sock.sk_uid",
+        about: "User id of the socket's creator.",
+        value: |row| Value::Number(row.sample.uid.into()),
+        ..COLUMN
+    },
+    Column {
+        name: "ifname",
+        title: "IFNAME",
+        usual: Usual::Wide,
+        source: "the bound device, or that of the route",
+        about: "Name of the device, in tcptop's own network namespace.",
+        needs_names: true,
+        value: |row| Value::text(row.place.interface),
+        ..COLUMN
+    },
+    Column {
+        name: "netns",
+        title: "NETNS",
+        kind: Kind::Number,
+        usual: Usual::Wide,
+        source: "net.ns.inum",
+        about: "Inode number of the network namespace, as in /proc/PID/ns/net.",
+        value: |row| Value::number(Some(row.sample.netns).filter(|&inode| inode != 0)),
+        ..COLUMN
+    },
+    Column {
+        name: "cgroup",
+        title: "CGROUP",
+        usual: Usual::Wide,
+        source: "sock.sk_cgrp_data",
+        about: "Path of the cgroup below the cgroup v2 mount.",
+        needs_names: true,
+        value: |row| Value::text(row.place.cgroup),
+        ..COLUMN
+    },
+    Column {
+        name: "container",
+        title: "CONTAINER",
+        usual: Usual::Wide,
+        source: "cgroup",
+        about: "Id of the container in that path (Docker, containerd, CRI-O, Podman).",
+        needs_names: true,
+        value: |row| Value::text(row.place.container),
+        ..COLUMN
+    },
+    Column {
+        name: "end",
+        title: "END",
+        usual: Usual::Wide,
+        source: "sock.sk_err and the last state",
+        about: "Why the connection ended, in a final row: fin, rst, abort, timeout, refused or \
+                unreachable.",
+        value: |row| row.end.map_or(Value::Unknown, Value::Word),
+        ..COLUMN
+    },
+    Column {
+        name: "local",
+        title: "LOCAL",
+        width: 21,
+        usual: Usual::Lines,
+        source: "local_addr, local_port",
+        about: "Address and port of this host's end: 10.0.0.1:443, [2001:db8::1]:443.",
+        value: |row| Value::Endpoint(&row.sample.local),
+        ..COLUMN
+    },
+    Column {
+        name: "remote",
+        title: "REMOTE",
+        width: 21,
+        usual: Usual::Lines,
+        source: "remote_addr, remote_port",
+        about: "Address and port of the other end.",
+        value: |row| Value::Endpoint(&row.sample.remote),
+        ..COLUMN
+    },
+];
+
+/// The columns of lines, by their names.
+pub const LINES: [&str; 13] = [
+    "protocol",
+    "local",
+    "remote",
+    "pid",
+    "process_name",
+    "state",
+    "bytes_in",
+    "bytes_out",
+    "packets_in",
+    "packets_out",
+    "rtt_us",
+    "rate_in_bytes_sec",
+    "rate_out_bytes_sec",
+];
+
+/// Columns in an order, and whether names have to be looked up for them.
+#[derive(Clone)]
+pub struct Selection {
+    columns: Vec<&'static Column>,
+    needs_names: bool,
+}
+
+impl Selection {
+    fn new(columns: Vec<&'static Column>) -> Selection {
+        let needs_names = columns.iter().any(|column| column.needs_names);
+        Selection { columns, needs_names }
+    }
+
+    /// Those of a row of lines.
+    pub fn lines() -> Selection {
+        Selection::new(LINES.iter().filter_map(|name| column(name)).collect())
+    }
+
+    /// Those of CSV, with or without `--wide`.
+    pub fn csv(wide: bool) -> Selection {
+        let asked = |column: &&Column| match column.usual {
+            Usual::Always => true,
+            Usual::Wide => wide,
+            Usual::Lines => false,
+        };
+        Selection::new(COLUMNS.iter().filter(asked).collect())
+    }
+
+    /// The columns in their order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &'static Column> + '_ {
+        self.columns.iter().copied()
+    }
+
+    /// True where one of them needs names to be looked up.
+    pub fn needs_names(&self) -> bool {
+        self.needs_names
+    }
+}
+
+/// The column of that name.
+pub fn column(name: &str) -> Option<&'static Column> {
+    COLUMNS.iter().find(|column| column.name == name)
+}
+
+/// The names of the columns that `--wide` appends, as a list for people.
+pub fn wide_names() -> String {
+    let wide = COLUMNS.iter().filter(|column| column.usual == Usual::Wide);
+    wide.map(|column| column.name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{closed, record, tcp};
+    use super::*;
+    use crate::connection::CloseReason;
+
+    #[test]
+    fn every_entry_is_complete_and_named_once() {
+        for (position, column) in COLUMNS.iter().enumerate() {
+            let name = column.name;
+            assert!(!name.is_empty() && !column.title.is_empty(), "{position}");
+            assert!(column.about.ends_with('.') && !column.source.is_empty(), "{name}");
+            assert!(column.title.len() <= column.width || column.width == 0, "{name}");
+            let same =
+                COLUMNS.iter().filter(|other| other.name == name || other.title == column.title);
+            assert_eq!(same.count(), 1, "{name}");
+        }
+        assert_eq!(Selection::lines().iter().len(), LINES.len());
+    }
+
+    /// A value is of the type that its column says, or not known.
+    #[test]
+    fn values_are_of_their_kind() {
+        let row = record(tcp(), 1.0, 2.0);
+        let closed = closed(tcp(), CloseReason::Fin, 5);
+        let rows = [Row::open(&row, "now", 9, false), Row::closed(&closed, "now", false)];
+        for column in COLUMNS {
+            for row in &rows {
+                let kind = match (column.value)(row) {
+                    Value::Unknown => continue,
+                    Value::Flag(_) => Kind::Flag,
+                    Value::Number(_)
+                    | Value::Bytes(_)
+                    | Value::Rate(_)
+                    | Value::Micros(_)
+                    | Value::Span(_) => Kind::Number,
+                    Value::Word(_)
+                    | Value::Text(_)
+                    | Value::Name(_)
+                    | Value::Time(_)
+                    | Value::Host(_)
+                    | Value::Endpoint(_) => Kind::Text,
+                };
+                assert_eq!(kind, column.kind, "{}", column.name);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_wide_columns_need_names() {
+        assert!(!Selection::lines().needs_names());
+        assert!(!Selection::csv(false).needs_names());
+        assert!(Selection::csv(true).needs_names());
+    }
+}

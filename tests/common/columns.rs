@@ -1,0 +1,53 @@
+//! The columns of CSV, the keys of JSON and the causes of loss, as users rely on them:
+//! written down once more, independently of the program, so that the tests notice when
+//! one of them changes its name, its place or its type.
+
+/// Name, and what JSON has there: N for a number, S for a string, B for a boolean; in
+/// lower case it may be null.
+pub const COLUMNS: &[(&str, char)] = &[
+    ("timestamp", 'S'),
+    ("protocol", 'S'),
+    ("local_addr", 'S'),
+    ("local_port", 'N'),
+    ("remote_addr", 'S'),
+    ("remote_port", 'N'),
+    ("pid", 'n'),
+    ("process_name", 's'),
+    ("state", 'S'),
+    ("bytes_in", 'N'),
+    ("bytes_out", 'N'),
+    ("packets_in", 'N'),
+    ("packets_out", 'N'),
+    ("rate_in_bytes_sec", 'N'),
+    ("rate_out_bytes_sec", 'N'),
+    ("rtt_us", 'n'),
+    ("partial", 'B'),
+    ("retrans", 'N'),
+    ("min_rtt_us", 'n'),
+    ("age_sec", 'n'),
+    ("uid", 'N'),
+    ("ifname", 's'),
+    ("netns", 'n'),
+    ("cgroup", 's'),
+    ("container", 's'),
+    ("end", 's'),
+];
+
+/// So many of them are in CSV without `--wide`.
+pub const USUAL: usize = 16;
+
+/// The keys that a `lost` object counts by.
+pub const CAUSES: &[&str] = &[
+    "ring_full",
+    "storage_full",
+    "channel_full",
+    "malformed",
+    "flow_table_datagrams",
+    "flow_table_bytes",
+    "skipped",
+];
+
+/// The names of the first so many columns.
+pub fn names(count: usize) -> Vec<&'static str> {
+    COLUMNS[..count].iter().map(|(name, _)| *name).collect()
+}
