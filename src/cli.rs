@@ -3,7 +3,7 @@
 //! Owns what help says beside the options, and which of them contradict each
 //! other. The options themselves, with their words and bounds, are the fields of
 //! [`settings`](crate::settings). Reads nothing but the arguments. The texts of the
-//! manual page that are not options are in [`manual`](crate::manual).
+//! manual page that are not options are in `manual.rs`.
 
 use std::ffi::OsString;
 

@@ -1,0 +1,121 @@
+//! The rules of ARCHITECTURE.md that a compiler does not hold: arrows go one way, and
+//! only the Linux wing knows Linux.
+
+#![allow(missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors, lowest first: a module uses what is on a lower floor, or in its own
+/// module.
+const FLOORS: [&[&str]; 8] = [
+    &["connection", "loss"],
+    &["settings", "event"],
+    &["table", "filter"],
+    &["view"],
+    &["output"],
+    &["report", "manual"],
+    &["cli"],
+    &["linux"],
+];
+
+fn floor(module: &str) -> usize {
+    let position = FLOORS.iter().position(|floor| floor.contains(&module));
+    position.unwrap_or_else(|| panic!("{module} has no floor: see FLOORS"))
+}
+
+/// The files of src/, each with the module on the top level that it belongs to.
+fn sources() -> Vec<(PathBuf, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let below = path.strip_prefix(&src).expect("below src");
+                let first = below.iter().next().expect("a name").to_string_lossy().into_owned();
+                found.push((path, first.trim_end_matches(".rs").to_owned()));
+            }
+        }
+    }
+    assert!(found.len() > 25, "{found:?}");
+    found
+}
+
+/// What is compiled into the program, without comments: the tests are at the end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("text");
+    let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+    lines
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// The modules that a text names by their path from the root of the crate.
+fn named(code: &str) -> Vec<String> {
+    let name = |text: &str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        text.trim().chars().take_while(|&c| is_part(c)).collect::<String>()
+    };
+    let after = code.split("crate::").skip(1);
+    after
+        .flat_map(|rest| match rest.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap_or_default().split(',').map(name).collect(),
+            None => vec![name(rest)],
+        })
+        .collect()
+}
+
+#[test]
+fn arrows_go_one_way() {
+    let mut arrows = 0;
+    for (path, module) in sources() {
+        if module == "main" || module == "lib" {
+            continue;
+        }
+        for other in named(&code(&path)) {
+            arrows += 1;
+            let down = floor(&other) < floor(&module) || other == module;
+            assert!(down, "{}: {module} uses {other}", path.display());
+        }
+    }
+    assert!(arrows > 50, "{arrows} found");
+}
+
+#[test]
+fn only_the_linux_wing_knows_linux() {
+    for (path, module) in sources() {
+        let code = code(&path);
+        let words = ["libbpf", "\"/proc", "\"/sys", " nix::", "(nix::", " caps::", " signal_hook"];
+        for word in words {
+            let knows = code.contains(word);
+            assert!(module == "linux" || !knows, "{}: {word}", path.display());
+        }
+    }
+}
+
+/// A module that nobody can read at once. Those with more have their reason in the
+/// commit that made them so.
+#[test]
+fn modules_can_be_read_at_once() {
+    /// The table of columns is one entry after the other.
+    const LONG: [&str; 1] = ["output/columns.rs"];
+    for (path, _) in sources() {
+        let lines = code(&path).lines().filter(|line| !line.trim().is_empty()).count();
+        let known = LONG.iter().any(|name| path.ends_with(name));
+        assert!(lines <= 400 || known, "{}: {lines} lines of code", path.display());
+    }
+}
+
+/// The check sees what it is for.
+#[test]
+fn an_upward_arrow_is_seen() {
+    assert_eq!(named("use crate::output::{Names, Place};"), ["output"]);
+    assert_eq!(named("use crate::{linux, table};"), ["linux", "table"]);
+    assert!(floor("linux") > floor("table"));
+}
