@@ -9,6 +9,7 @@ use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
 use humansize::{BINARY, FormatSizeOptions, ISizeFormatter};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use unicode_width::UnicodeWidthChar;
 
 use crate::connection::ProcessName;
@@ -302,22 +303,18 @@ fn unfit(character: char) -> bool {
     }
     character.is_whitespace()
         || character.is_control()
+        || character.general_category() == GeneralCategory::Format
         || matches!(character.width(), None | Some(0))
-        || matches!(character,
-            // General category Cf where it has a width, and what is drawn as a blank.
-            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
-            | '\u{890}' | '\u{891}' | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{180e}'
-            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{2800}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
-            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e007f}')
+        // The filler before a Hangul vowel and the empty pattern of Braille: drawn as
+        // blanks, although by category and width they are a letter and a symbol.
+        || matches!(character, '\u{115f}' | '\u{2800}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::ops::RangeInclusive;
 
     fn spelt(value: impl Text) -> String {
         let mut out = Vec::new();
@@ -438,6 +435,50 @@ mod tests {
 
     fn text_bytes(text: &str) -> &[u8] {
         text.as_bytes()
+    }
+
+    /// Format characters (general category Cf) and what is drawn as a blank, written
+    /// down from the tables of Unicode 16.
+    const NOT_SEEN: [RangeInclusive<char>; 23] = [
+        '\u{ad}'..='\u{ad}',
+        '\u{600}'..='\u{605}',
+        '\u{61c}'..='\u{61c}',
+        '\u{6dd}'..='\u{6dd}',
+        '\u{70f}'..='\u{70f}',
+        '\u{890}'..='\u{891}',
+        '\u{8e2}'..='\u{8e2}',
+        '\u{115f}'..='\u{1160}',
+        '\u{180e}'..='\u{180e}',
+        '\u{200b}'..='\u{200f}',
+        '\u{202a}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{2800}'..='\u{2800}',
+        '\u{3164}'..='\u{3164}',
+        '\u{feff}'..='\u{feff}',
+        '\u{ffa0}'..='\u{ffa0}',
+        '\u{fff9}'..='\u{fffb}',
+        '\u{110bd}'..='\u{110bd}',
+        '\u{110cd}'..='\u{110cd}',
+        '\u{13430}'..='\u{1343f}',
+        '\u{1bca0}'..='\u{1bca3}',
+        '\u{1d173}'..='\u{1d17a}',
+        '\u{e0000}'..='\u{e007f}',
+    ];
+
+    #[test]
+    fn of_all_characters_only_what_is_seen_reaches_a_line() {
+        for character in '\0'..=char::MAX {
+            let kept = !unfit(character);
+            let told = || format!("U+{:04X}", character as u32);
+            let width = character.width().unwrap_or(0);
+            let blank = character.is_whitespace() || character.is_control();
+            let listed = NOT_SEEN.iter().any(|range| range.contains(&character));
+            if blank || width == 0 || listed {
+                assert!(!kept, "{}", told());
+            } else if character.is_alphanumeric() || character.is_ascii() {
+                assert!(kept, "{}", told());
+            }
+        }
     }
 
     proptest! {
