@@ -3,7 +3,8 @@
 //! Owns what help says beside the options, and which of them contradict each
 //! other. The options themselves, with their words and bounds, are the fields of
 //! [`settings`](crate::settings). Reads nothing but the arguments. The texts of the
-//! manual page that are not options are in `manual.rs`.
+//! manual page that are not options are in `manual.rs`, and so are the examples and exit
+//! statuses, which help shows too.
 
 use std::ffi::OsString;
 
@@ -11,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use crate::manual::{EXAMPLES, EXIT_STATUSES, Example, ExitStatus};
 use crate::output::columns::wide_names;
 use crate::settings::{FormatName, Settings};
 
@@ -80,27 +82,18 @@ pub fn command() -> clap::Command {
 
 const SHORT_HELP: &str = "'tcptop --help' tells more and has examples.";
 
-const LONG_HELP: &str = "\
-Examples:
-  sudo tcptop
-          what every connection of this host does, each second
-  sudo tcptop --port 443 --process nginx
-          what nginx does on port 443
-  sudo tcptop --interval 10 --top 10
-          the ten busiest, every ten seconds
-  sudo tcptop --once --format csv | awk -F, 'NR > 1 { n[$8]++ } END { for (p in n) print n[p], p }'
-          open connections per process
-  sudo tcptop --log /var/log/tcptop.csv --interval 10 --duration 86400
-          a day as CSV, every ten seconds
-  sudo tcptop --format json | jq -c 'select(.event == \"closed\" and .end == \"rst\")'
-          connections that the peer reset
-
-Exit status:
-  0   stopped by Ctrl-C, SIGTERM, --count, --duration or a closed pipe
-  1   an error: one line on stderr says what failed
-  2   a mistake in the arguments
-  3   --strict, and something was lost
-  77  not privileged";
+/// What `--help` says below the options.
+fn long_help() -> String {
+    let examples = EXAMPLES.iter().map(|Example { command, shows }| {
+        // The manual page, whose section is the administrator's, goes without sudo.
+        format!("  sudo {command}\n          {shows}\n")
+    });
+    let statuses = EXIT_STATUSES
+        .iter()
+        .map(|ExitStatus { status, meaning, .. }| format!("\n  {status:<4}{meaning}"));
+    let (examples, statuses): (String, String) = (examples.collect(), statuses.collect());
+    format!("Examples:\n{examples}\nExit status:{statuses}")
+}
 
 /// Streams who is talking to whom, and how much: one line per TCP connection and UDP flow
 ///
@@ -121,7 +114,7 @@ Exit status:
     disable_help_flag = true,
     disable_version_flag = true,
     after_help = SHORT_HELP,
-    after_long_help = LONG_HELP
+    after_long_help = long_help()
 )]
 struct Args {
     #[command(flatten)]

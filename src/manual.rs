@@ -2,12 +2,71 @@
 //!
 //! Owns the sections that no option tells: fields, exit status, overhead,
 //! examples. The options come from [`cli`](crate::cli), so they cannot differ
-//! from what is accepted.
+//! from what is accepted; exit statuses and examples go from here into `--help`.
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 use crate::loss::LossCause;
 use crate::output::columns::{COLUMNS, Selection, Usual};
+
+/// A command that `--help` and the manual page show.
+pub(crate) struct Example {
+    /// What to type as root.
+    pub(crate) command: &'static str,
+    /// What it shows: the middle of a sentence.
+    pub(crate) shows: &'static str,
+}
+
+pub(crate) const EXAMPLES: &[Example] = &[
+    Example { command: "tcptop", shows: "what every connection of this host does, each second" },
+    Example { command: "tcptop --port 443 --process nginx", shows: "what nginx does on port 443" },
+    Example {
+        command: "tcptop --interval 10 --top 10",
+        shows: "the ten busiest, every ten seconds",
+    },
+    Example {
+        command: "tcptop --once --format csv | awk -F, 'NR > 1 { n[$8]++ } END { for (p in n) print n[p], p }'",
+        shows: "open connections per process",
+    },
+    Example {
+        command: "tcptop --log /var/log/tcptop.csv --interval 10 --duration 86400",
+        shows: "a day as CSV, every ten seconds",
+    },
+    Example {
+        command: "tcptop --format json | jq -c 'select(.event == \"closed\" and .end == \"rst\")'",
+        shows: "connections that the peer reset",
+    },
+];
+
+/// How tcptop can end, as `--help` and the manual page tell it.
+pub(crate) struct ExitStatus {
+    /// What the shell sees.
+    pub(crate) status: u8,
+    /// When it ends so: the middle of a sentence.
+    pub(crate) meaning: &'static str,
+    /// What the manual page adds: nothing, or a blank and whole sentences.
+    pub(crate) more: &'static str,
+}
+
+pub(crate) const EXIT_STATUSES: &[ExitStatus] = &[
+    ExitStatus {
+        status: 0,
+        meaning: "stopped by Ctrl-C, SIGTERM, --count, --duration or a closed pipe",
+        more: " Ctrl-C sends SIGINT.",
+    },
+    ExitStatus {
+        status: 1,
+        meaning: "an error: one line on stderr says what failed",
+        more: " It says what to do, too.",
+    },
+    ExitStatus { status: 2, meaning: "a mistake in the arguments", more: "" },
+    ExitStatus { status: 3, meaning: "--strict, and something was lost", more: "" },
+    ExitStatus {
+        status: 77,
+        meaning: "not privileged",
+        more: " That is neither root nor CAP_BPF and CAP_PERFMON.",
+    },
+];
 
 /// The page, in roff, for `command`.
 pub(crate) fn page(command: clap::Command) -> Vec<u8> {
@@ -155,15 +214,16 @@ fn json(roff: &mut Roff) {
 
 fn exit_status(roff: &mut Roff) {
     heading(roff, "EXIT STATUS");
-    for (status, text) in [
-        ("0", "Stopped by SIGINT, SIGTERM, --count, --duration or a closed pipe."),
-        ("1", "An error; one line on stderr says what failed and what to do."),
-        ("2", "A mistake in the arguments."),
-        ("3", "--strict was given and something was lost."),
-        ("77", "Not privileged: neither root nor CAP_BPF and CAP_PERFMON."),
-    ] {
-        item(roff, bold(status), text);
+    for ExitStatus { status, meaning, more } in EXIT_STATUSES {
+        let text = capitalized(meaning) + "." + more;
+        item(roff, bold(status.to_string()), &text);
     }
+}
+
+/// `words` as the beginning of a sentence.
+fn capitalized(words: &str) -> String {
+    let (first, rest) = words.split_at(words.chars().next().map_or(0, char::len_utf8));
+    first.to_uppercase() + rest
 }
 
 fn signals(roff: &mut Roff) {
@@ -210,25 +270,9 @@ fn example(roff: &mut Roff, text: &str) {
 
 fn examples(roff: &mut Roff) {
     heading(roff, "EXAMPLES");
-    for (words, commands) in [
-        ("Everything, each second:", "tcptop"),
-        ("One service:", "tcptop --port 443 --process nginx"),
-        ("The ten busiest, every ten seconds:", "tcptop --interval 10 --top 10"),
-        (
-            "Open connections per process:",
-            "tcptop --once --format csv | awk -F, 'NR > 1 { n[$8]++ } END { for (p in n) print n[p], p }'",
-        ),
-        (
-            "A day as CSV, every ten seconds:",
-            "tcptop --log /var/log/tcptop.csv --interval 10 --duration 86400",
-        ),
-        (
-            "Connections that the peer reset:",
-            "tcptop --format json | jq -c 'select(.event == \"closed\" and .end == \"rst\")'",
-        ),
-    ] {
-        paragraph(roff, words);
-        example(roff, commands);
+    for Example { command, shows } in EXAMPLES {
+        paragraph(roff, &(capitalized(shows) + ":"));
+        example(roff, command);
     }
 }
 

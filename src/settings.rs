@@ -6,6 +6,9 @@
 //! field. Touches nothing but the arguments: whether a device or a process exists
 //! is asked elsewhere.
 
+// The doc comments are the words of help, where [PARTIAL] is no link.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;

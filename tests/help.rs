@@ -4,7 +4,7 @@
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -64,7 +64,7 @@ fn tests() -> String {
 
 /// The manual page without roff's marks.
 fn manual() -> String {
-    let page = printed(&["--generate", "man"]).replace("\\-", "-");
+    let page = printed(&["--generate", "man"]).replace("\\-", "-").replace("\\*(Aq", "'");
     page.replace("\\fB", " ").replace("\\fI", " ").replace("\\fR", " ")
 }
 
@@ -199,6 +199,82 @@ fn line_row((position, column): (usize, &Column)) -> String {
 fn csv_row(column: &Column) -> String {
     let Column { name, kind, unit, about, .. } = column;
     format!("| `{name}` | {} | {unit} | {about} |\n", kind.name())
+}
+
+/// The exit statuses that are listed below a heading, each with the words about it.
+fn exit_statuses(text: &str, heading: &str) -> BTreeMap<u8, Vec<String>> {
+    let (_, list) = text.split_once(heading).expect("exit statuses");
+    let lines = list.lines().skip(1).take_while(|line| !line.is_empty());
+    let is_mark = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    let words = |line: &str| {
+        let words = line.split(is_mark).filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_line = |line| {
+        let words: Vec<String> = words(line);
+        Some((words.first()?.parse().ok()?, words[1..].to_vec()))
+    };
+    lines.filter_map(of_line).collect()
+}
+
+#[test]
+fn readme_has_the_exit_statuses_of_help() {
+    let of_help = exit_statuses(&printed(&["--help"]), "Exit status:");
+    assert!(of_help.len() >= 5 && of_help[&77] == ["not", "privileged"], "{of_help:?}");
+    let readme = file("README.md");
+    let heading = "| status | |";
+    assert_eq!(exit_statuses(&readme, heading), of_help);
+    // The check sees what it is for.
+    for (from, to) in [("| 3 |", "| 4 |"), ("a mistake in", "an error in"), ("| 2 |", "| |")] {
+        let changed = exit_statuses(&readme.replace(from, to), heading);
+        assert_ne!(changed, of_help, "{to}");
+    }
+}
+
+/// The arguments of every tcptop that the lines of a text start.
+fn commands<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Vec<&'a str>> {
+    let arguments = |line: &'a str| {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        words.find(|word| *word == "tcptop" || word.ends_with("/tcptop"))?;
+        Some(words.take_while(|word| !word.starts_with(['|', '>', ';'])).collect())
+    };
+    lines.filter_map(arguments).collect()
+}
+
+/// Those of them that tcptop would refuse.
+fn refused<'a>(commands: &[Vec<&'a str>]) -> Vec<String> {
+    let parse = |arguments: &&Vec<&'a str>| {
+        tcptop::cli::parse(std::iter::once("tcptop").chain(arguments.iter().copied())).is_err()
+    };
+    commands.iter().filter(parse).map(|arguments| arguments.join(" ")).collect()
+}
+
+/// What help, the manual page and the README tell to type is accepted.
+#[test]
+fn examples_are_accepted() {
+    let (help, manual, readme) = (printed(&["--help"]), manual(), file("README.md"));
+    let code = |text: &str| text.split("```").skip(1).step_by(2).collect::<String>();
+    let examples = |help: &str| {
+        let (_, examples) = help.split_once("Examples:").expect("examples");
+        let lines = examples.lines().filter(|line| line.starts_with("  sudo "));
+        lines.map(str::trim_start).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_help = examples(&help);
+    assert!(of_help.len() >= 6, "{of_help:?}");
+    for command in &of_help {
+        let command = command.trim_start_matches("sudo ");
+        assert!(manual.lines().any(|line| line == command), "not in the manual page: {command}");
+    }
+    let of_help = commands(of_help.iter().map(String::as_str));
+    let readme = code(&readme);
+    let of_readme = commands(readme.lines());
+    assert!(of_readme.len() >= 10, "{of_readme:?}");
+    assert_eq!(refused(&of_help), [] as [&str; 0], "help");
+    assert_eq!(refused(&of_readme), [] as [&str; 0], "README");
+    // The check sees what it is for.
+    let renamed = readme.replace("--duration", "--during");
+    assert_eq!(refused(&commands(renamed.lines())).len(), 2);
 }
 
 /// The README names the packages that `make deps` installs.

@@ -5,12 +5,13 @@
 //! Loads nothing and prints nothing.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::mem::offset_of;
 use std::path::Path;
 
 use anyhow::{Error, Result, anyhow, bail};
 use caps::{CapSet, Capability, CapsHashSet};
+use libbpf_rs::libbpf_sys::btf_header;
 use memchr::memmem;
 use nix::errno::Errno;
 use nix::libc;
@@ -139,29 +140,52 @@ fn bpf_answers() -> bool {
     Errno::result(result) == Err(Errno::EINVAL)
 }
 
-/// True where the kernel's type information names this type or function.
+/// True where the kernel's type information has this name: a type's, a function's or
+/// that of a field.
 pub(super) fn kernel_knows(name: &str) -> bool {
-    // The names stand one after the other, each ended by a 0; a 0 comes first.
-    kernel_names()
-        .is_ok_and(|names| memmem::find(&names, format!("\0{name}\0").as_bytes()).is_some())
+    kernel_names().and_then(|names| is_among(name, names)).unwrap_or(false)
 }
 
-/// The last part of the type information, and the smaller one.
-fn kernel_names() -> io::Result<Vec<u8>> {
-    let file = File::open(KERNEL_TYPES)?;
-    // struct btf_header (include/uapi/linux/btf.h): hdr_len is at 4, str_off and
-    // str_len, the names' place behind the header and their length, at 16 and 20.
-    let mut header = [[0; 4]; 6];
-    file.read_exact_at(header.as_flattened_mut(), 0)?;
-    let word = |index: usize| u32::from_ne_bytes(header[index]);
-    let mut names = vec![0; word(5) as usize];
-    file.read_exact_at(&mut names, u64::from(word(1)) + u64::from(word(4)))?;
-    Ok(names)
+/// The names are the last part of the type information.
+///
+/// By hand, since this is asked at every start: libbpf's `Btf::from_vmlinux` takes in
+/// all types first, which takes ten times as long as to look through the names.
+fn kernel_names() -> io::Result<Take<File>> {
+    let mut file = File::open(KERNEL_TYPES)?;
+    let mut header = [0; size_of::<btf_header>()];
+    file.read_exact(&mut header)?;
+    let field =
+        |at: usize| header[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word)).into();
+    let header_length: u64 = field(offset_of!(btf_header, hdr_len));
+    let start: u64 = field(offset_of!(btf_header, str_off));
+    let length = field(offset_of!(btf_header, str_len));
+    file.seek(SeekFrom::Start(header_length + start))?;
+    Ok(file.take(length))
+}
+
+/// Whether `name` is one of `names`, which stand one after the other, each ended by
+/// a 0; a 0 comes first.
+fn is_among(name: &str, mut names: impl Read) -> io::Result<bool> {
+    /// A small buffer is in the processor's cache when it is searched.
+    const PART: u64 = 32 * 1024;
+    let wanted = format!("\0{name}\0");
+    let wanted = memmem::Finder::new(&wanted);
+    let mut part = Vec::new();
+    while names.by_ref().take(PART).read_to_end(&mut part)? > 0 {
+        if wanted.find(&part).is_some() {
+            return Ok(true);
+        }
+        // The last bytes can be the beginning of the name.
+        let beginning = part.len().min(wanted.needle().len() - 1);
+        part.drain(..part.len() - beginning);
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use libbpf_rs::btf::{Btf, BtfType};
 
     #[test]
     fn the_initial_user_namespace_is_known_by_its_map() {
@@ -184,5 +208,29 @@ mod tests {
     fn what_this_kernel_offers_is_found() {
         assert_eq!(kernel_knows("task_struct"), Path::new(KERNEL_TYPES).exists());
         assert!(!kernel_knows("task_struc"));
+    }
+
+    #[test]
+    fn libbpf_finds_the_same_types_and_functions() {
+        let Ok(kernel) = Btf::from_vmlinux() else { return };
+        for name in ["bpf_sk_storage_get_tracing", "class_srcu_fast_notrace_t", "sk_buff", "sk_buf"]
+        {
+            let by_libbpf = kernel.type_by_name::<BtfType<'_>>(name).is_some();
+            assert_eq!(kernel_knows(name), by_libbpf, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_wherever_it_stands() {
+        let found = |names: &[u8]| is_among("name", names).expect("memory");
+        for before in [0, 1, 5, 32 * 1024 - 6, 32 * 1024 - 3, 32 * 1024, 64 * 1024 - 2, 100_000] {
+            let mut names = vec![b'x'; before];
+            names.extend_from_slice(b"\0name\0more\0");
+            assert!(found(&names), "{before}");
+            let end = names.len() - b"\0more\0".len();
+            assert!(!found(&names[..end]), "cut off after {before}");
+        }
+        assert!(!found(b"\0names\0rename\0"));
+        assert!(!found(b""));
     }
 }

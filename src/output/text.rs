@@ -1,15 +1,15 @@
 //! How single values look: numbers, sizes, rates, times, addresses and names.
 //!
 //! Owns the spelling of one value; knows nothing of columns, rows or files.
-//! Everything is appended where the row is made, without allocating and without
-//! the standard library's formatting, which takes twice as long for such values.
-//!
-//! Own code instead of a crate: what formats sizes elsewhere rounds after it
-//! chose the unit and prints `1024.0K` where `1.0M` is meant.
+//! Everything is appended where the row is made, without allocating. What most
+//! rows hold (whole numbers, sizes below 1024, IPv4 addresses, names in ASCII) does
+//! without the standard library's formatting, which takes several times as long.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
+use humansize::{BINARY, FormatSizeOptions, ISizeFormatter};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use unicode_width::UnicodeWidthChar;
 
 use crate::connection::ProcessName;
@@ -126,14 +126,12 @@ pub struct Size(pub u64);
 impl Text for Size {
     fn write(&self, out: &mut impl Room) {
         self.0.write(out);
-        match scale(self.0) {
-            None => out.put(b"B"),
-            Some((number, unit)) => {
-                out.put(b"(");
-                decimal::<1>(number, out);
-                out.put(&[unit, b')']);
-            }
+        if self.0 < 1024 {
+            return out.put(b"B");
         }
+        out.put(b"(");
+        readable(self.0, out);
+        out.put(b")");
     }
 }
 
@@ -144,12 +142,10 @@ pub struct Rate(pub f64);
 impl Text for Rate {
     fn write(&self, out: &mut impl Room) {
         let rate = whole(self.0);
-        match scale(rate) {
-            None => rate.write(out),
-            Some((number, unit)) => {
-                decimal::<1>(number, out);
-                out.put(&[unit]);
-            }
+        if rate < 1024 {
+            rate.write(out);
+        } else {
+            readable(rate, out);
         }
         out.put(b"B/s");
     }
@@ -178,23 +174,40 @@ impl Text for Cents {
     }
 }
 
-/// `bytes` in tenths of the largest unit (powers of 1024) that keeps it at or
-/// above 1; `None` below 1024. Decides on the rounded value: 1023.96K is 1.0M.
-fn scale(bytes: u64) -> Option<(u64, u8)> {
-    if bytes < 1024 {
-        return None;
+/// One decimal, always; powers of 1024.
+const TENTHS: FormatSizeOptions = {
+    let mut options = BINARY;
+    options.decimal_places = 1;
+    options.decimal_zeroes = 1;
+    options.space_after_value = false;
+    options
+};
+
+/// `bytes`, at least 1024, in the largest unit that keeps it at or above 1: `1.2M`.
+///
+/// humansize chooses the unit first and rounds then, so 1023.96 KiB would be `1024.0K`.
+/// It gets a number that is rounded already, half a tenth upwards: 1024.0 KiB, which it
+/// knows to be 1.0 MiB.
+fn readable(bytes: u64, out: &mut impl Room) {
+    /// Of a tenth. It rounds away again, and without it the number would often be a
+    /// short one such as 17.5, which the standard library formats half as fast.
+    const MORE: f64 = 0.3;
+    let shift = bytes.ilog2() / 10 * 10;
+    let unit = 1u64 << shift;
+    let tenths = ((u128::from(bytes) * 10 + u128::from(unit / 2)) >> shift) as u64;
+    let rounded = (tenths as f64 + MORE) / 10.0 * unit as f64;
+    // Only memory is written to, which cannot fail.
+    let _ = write!(ShortUnit(out), "{}", ISizeFormatter::new(rounded, TENTHS));
+}
+
+/// Leaves `K` of humansize's `KiB`.
+struct ShortUnit<'a, R>(&'a mut R);
+
+impl<R: Room> fmt::Write for ShortUnit<'_, R> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.put(text.strip_suffix("iB").unwrap_or(text).as_bytes());
+        Ok(())
     }
-    let mut scaled = (0, b'K');
-    for (step, unit) in (1..).zip(*b"KMGTPE") {
-        // Half a unit is added for rounding; up to 11.5E in tenths fits.
-        let shift = 10 * step;
-        let tenths = ((u128::from(bytes) * 10 + (1 << (shift - 1))) >> shift) as u64;
-        scaled = (tenths, unit);
-        if tenths < 10 * 1024 {
-            break;
-        }
-    }
-    Some(scaled)
 }
 
 /// A round-trip time in microseconds: `87us`, `5.0ms`, `1.2s`; `-` for none.
@@ -356,22 +369,18 @@ fn unfit(character: char) -> bool {
     }
     character.is_whitespace()
         || character.is_control()
+        || character.general_category() == GeneralCategory::Format
         || matches!(character.width(), None | Some(0))
-        || matches!(character,
-            // General category Cf where it has a width, and what is drawn as a blank.
-            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
-            | '\u{890}' | '\u{891}' | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{180e}'
-            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{2800}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
-            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e007f}')
+        // The filler before a Hangul vowel and the empty pattern of Braille: drawn as
+        // blanks, although by category and width they are a letter and a symbol.
+        || matches!(character, '\u{115f}' | '\u{2800}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::ops::RangeInclusive;
 
     fn spelt(value: impl Text) -> String {
         let mut out = Vec::new();
@@ -393,6 +402,8 @@ mod tests {
             (340, "340B"),
             (1023, "1023B"),
             (1024, "1024(1.0K)"),
+            (1280, "1280(1.3K)"),
+            (1792, "1792(1.8K)"),
             (2048, "2048(2.0K)"),
             (1_048_524, "1048524(1023.9K)"),
             (1_048_525, "1048525(1.0M)"),
@@ -492,6 +503,50 @@ mod tests {
         text.as_bytes()
     }
 
+    /// Format characters (general category Cf) and what is drawn as a blank, written
+    /// down from the tables of Unicode 16.
+    const NOT_SEEN: [RangeInclusive<char>; 23] = [
+        '\u{ad}'..='\u{ad}',
+        '\u{600}'..='\u{605}',
+        '\u{61c}'..='\u{61c}',
+        '\u{6dd}'..='\u{6dd}',
+        '\u{70f}'..='\u{70f}',
+        '\u{890}'..='\u{891}',
+        '\u{8e2}'..='\u{8e2}',
+        '\u{115f}'..='\u{1160}',
+        '\u{180e}'..='\u{180e}',
+        '\u{200b}'..='\u{200f}',
+        '\u{202a}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{2800}'..='\u{2800}',
+        '\u{3164}'..='\u{3164}',
+        '\u{feff}'..='\u{feff}',
+        '\u{ffa0}'..='\u{ffa0}',
+        '\u{fff9}'..='\u{fffb}',
+        '\u{110bd}'..='\u{110bd}',
+        '\u{110cd}'..='\u{110cd}',
+        '\u{13430}'..='\u{1343f}',
+        '\u{1bca0}'..='\u{1bca3}',
+        '\u{1d173}'..='\u{1d17a}',
+        '\u{e0000}'..='\u{e007f}',
+    ];
+
+    #[test]
+    fn of_all_characters_only_what_is_seen_reaches_a_line() {
+        for character in '\0'..=char::MAX {
+            let kept = !unfit(character);
+            let told = || format!("U+{:04X}", character as u32);
+            let width = character.width().unwrap_or(0);
+            let blank = character.is_whitespace() || character.is_control();
+            let listed = NOT_SEEN.iter().any(|range| range.contains(&character));
+            if blank || width == 0 || listed {
+                assert!(!kept, "{}", told());
+            } else if character.is_alphanumeric() || character.is_ascii() {
+                assert!(kept, "{}", told());
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_name_is_one_field_of_visible_characters(comm: [u8; 16]) {
@@ -517,6 +572,27 @@ mod tests {
             let digits = text.bytes().take_while(u8::is_ascii_digit).count();
             prop_assert_eq!(text[..digits].parse(), Ok(bytes));
             prop_assert!(!text.contains("1024."));
+        }
+
+        /// Near the bounds as well, where halves of a tenth lie and the unit changes.
+        #[test]
+        fn a_readable_size_is_the_exact_quotient_rounded(
+            unit in 1u32..7, tenth in 10u64..=10_240, offset in -2i64..=2, any: u64,
+        ) {
+            let near = ((u128::from(tenth) * 2 + 1) << (10 * unit)) / 20;
+            let near = u64::try_from(near).unwrap_or(any).saturating_add_signed(offset);
+            for bytes in [near, any] {
+                prop_assume!(bytes >= 1024);
+                let unit_of = |(tenths, _): &(u128, char)| *tenths < 10_240;
+                let quotients = (1u32..).zip("KMGTPE".chars()).map(|(power, unit)| {
+                    let size = 1024u128.pow(power);
+                    // Halves are rounded up.
+                    ((u128::from(bytes) * 20 + size) / (size * 2), unit)
+                });
+                let (tenths, unit) = quotients.clone().find(unit_of).or(quotients.last()).unwrap();
+                let expected = format!("{bytes}({}.{}{unit})", tenths / 10, tenths % 10);
+                prop_assert_eq!(spelt(Size(bytes)), expected);
+            }
         }
 
         #[test]

@@ -108,7 +108,7 @@ fn log_file() {
     fs::write(&log, [&whole[..], b"{\"schema\":1,\"ev"].concat()).expect("write");
     let append = [&arguments[..], &["--append", "--once"]].concat();
     let ended = Launch::new(&append).spawn().ended();
-    let cut = "tcptop: cut off an unfinished row of 16 bytes that an earlier run left";
+    let cut = "tcptop: cut off an unfinished row of 15 bytes that an earlier run left";
     assert_eq!(ended.stderr.lines().next(), Some(cut));
     let after = fs::read(&log).expect("the log");
     assert!(after.starts_with(&whole) && after.ends_with(b"\n"));
