@@ -15,24 +15,32 @@
  * tcp_sock, and here they are only read.
  */
 #include "vmlinux.h"
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include "control.bpf.h"
 #include "event.h"
-#include "kernel.bpf.h"
-#include "loss.bpf.h"
+#include "pass.bpf.h"
 #include "sock.bpf.h"
-#include "tracked.bpf.h"
-#include "udp.bpf.h"
-#include "filter.bpf.h"
 #include "tcp.bpf.h"
-#include "packet.bpf.h"
-#include "owner.bpf.h"
+#include "tcp_use.bpf.h"
+#include "tracked.bpf.h"
+#include "udp_cgroup.bpf.h"
+#include "udp_entry.bpf.h"
+#include "udp_owner.bpf.h"
+#include "udp_sample.bpf.h"
 
-/* Never set: it puts the type into this object's BTF, from where Rust takes it. */
-struct tcptop_event *wire_event;
+/*
+ * Never set. A type gets into this object's BTF, from where Rust takes it, by being the
+ * type of something: these are not, otherwise.
+ */
+struct tcptop_wire {
+	struct tcptop_event event;
+	enum tcptop_flags flags;
+	enum tcptop_loss loss;
+	enum tcptop_flow_table flow_table;
+};
+struct tcptop_wire *wire;
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -113,7 +121,7 @@ int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 SEC("?tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(tcp_sending, struct sock *sk)
 {
-	owns(sk, true);
+	tcp_used(sk, true);
 	return 0;
 }
 
@@ -122,9 +130,9 @@ int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 {
 	if (result < 0)
 		return 0;
-	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
-		owns(sk, false);
-	else if (track_receivers && is_udp(sk))
+	if (settings.count_tcp && sk->sk_protocol == IPPROTO_TCP)
+		tcp_used(sk, false);
+	else if (settings.track_receivers && is_udp(sk))
 		udp_received_by(sk);
 	return 0;
 }
@@ -135,7 +143,7 @@ SEC("?tp_btf/sock_send_length")
 int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
 {
 	if (result >= 0 && sk->sk_protocol == IPPROTO_TCP)
-		owns(sk, false);
+		tcp_used(sk, false);
 	return 0;
 }
 
@@ -144,7 +152,7 @@ SEC("tp_btf/task_rename")
 int BPF_PROG(renames, struct task_struct *task)
 {
 	if (task->pid == task->tgid)
-		__sync_fetch_and_add(&name_changes, 1);
+		name_changes_now();
 	return 0;
 }
 
@@ -156,14 +164,14 @@ int BPF_PROG(renames, struct task_struct *task)
 SEC("?fentry/tcp_sendmsg")
 int BPF_PROG(tcp_sends, struct sock *sk)
 {
-	owns(sk, false);
+	tcp_used(sk, false);
 	return 0;
 }
 
 SEC("?fentry/tcp_recvmsg")
 int BPF_PROG(tcp_receives, struct sock *sk)
 {
-	owns(sk, false);
+	tcp_used(sk, false);
 	return 0;
 }
 
@@ -183,7 +191,7 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!sk || !tracked)
 		return end_pass(ctx->meta->seq, &pass, &epoch);
 	pass.visited++;
-	if (marked_only && !tracked->active)
+	if (control.marked_only && !tracked->active)
 		return 0;
 	if (tcp_is_idle(sk, tracked))
 		mark_idle(tracked);
@@ -214,9 +222,9 @@ int seed_held(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk)
 		return 0;
-	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
+	if (settings.count_tcp && sk->sk_protocol == IPPROTO_TCP)
 		tcp_seed(sk, task);
-	else if (count_udp && is_udp(sk))
+	else if (settings.count_udp && is_udp(sk))
 		udp_seed(sk, task);
 	return 0;
 }

@@ -186,7 +186,8 @@ fn json(roff: &mut Roff) {
          Every object has \"schema\": 1 (it changes when a key changes its meaning or goes; new \
          keys may come) and \"event\": sample for an open connection, closed for one that ended, \
          lost for what could not be kept in the interval, with a count by cause: ring_full, \
-         storage_full, channel_full, malformed, flow_table_datagrams, flow_table_bytes, skipped.",
+         storage_full, channel_full, malformed, flow_table_datagrams, flow_table_bytes, \
+         receiver_table_full, skipped.",
     )]);
 }
 

@@ -130,7 +130,7 @@ fn every_column_is_documented() {
         process_name state bytes_in bytes_out packets_in packets_out rate_in_bytes_sec \
         rate_out_bytes_sec rtt_us partial retrans min_rtt_us age_sec uid ifname netns cgroup \
         container end ring_full storage_full channel_full malformed flow_table_datagrams \
-        flow_table_bytes skipped schema event sample closed lost";
+        flow_table_bytes receiver_table_full skipped schema event sample closed lost";
     let (readme, manual) = (file("README.md"), manual());
     for column in COLUMNS.split_ascii_whitespace() {
         assert!(readme.contains(&format!("`{column}`")), "README: {column}");

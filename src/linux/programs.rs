@@ -14,21 +14,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
+use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, PrintCallback, PrintLevel};
 
 use super::plan::{Need, Plan, Provider, choose};
-use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
+use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use super::{names, privileges};
 use crate::connection::{Family, Protocol};
+use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
-
-/// Slots of the flow table that one element of the map of taken ones stands for
-/// (`bpf/udp.bpf.h`).
-const SLOTS_PER_WORD: u32 = 64;
-
-/// bpf/sock.bpf.h
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// What the programs are told before they are loaded.
 #[derive(Clone)]
@@ -194,11 +187,40 @@ impl<'object> Hooks<'object> {
         Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting })
     }
 
-    /// How often the kernel did not start a program that counts.
+    /// What the programs are told while they run (`bpf/control.bpf.h` says when).
     ///
     /// # Errors
-    /// Those of the system call.
-    pub(super) fn skipped(&self) -> Result<u64> {
+    /// Where the object has no such variable, which is a fault of the build.
+    pub(super) fn control(&mut self) -> Result<&mut Control> {
+        let data = self.skel.maps.data_data.as_deref_mut();
+        Ok(&mut data.context("the BPF object has no variables")?.control)
+    }
+
+    /// What the kernel side has lost since it was loaded.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(super) fn lost(&self) -> Result<Loss> {
+        let mut lost = Loss::default();
+        for (index, cause) in wire::LOSSES {
+            let per_cpu = self
+                .skel
+                .maps
+                .losses
+                .lookup_percpu(&index.0.to_ne_bytes(), MapFlags::ANY)
+                .context("failed to read the loss counters")?
+                .unwrap_or_default();
+            lost[cause] = per_cpu
+                .iter()
+                .filter_map(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)))
+                .sum();
+        }
+        lost[LossCause::Skipped] = self.skipped()?;
+        Ok(lost)
+    }
+
+    /// How often the kernel did not start a program that counts.
+    fn skipped(&self) -> Result<u64> {
         let misses = self.counting.iter().map(|program| {
             let mut info = bpf_prog_info::default();
             let mut length = size_of::<bpf_prog_info>() as u32;
@@ -300,31 +322,32 @@ fn open<'object>(
     if udp {
         maps.flows.set_max_entries(slots).context("failed to size the flow table")?;
         maps.taken_slots
-            .set_max_entries(slots.div_ceil(SLOTS_PER_WORD))
+            .set_max_entries(slots.div_ceil(wire::FlowTable::SLOTS_PER_WORD.0))
             .context("failed to size the flow table")?;
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
-    rodata.ring_bytes = knobs.ring_bytes.into();
-    rodata.lifetime = knobs.settings.rows.lifetime;
-    rodata.holders_only = has(Provider::FileIterator);
-    rodata.count_tcp = knobs.tcp;
-    rodata.count_udp = udp;
-    rodata.filter_family = match query.family() {
+    let settings = &mut rodata.settings;
+    settings.ring_bytes = knobs.ring_bytes.into();
+    settings.lifetime.write(knobs.settings.rows.lifetime);
+    settings.holders_only.write(has(Provider::FileIterator));
+    settings.count_tcp.write(knobs.tcp);
+    settings.count_udp.write(udp);
+    settings.filter_family = match query.family() {
         None => 0,
-        Some(Family::V4) => AF_INET,
-        Some(Family::V6) => AF_INET6,
+        Some(Family::V4) => wire::Family::AF_INET.0,
+        Some(Family::V6) => wire::Family::AF_INET6.0,
     };
-    if query.ports.len() <= rodata.filter_ports.len() {
-        rodata.filter_port_count = query.ports.len() as u32;
-        for (slot, port) in rodata.filter_ports.iter_mut().zip(&query.ports) {
+    if query.ports.len() <= settings.filter_ports.len() {
+        settings.filter_port_count = query.ports.len() as u16;
+        for (slot, port) in settings.filter_ports.iter_mut().zip(&query.ports) {
             *slot = port.to_be();
         }
     }
-    rodata.track_receivers = has(Provider::CgroupSkb);
-    rodata.flow_mask = slots - 1;
+    settings.track_receivers.write(has(Provider::CgroupSkb));
+    settings.flow_mask = slots - 1;
     // The only random numbers that the standard library gives away.
-    rodata.flow_seed = RandomState::new().build_hasher().finish();
-    rodata.flow_timeout_ns =
+    settings.flow_seed = RandomState::new().build_hasher().finish();
+    settings.flow_timeout_ns =
         u64::try_from(knobs.settings.rows.udp_timeout.as_nanos()).unwrap_or(u64::MAX);
     Ok(open)
 }

@@ -61,13 +61,14 @@ const SCHEMA: [(&str, char); 28] = [
     ("end", 's'),
 ];
 
-const CAUSES: [&str; 7] = [
+const CAUSES: [&str; 8] = [
     "ring_full",
     "storage_full",
     "channel_full",
     "malformed",
     "flow_table_datagrams",
     "flow_table_bytes",
+    "receiver_table_full",
     "skipped",
 ];
 
