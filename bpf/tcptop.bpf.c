@@ -13,6 +13,8 @@
  *
  * No program runs per byte or per segment: the kernel counts those in every
  * tcp_sock, and here they are only read.
+ *
+ * None is loaded by itself ("?"): user space chooses.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -87,7 +89,7 @@ static __always_inline int tcp_catch(struct sock *sk, int old_state, int new_sta
 	return tcp_changes(sk, old_state, new_state);
 }
 
-SEC("tp_btf/inet_sock_set_state")
+SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 {
 	return tcp_changes(sk, old_state, new_state);
@@ -99,13 +101,13 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
  * process that just connects or closes, and since Linux 7.0, which can preempt a
  * program, not for other processes, for milliseconds. The third is for those.
  */
-SEC("tp_btf/inet_sock_set_state")
+SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
 {
 	return tcp_catch(sk, old_state, new_state);
 }
 
-SEC("tp_btf/inet_sock_set_state")
+SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 {
 	return tcp_catch(sk, old_state, new_state);
@@ -148,7 +150,7 @@ int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
 }
 
 /* A process changes its name, or a thread does, which is not told. */
-SEC("tp_btf/task_rename")
+SEC("?tp_btf/task_rename")
 int BPF_PROG(renames, struct task_struct *task)
 {
 	if (task->pid == task->tgid)
@@ -182,7 +184,7 @@ int BPF_PROG(tcp_receives, struct sock *sk)
  * the descriptor gets. Does not lock the socket: a total can be caught between
  * two steps of the kernel's and is right in the next sample.
  */
-SEC("iter/bpf_sk_storage_map")
+SEC("?iter/bpf_sk_storage_map")
 int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct sock *sk = ctx->sk;
@@ -206,7 +208,7 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
  * sockets without a descriptor: not yet accepted, or closed by their process and
  * still sending.
  */
-SEC("iter/task_file")
+SEC("?iter/task_file")
 int seed_held(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
@@ -230,7 +232,7 @@ int seed_held(struct bpf_iter__task_file *ctx)
 }
 
 /* Seed: what seed_held misses, in the network namespace of the reader. */
-SEC("iter/tcp")
+SEC("?iter/tcp")
 int seed_unheld(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *common = ctx->sk_common;
@@ -242,13 +244,6 @@ int seed_unheld(struct bpf_iter__tcp *ctx)
 	tp = bpf_skc_to_tcp_sock(common);
 	if (tp)
 		tcp_seed((struct sock *)tp, NULL);
-	return 0;
-}
-
-/* What refuses trampolines refuses this one as well, in a tenth of the time. */
-SEC("?fentry/ip_send_skb")
-int trampoline(void *ctx)
-{
 	return 0;
 }
 
@@ -306,7 +301,7 @@ int udp_ingress(struct __sk_buff *skb)
 }
 
 /* UDP samples: each element stands for 64 slots of the flow table. */
-SEC("iter/bpf_map_elem")
+SEC("?iter/bpf_map_elem")
 int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 {
 	__u32 *key = ctx->key;

@@ -142,17 +142,26 @@ static __always_inline bool udp_wanted(const struct flow_key *key)
 
 #define NO_SLOT (~0U)
 
-/* Where the flow lies, NO_SLOT where it is not in the table. A global function:
- * the verifier looks into it once, not at every call. */
+/*
+ * The functions from here on are global, so that the verifier looks into each of them
+ * once, not at every call: the loops would be most of its work.
+ */
+__noinline bool flow_lies_in(const struct flow_key *key, __u32 slot)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+	return key && flow && flow_is(flow, key);
+}
+
+/* Where the flow lies, NO_SLOT where it is not in the table. */
 __noinline __u32 flow_find(const struct flow_key *key)
 {
 	if (!key)
 		return NO_SLOT;
 	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
 		__u32 slot = flow_slot(key, probe);
-		struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 
-		if (flow && flow_is(flow, key))
+		if (flow_lies_in(key, slot))
 			return slot;
 	}
 	return NO_SLOT;
@@ -170,6 +179,14 @@ static __always_inline struct flow *flow_lookup(const struct flow_key *key)
 	return bpf_map_lookup_elem(&flows, &slot);
 }
 
+/* True where the slot was free. */
+__noinline bool flow_slot_claim(__u32 slot)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+	return flow && __sync_val_compare_and_swap(&flow->tag, FLOW_FREE, FLOW_BUSY) == FLOW_FREE;
+}
+
 /*
  * A slot of its own for a new flow, NO_SLOT where none is free. It is BUSY, and
  * becomes the flow's with flow_publish().
@@ -180,10 +197,8 @@ __noinline __u32 flow_claim(const struct flow_key *key)
 		return NO_SLOT;
 	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
 		__u32 slot = flow_slot(key, probe);
-		struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 
-		if (flow &&
-		    __sync_val_compare_and_swap(&flow->tag, FLOW_FREE, FLOW_BUSY) == FLOW_FREE)
+		if (flow_slot_claim(slot))
 			return slot;
 	}
 	return NO_SLOT;

@@ -9,12 +9,17 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use anyhow::{Context, Result, anyhow};
-use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
+use libbpf_rs::libbpf_sys::{
+    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_prog_get_info_by_fd, bpf_prog_info,
+    bpf_prog_load, bpf_prog_load_opts, size_t,
+};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, PrintCallback, PrintLevel};
+use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
@@ -54,6 +59,28 @@ impl<'a> Knobs<'a> {
     fn small(&self) -> Knobs<'a> {
         Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
     }
+}
+
+/// The programs of a provider, in the order in which they are attached. A macro, since
+/// they have other types before and after they are loaded.
+macro_rules! programs {
+    ($object:expr, $provider:expr) => {{
+        let progs = &mut $object.progs;
+        match $provider {
+            Provider::StateTracepoint => {
+                vec![&mut progs.tcp_state, &mut progs.tcp_state_second, &mut progs.tcp_state_third]
+            }
+            Provider::StorageIterator => vec![&mut progs.sample],
+            Provider::TcpSendTracepoint => vec![&mut progs.tcp_sending, &mut progs.sock_received],
+            Provider::SocketTracepoints => vec![&mut progs.sock_sent, &mut progs.sock_received],
+            Provider::TcpEntry => vec![&mut progs.tcp_sends, &mut progs.tcp_receives],
+            Provider::FileIterator => vec![&mut progs.seed_held],
+            Provider::UdpEntry => {
+                vec![&mut progs.udp_sends_ipv4, &mut progs.udp_sends_ipv6, &mut progs.udp_receives]
+            }
+            Provider::CgroupSkb => vec![&mut progs.udp_egress, &mut progs.udp_ingress],
+        }
+    }};
 }
 
 /// The loaded programs with everything that keeps them attached.
@@ -101,7 +128,7 @@ impl<'object> Hooks<'object> {
     ) -> (Plan, Result<Hooks<'object>>) {
         let prove = |provider| attempt(provider, knobs);
         let hope = |provider| match provider {
-            Provider::UdpEntry => attempt_trampoline(knobs),
+            Provider::UdpEntry => attempt_trampoline(),
             _ => Ok(()),
         };
         let plan = |attempt: &dyn Fn(Provider) -> Result<(), String>| {
@@ -143,7 +170,7 @@ impl<'object> Hooks<'object> {
             .context("failed to load the BPF programs")?;
         let mut attached = Vec::new();
         for &provider in providers.iter().filter(|provider| !is_iterator(**provider)) {
-            attach(&mut skel, provider, knobs, &mut attached)
+            attach(&mut skel, provider, &mut attached)
                 .with_context(|| format!("failed to attach {}", provider.name()))?;
         }
         let names = skel.progs.renames.attach();
@@ -178,8 +205,7 @@ impl<'object> Hooks<'object> {
         };
         let mut counting = Vec::new();
         if providers.contains(&Provider::UdpEntry) {
-            let progs = &skel.progs;
-            for program in [&progs.udp_sends_ipv4, &progs.udp_sends_ipv6, &progs.udp_receives] {
+            for program in programs!(skel, Provider::UdpEntry) {
                 let program = program.as_fd().try_clone_to_owned();
                 counting.push(program.context("failed to keep a program")?);
             }
@@ -247,16 +273,45 @@ fn is_iterator(provider: Provider) -> bool {
     matches!(provider, Provider::StorageIterator | Provider::FileIterator)
 }
 
-/// Loads and attaches a program that does nothing, with a BPF trampoline.
-fn attempt_trampoline(knobs: &Knobs<'_>) -> Result<(), String> {
-    let mut storage = MaybeUninit::uninit();
-    let result = open(&mut storage, &knobs.small(), &[], false)
-        .and_then(|mut open| {
-            open.progs.trampoline.set_autoload(true);
-            open.load().context("load")
-        })
-        .and_then(|skel| skel.progs.trampoline.attach().context("attach"));
-    result.map(drop).map_err(|error| format!("{error:#}"))
+/// Asks for a program on a BPF trampoline that is attached to nothing. A kernel that
+/// refuses them altogether, as one that is locked down does, says so before it looks for
+/// what a program is to be attached to; others only miss that. It is asked in place of a
+/// real one, for which all of the kernel's types would have to be read once more.
+///
+/// # Errors
+/// The refusal, in the kernel's words.
+fn attempt_trampoline() -> Result<(), String> {
+    // r0 = 0; exit (Documentation/bpf/standardization/instruction-set.rst)
+    let mut nothing = [bpf_insn::default(); 2];
+    nothing[0].code = 0xb7;
+    nothing[1].code = 0x95;
+    let mut options = bpf_prog_load_opts {
+        sz: size_of::<bpf_prog_load_opts>() as size_t,
+        expected_attach_type: BPF_TRACE_FENTRY,
+        ..Default::default()
+    };
+    // SAFETY: all pointers are to live memory of the lengths given, or null where libbpf
+    // allows that (the name).
+    let result = unsafe {
+        bpf_prog_load(
+            BPF_PROG_TYPE_TRACING,
+            ptr::null(),
+            c"GPL".as_ptr(),
+            nothing.as_ptr(),
+            nothing.len() as size_t,
+            &mut options,
+        )
+    };
+    match Errno::from_raw(-result) {
+        Errno::EPERM => Err(format!("load: {}", io::Error::from(Errno::EPERM))),
+        _ => {
+            if result >= 0 {
+                // SAFETY: a descriptor that nobody else knows of.
+                drop(unsafe { OwnedFd::from_raw_fd(result) });
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Loads and attaches a provider's programs alone, and lets go of them again.
@@ -268,9 +323,7 @@ fn attempt(provider: Provider, knobs: &Knobs<'_>) -> Result<(), String> {
     }
     let result = open(&mut storage, &knobs, &[provider], false)
         .and_then(|open| open.load().context("load"))
-        .and_then(|mut skel| {
-            attach(&mut skel, provider, &knobs, &mut Vec::new()).context("attach")
-        });
+        .and_then(|mut skel| attach(&mut skel, provider, &mut Vec::new()).context("attach"));
     result.map_err(|error| format!("{error:#}"))
 }
 
@@ -294,28 +347,25 @@ fn open<'object>(
     let slots = knobs.udp_slots;
     let query = &knobs.settings.query;
 
+    for provider in providers {
+        for program in programs!(open, provider) {
+            program.set_autoload(true);
+        }
+    }
     let progs = &mut open.progs;
-    progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
-    progs.tcp_state_second.set_autoload(has(Provider::StateTracepoint));
-    let third = has(Provider::StateTracepoint) && tracepoints_are_preempted();
-    progs.tcp_state_third.set_autoload(third);
-    progs.sample.set_autoload(has(Provider::StorageIterator));
-    progs.seed_held.set_autoload(whole || has(Provider::FileIterator));
-    progs.seed_unheld.set_autoload(whole && knobs.tcp);
-    progs.sample_flows.set_autoload(whole && udp);
-    progs.renames.set_autoload(whole);
-    progs.tcp_sending.set_autoload(has(Provider::TcpSendTracepoint) && knobs.tcp);
-    progs.sock_sent.set_autoload(has(Provider::SocketTracepoints) && knobs.tcp);
-    progs
-        .sock_received
-        .set_autoload(has(Provider::TcpSendTracepoint) || has(Provider::SocketTracepoints));
-    progs.tcp_sends.set_autoload(has(Provider::TcpEntry));
-    progs.tcp_receives.set_autoload(has(Provider::TcpEntry));
-    progs.udp_sends_ipv4.set_autoload(has(Provider::UdpEntry));
-    progs.udp_sends_ipv6.set_autoload(has(Provider::UdpEntry));
-    progs.udp_receives.set_autoload(has(Provider::UdpEntry));
-    progs.udp_egress.set_autoload(has(Provider::CgroupSkb));
-    progs.udp_ingress.set_autoload(has(Provider::CgroupSkb));
+    if whole {
+        progs.renames.set_autoload(true);
+        progs.seed_held.set_autoload(true);
+        progs.seed_unheld.set_autoload(knobs.tcp);
+        progs.sample_flows.set_autoload(udp);
+    }
+    if progs.tcp_state_third.autoload() && !tracepoints_are_preempted() {
+        progs.tcp_state_third.set_autoload(false);
+    }
+    if !knobs.tcp {
+        progs.tcp_sending.set_autoload(false);
+        progs.sock_sent.set_autoload(false);
+    }
 
     let maps = &mut open.maps;
     maps.events.set_max_entries(knobs.ring_bytes).context("failed to size the ring buffer")?;
@@ -359,52 +409,26 @@ fn tracepoints_are_preempted() -> bool {
     privileges::kernel_knows("class_srcu_fast_notrace_t")
 }
 
-fn attach(
-    skel: &mut TcptopSkel<'_>,
-    provider: Provider,
-    knobs: &Knobs<'_>,
-    links: &mut Vec<Link>,
-) -> Result<()> {
-    let progs = &mut skel.progs;
+/// Attaches those of a provider's programs that were loaded.
+fn attach(skel: &mut TcptopSkel<'_>, provider: Provider, links: &mut Vec<Link>) -> Result<()> {
+    let programs = programs!(skel, provider).into_iter().filter(|program| program.autoload());
     match provider {
-        Provider::StateTracepoint => {
-            // They run in this order.
-            links.push(progs.tcp_state.attach()?);
-            links.push(progs.tcp_state_second.attach()?);
-            if progs.tcp_state_third.autoload() {
-                links.push(progs.tcp_state_third.attach()?);
-            }
-        }
-        Provider::TcpSendTracepoint => {
-            if knobs.tcp {
-                links.push(progs.tcp_sending.attach()?);
-            }
-            links.push(progs.sock_received.attach()?);
-        }
-        Provider::SocketTracepoints => {
-            if knobs.tcp {
-                links.push(progs.sock_sent.attach()?);
-            }
-            links.push(progs.sock_received.attach()?);
-        }
-        Provider::TcpEntry => {
-            links.push(progs.tcp_sends.attach()?);
-            links.push(progs.tcp_receives.attach()?);
-        }
-        Provider::UdpEntry => {
-            links.push(progs.udp_sends_ipv4.attach()?);
-            links.push(progs.udp_sends_ipv6.attach()?);
-            links.push(progs.udp_receives.attach()?);
-        }
         Provider::CgroupSkb => {
             let root = cgroup_root()?;
-            links.push(progs.udp_egress.attach_cgroup(root.as_raw_fd())?);
-            links.push(progs.udp_ingress.attach_cgroup(root.as_raw_fd())?);
+            for program in programs {
+                links.push(program.attach_cgroup(root.as_raw_fd())?);
+            }
         }
         Provider::StorageIterator => {
-            links.push(progs.sample.attach_iter(skel.maps.sockets.as_fd())?);
+            for program in programs {
+                links.push(program.attach_iter(skel.maps.sockets.as_fd())?);
+            }
         }
-        Provider::FileIterator => links.push(progs.seed_held.attach()?),
+        _ => {
+            for program in programs {
+                links.push(program.attach()?);
+            }
+        }
     }
     Ok(())
 }
