@@ -44,7 +44,7 @@ _Static_assert(sizeof(struct owner) == 32, "half a cache line");
 static __u32 name_changes = 1;
 static __u32 settled_names = 1;
 
-static __always_inline void name_changes_now(void)
+static __always_inline void count_name_change(void)
 {
 	__sync_fetch_and_add(&name_changes, 1);
 }

@@ -154,7 +154,7 @@ SEC("?tp_btf/task_rename")
 int BPF_PROG(renames, struct task_struct *task)
 {
 	if (task->pid == task->tgid)
-		name_changes_now();
+		count_name_change();
 	return 0;
 }
 

@@ -26,7 +26,8 @@ pub use types::tcptop_pass as Pass;
 pub use types::tcptop_protocol as Protocol;
 pub use types::tcptop_state as State;
 
-// SAFETY: every field is an integer or an array of integers, the struct has no
+// SAFETY: every field is an integer, an array of integers or an enum of C, which Rust
+// sees as a struct around an integer, so that unknown values do no harm; the struct has no
 // padding (its size below is the sum of its fields), and any bytes are valid.
 unsafe impl plain::Plain for Event {}
 // SAFETY: as above.
