@@ -34,10 +34,9 @@ run: build ## Install what is missing, build, and start tcptop as root (ARGS="--
 build: deps ## Install what is missing and build the release binary
 	@$(CARGO) build --release --locked
 
-check: ## Format and lints
+check: ## Format and lints, of the kernel side too
 	@scripts/install-deps.sh --test
-	@$(CARGO) fmt --check
-	@$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	@scripts/check.sh
 
 test: ## Everything: format, lints, tests (the live ones as root), no needless rebuild
 	@scripts/install-deps.sh --test

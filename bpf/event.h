@@ -1,23 +1,50 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The wire: what the kernel side writes into the ring buffer.
+ * The wire: what the kernel side writes for user space, and the numbers that stand
+ * in it.
  *
- * The only definition. The Rust side takes it from the skeleton, which takes it
- * from this object's BTF, and asserts the same sizes.
+ * The only definition. The Rust side takes all of it from the skeleton, which takes
+ * it from this object's BTF, and asserts the same sizes.
  */
 #ifndef TCPTOP_EVENT_H
 #define TCPTOP_EVENT_H
 
-enum tcptop_event_kind {
+#include "vmlinux.h"
+
+enum tcptop_kind {
 	/* An open connection's totals; state is the present one. */
 	TCPTOP_SAMPLE = 1,
 	/* A TCP connection ended; state is the last one before CLOSE. */
 	TCPTOP_CLOSED = 2,
 	/* A UDP flow was silent for the timeout and is forgotten. */
 	TCPTOP_EXPIRED = 3,
-};
+} __attribute__((packed));
 
-enum tcptop_event_flags {
+/* include/linux/socket.h; IPv4-mapped addresses are of the second. */
+enum tcptop_family {
+	AF_INET = 2,
+	AF_INET6 = 10,
+} __attribute__((packed));
+
+enum tcptop_protocol {
+	TCPTOP_TCP = IPPROTO_TCP,
+	TCPTOP_UDP = IPPROTO_UDP,
+} __attribute__((packed));
+
+/* Of TCP, as far as it is a connection's (include/net/tcp_states.h); UDP has none, 0. */
+enum tcptop_state {
+	TCPTOP_NO_STATE = 0,
+	TCPTOP_ESTABLISHED = TCP_ESTABLISHED,
+	TCPTOP_SYN_SENT = TCP_SYN_SENT,
+	TCPTOP_SYN_RECV = TCP_SYN_RECV,
+	TCPTOP_FIN_WAIT1 = TCP_FIN_WAIT1,
+	TCPTOP_FIN_WAIT2 = TCP_FIN_WAIT2,
+	TCPTOP_CLOSE_WAIT = TCP_CLOSE_WAIT,
+	TCPTOP_LAST_ACK = TCP_LAST_ACK,
+	TCPTOP_CLOSING = TCP_CLOSING,
+} __attribute__((packed));
+
+enum tcptop_flags {
 	/* Older than tcptop: the counters lack its past. */
 	TCPTOP_PARTIAL = 1,
 	/* The peer's FIN came in (SOCK_DONE). */
@@ -26,19 +53,21 @@ enum tcptop_event_flags {
 	TCPTOP_NO_FIN_WAIT2 = 4,
 	/* No process has the socket any more (SOCK_DEAD). */
 	TCPTOP_ORPHAN = 8,
-};
+} __attribute__((packed));
 
 struct tcptop_event {
-	__u8 kind;     /* enum tcptop_event_kind */
-	__u8 family;   /* AF_INET or AF_INET6, of the socket */
-	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 state;    /* include/net/tcp_states.h */
-	__u8 flags;    /* enum tcptop_event_flags */
+	enum tcptop_kind kind;
+	enum tcptop_family family; /* of the socket */
+	enum tcptop_protocol protocol;
+	enum tcptop_state state;
+	__u8 flags; /* enum tcptop_flags */
 	__u8 pad;
 	__u16 error; /* sk_err, an errno; 0 for none */
-	/* What keeps two connections apart: the socket's address (UDP: the number
-	 * of the flow's slot) and the moment (CLOCK_MONOTONIC) at which this use of
-	 * it was first seen. */
+	/*
+	 * What keeps two connections apart: the socket's address (UDP: the number of
+	 * the flow's slot) and the moment (CLOCK_MONOTONIC) at which this use of it was
+	 * first seen.
+	 */
 	__u64 object;
 	__u64 born_ns;
 	__u64 time_ns; /* CLOCK_MONOTONIC of a close; 0 in a sample */
@@ -54,21 +83,21 @@ struct tcptop_event {
 	__u16 local_port; /* host order */
 	__u16 remote_port;
 	__u32 netns; /* inode number */
-	__u32 tgid;  /* owner, 0 unknown */
+	__u32 tgid; /* owner, 0 unknown */
 	__u32 uid;
-	__u8 comm[16];     /* of the thread-group leader */
-	__u32 srtt_us;     /* smoothed RTT, us; 0 none */
-	__u32 min_rtt_us;  /* ~0 none */
+	__u8 comm[16]; /* of the thread-group leader */
+	__u32 srtt_us; /* smoothed RTT, us; 0 none */
+	__u32 min_rtt_us; /* ~0 none */
 	__u32 retransmits; /* segments */
-	__u32 ifindex;	   /* bound device, else the route's; 0 none */
-	__u32 scope;	   /* bound device: the scope of link-local addresses */
+	__u32 ifindex; /* bound device, else the route's; 0 none */
+	__u32 scope; /* bound device: the scope of link-local addresses */
 	__u32 pad2;
 };
 _Static_assert(sizeof(struct tcptop_event) == 160, "wire size");
 
-/* What a pass of the sampling iterator ends with, read from its descriptor. */
+/* What a pass of a sampling iterator ends with, read from its descriptor. */
 struct tcptop_pass {
-	__u64 visited;	/* sockets and flows looked at */
+	__u64 visited; /* sockets or flows looked at */
 	__u64 deferred; /* changed, but left for another pass: the ring was half full */
 	__u64 ownerless; /* for a while now no process was seen using them */
 };
@@ -76,11 +105,20 @@ _Static_assert(sizeof(struct tcptop_pass) == 24, "wire size");
 
 /* Index into the per-CPU array of loss counters. */
 enum tcptop_loss {
-	TCPTOP_LOST_RING_FULL,	  /* close records without room in the ring */
+	TCPTOP_LOST_RING_FULL, /* close records without room in the ring */
 	TCPTOP_LOST_STORAGE_FULL, /* sockets without storage */
 	TCPTOP_LOST_FLOW_DATAGRAMS, /* UDP datagrams that found the flow table full */
-	TCPTOP_LOST_FLOW_BYTES,	    /* their payload */
+	TCPTOP_LOST_FLOW_BYTES, /* their payload */
+	TCPTOP_LOST_RECEIVERS, /* UDP sockets whose receiver found no place in its table */
 	TCPTOP_LOSS_CAUSES,
+};
+
+/* How the table of UDP flows is laid out. */
+enum tcptop_flow_table {
+	/* A flow may lie in any slot of two groups of so many. */
+	FLOW_WAYS = 8,
+	/* Slots that one element of the map of taken ones stands for. */
+	SLOTS_PER_WORD = 64,
 };
 
 #endif

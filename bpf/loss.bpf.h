@@ -3,6 +3,9 @@
 #ifndef TCPTOP_LOSS_BPF_H
 #define TCPTOP_LOSS_BPF_H
 
+#include "event.h"
+#include <bpf/bpf_helpers.h>
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, TCPTOP_LOSS_CAUSES);

@@ -12,6 +12,10 @@
 #ifndef TCPTOP_RECENT_BPF_H
 #define TCPTOP_RECENT_BPF_H
 
+#include "control.bpf.h"
+#include "owner.bpf.h"
+#include "sock.bpf.h"
+
 #define RECENT_BITS 16
 static __u64 recent_uses[1 << RECENT_BITS];
 
@@ -46,12 +50,9 @@ static __always_inline __u64 *recent_use_of(__u64 number)
 	return &recent_uses[number * GOLDEN_RATIO >> (64 - RECENT_BITS)];
 }
 
-/* Counted by user space, where the marks matter at all. */
-__u32 mark_rounds;
-
 static __always_inline __u64 use_by(__u64 number, struct task_struct *task, __u32 name_age)
 {
-	__u64 since = (__u64)mark_rounds << 32 | name_age;
+	__u64 since = (__u64)control.mark_rounds << 32 | name_age;
 
 	return (number << PID_BITS | (__u32)task->tgid) ^ since * GOLDEN_RATIO;
 }
@@ -59,6 +60,27 @@ static __always_inline __u64 use_by(__u64 number, struct task_struct *task, __u3
 static __always_inline void forget_recent_use(__u64 number)
 {
 	__sync_lock_test_and_set(recent_use_of(number), 0);
+}
+
+static __always_inline bool used_just_now(__u64 number, struct task_struct *task)
+{
+	return *recent_use_of(number) == use_by(number, task, name_changes);
+}
+
+/*
+ * The task's process uses the socket, and not for the first time: the next time need
+ * not ask the storage. Another process that begins to use it at the same moment
+ * changes the storage and then forgets: what this one wrote goes either there, or
+ * here.
+ */
+static __always_inline void remember_use(__u64 number, const struct owner *owner,
+					 struct task_struct *task)
+{
+	__u64 use = use_by(number, task, owner->name_age);
+
+	__sync_lock_test_and_set(recent_use_of(number), use);
+	if (!owner_is_known(owner, task, EVIDENCE_USES))
+		forget_recent_use(number);
 }
 
 #endif

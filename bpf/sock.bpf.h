@@ -3,8 +3,20 @@
 #ifndef TCPTOP_SOCK_BPF_H
 #define TCPTOP_SOCK_BPF_H
 
-#define AF_INET 2
-#define AF_INET6 10
+#include "event.h"
+#include "kernel.bpf.h"
+#include <bpf/bpf_endian.h>
+
+#define SOCK_DGRAM 2
+
+/* Not a raw socket of that protocol. */
+static __always_inline bool is_udp(struct sock *sk)
+{
+	__u16 family = sk->__sk_common.skc_family;
+
+	return sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM &&
+	       (family == AF_INET || family == AF_INET6);
+}
 
 /* The socket's number on this host, which is never used again; 0 until it is first
  * asked for, by a call. */

@@ -3,6 +3,14 @@
 #ifndef TCPTOP_TCP_BPF_H
 #define TCPTOP_TCP_BPF_H
 
+#include "filter.bpf.h"
+#include "loss.bpf.h"
+#include "pass.bpf.h"
+#include "recent.bpf.h"
+#include "ring.bpf.h"
+#include "sock.bpf.h"
+#include "tracked.bpf.h"
+
 static __always_inline bool fin_received(struct sock *sk)
 {
 	return sk->__sk_common.skc_flags & (1UL << SOCK_DONE);
@@ -54,7 +62,7 @@ static __always_inline __u64 since(__u64 now, __u64 base)
 static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk,
 				     struct tcp_sock *tp, struct tracked *tracked)
 {
-	event->protocol = IPPROTO_TCP;
+	event->protocol = TCPTOP_TCP;
 	event->flags = tracked->flags;
 	if (fin_received(sk))
 		event->flags |= TCPTOP_FIN_RECEIVED;
@@ -74,8 +82,8 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	event->srtt_us = tp->srtt_us >> 3;
 	event->min_rtt_us = tp->rtt_min.s[0].v;
 	event->retransmits = tp->total_retrans - tracked->base_retrans;
-	event->tgid = tracked->tgid;
-	__builtin_memcpy(event->comm, tracked->comm, sizeof(event->comm));
+	event->tgid = tracked->owner.tgid;
+	__builtin_memcpy(event->comm, tracked->owner.comm, sizeof(event->comm));
 	event->local_port = bpf_ntohs(tcp_local_port(tp));
 	fill_sock(event, sk);
 }
@@ -101,8 +109,8 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
 	tcp_set_base(tracked, sk, tp);
-	set_owner(tracked, bpf_get_current_task_btf(),
-		  holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
+	owner_set(&tracked->owner, bpf_get_current_task_btf(),
+		  settings.holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
 }
 
 /*
@@ -128,7 +136,7 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 	tracked->base_retrans = 0;
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
-	tracked->evidence = EVIDENCE_INHERITED;
+	tracked->owner.evidence = EVIDENCE_INHERITED;
 	forget_recent_use(tcp_socket_number(sk));
 	tracked->active = 1;
 	tracked->born_ns = bpf_ktime_get_ns();
@@ -139,7 +147,7 @@ static __always_inline void tcp_moves_on(struct sock *sk)
 {
 	struct tracked *tracked;
 
-	if (!marks_matter)
+	if (!control.marks_matter)
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (tracked)
@@ -195,11 +203,12 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 	if (!bpf_ksym_exists(bpf_rdonly_cast))
 		return false;
 	/* Without a sample it can be a UDP socket as well. */
-	if (!tracked->sampled_state || tracked->evidence < EVIDENCE_HOLDS || sample_all)
+	if (!tracked->sampled_state || tracked->owner.evidence < EVIDENCE_HOLDS ||
+	    control.sample_all)
 		return false;
 	tp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
 	return tp->segs_in + tp->segs_out == tracked->sampled_segs &&
-	       tracked->owner_version == tracked->sampled_owner;
+	       !owner_is_news(&tracked->owner);
 }
 
 static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
@@ -207,7 +216,8 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	__u8 state = sk->__sk_common.skc_state;
 	struct tcptop_event *event;
 	struct tcp_sock *tp;
-	__u32 segs, owner;
+	__u16 version;
+	__u32 segs;
 
 	if (state == TCP_CLOSE || state == TCP_LISTEN)
 		return;
@@ -219,15 +229,15 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 		mark_idle(tracked);
 		return;
 	}
-	if (tracked->evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
+	if (tracked->owner.evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
 	    bpf_ktime_get_ns() - tracked->born_ns > OWNERLESS_FOR_NS)
 		pass.ownerless++;
 	segs = tp->segs_in + tp->segs_out;
-	owner = tracked->owner_version;
+	version = tracked->owner.version;
 	if (tracked->sampled_epoch == epoch)
 		return;
-	if (!sample_all && segs == tracked->sampled_segs && state == tracked->sampled_state &&
-	    owner == tracked->sampled_owner) {
+	if (!control.sample_all && segs == tracked->sampled_segs &&
+	    state == tracked->sampled_state && version == tracked->owner.sampled_version) {
 		mark_idle(tracked);
 		return;
 	}
@@ -251,7 +261,7 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	tracked->sampled_segs = segs;
 	tracked->sampled_state = state;
-	tracked->sampled_owner = owner;
+	tracked->owner.sampled_version = version;
 	tracked->sampled_epoch = epoch;
 }
 
@@ -281,7 +291,7 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 	if (!tracked) {
 		fresh.born_ns = bpf_ktime_get_ns();
 		fresh.flags = TCPTOP_PARTIAL;
-		if (!lifetime)
+		if (!settings.lifetime)
 			tcp_set_base(&fresh, sk, tp);
 		tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!tracked) {
@@ -290,8 +300,8 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 		}
 		forget_recent_use(tcp_socket_number(sk));
 	}
-	if (holder && tracked->evidence < EVIDENCE_USES)
-		set_owner(tracked, holder, EVIDENCE_HOLDS);
+	if (holder && tracked->owner.evidence < EVIDENCE_USES)
+		owner_set(&tracked->owner, holder, EVIDENCE_HOLDS);
 }
 
 #endif

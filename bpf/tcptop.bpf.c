@@ -13,26 +13,36 @@
  *
  * No program runs per byte or per segment: the kernel counts those in every
  * tcp_sock, and here they are only read.
+ *
+ * None is loaded by itself ("?"): user space chooses.
  */
 #include "vmlinux.h"
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include "control.bpf.h"
 #include "event.h"
-#include "kernel.bpf.h"
-#include "loss.bpf.h"
+#include "pass.bpf.h"
 #include "sock.bpf.h"
-#include "tracked.bpf.h"
-#include "udp.bpf.h"
-#include "filter.bpf.h"
 #include "tcp.bpf.h"
-#include "packet.bpf.h"
-#include "owner.bpf.h"
+#include "tcp_use.bpf.h"
+#include "tracked.bpf.h"
+#include "udp_cgroup.bpf.h"
+#include "udp_entry.bpf.h"
+#include "udp_owner.bpf.h"
+#include "udp_sample.bpf.h"
 
-/* Never set: it puts the type into this object's BTF, from where Rust takes it. */
-struct tcptop_event *wire_event;
+/*
+ * Never set. A type gets into this object's BTF, from where Rust takes it, by being the
+ * type of something: these are not, otherwise.
+ */
+struct tcptop_wire {
+	struct tcptop_event event;
+	enum tcptop_flags flags;
+	enum tcptop_loss loss;
+	enum tcptop_flow_table flow_table;
+};
+struct tcptop_wire *wire;
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -79,7 +89,7 @@ static __always_inline int tcp_catch(struct sock *sk, int old_state, int new_sta
 	return tcp_changes(sk, old_state, new_state);
 }
 
-SEC("tp_btf/inet_sock_set_state")
+SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 {
 	return tcp_changes(sk, old_state, new_state);
@@ -91,13 +101,13 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
  * process that just connects or closes, and since Linux 7.0, which can preempt a
  * program, not for other processes, for milliseconds. The third is for those.
  */
-SEC("tp_btf/inet_sock_set_state")
+SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
 {
 	return tcp_catch(sk, old_state, new_state);
 }
 
-SEC("tp_btf/inet_sock_set_state")
+SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 {
 	return tcp_catch(sk, old_state, new_state);
@@ -113,7 +123,7 @@ int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 SEC("?tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(tcp_sending, struct sock *sk)
 {
-	owns(sk, true);
+	tcp_used(sk, true);
 	return 0;
 }
 
@@ -122,9 +132,9 @@ int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 {
 	if (result < 0)
 		return 0;
-	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
-		owns(sk, false);
-	else if (track_receivers && is_udp(sk))
+	if (settings.count_tcp && sk->sk_protocol == IPPROTO_TCP)
+		tcp_used(sk, false);
+	else if (settings.track_receivers && is_udp(sk))
 		udp_received_by(sk);
 	return 0;
 }
@@ -135,16 +145,16 @@ SEC("?tp_btf/sock_send_length")
 int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
 {
 	if (result >= 0 && sk->sk_protocol == IPPROTO_TCP)
-		owns(sk, false);
+		tcp_used(sk, false);
 	return 0;
 }
 
 /* A process changes its name, or a thread does, which is not told. */
-SEC("tp_btf/task_rename")
+SEC("?tp_btf/task_rename")
 int BPF_PROG(renames, struct task_struct *task)
 {
 	if (task->pid == task->tgid)
-		__sync_fetch_and_add(&name_changes, 1);
+		count_name_change();
 	return 0;
 }
 
@@ -156,14 +166,14 @@ int BPF_PROG(renames, struct task_struct *task)
 SEC("?fentry/tcp_sendmsg")
 int BPF_PROG(tcp_sends, struct sock *sk)
 {
-	owns(sk, false);
+	tcp_used(sk, false);
 	return 0;
 }
 
 SEC("?fentry/tcp_recvmsg")
 int BPF_PROG(tcp_receives, struct sock *sk)
 {
-	owns(sk, false);
+	tcp_used(sk, false);
 	return 0;
 }
 
@@ -174,7 +184,7 @@ int BPF_PROG(tcp_receives, struct sock *sk)
  * the descriptor gets. Does not lock the socket: a total can be caught between
  * two steps of the kernel's and is right in the next sample.
  */
-SEC("iter/bpf_sk_storage_map")
+SEC("?iter/bpf_sk_storage_map")
 int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct sock *sk = ctx->sk;
@@ -183,7 +193,7 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!sk || !tracked)
 		return end_pass(ctx->meta->seq, &pass, &epoch);
 	pass.visited++;
-	if (marked_only && !tracked->active)
+	if (control.marked_only && !tracked->active)
 		return 0;
 	if (tcp_is_idle(sk, tracked))
 		mark_idle(tracked);
@@ -198,7 +208,7 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
  * sockets without a descriptor: not yet accepted, or closed by their process and
  * still sending.
  */
-SEC("iter/task_file")
+SEC("?iter/task_file")
 int seed_held(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
@@ -214,15 +224,15 @@ int seed_held(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk)
 		return 0;
-	if (count_tcp && sk->sk_protocol == IPPROTO_TCP)
+	if (settings.count_tcp && sk->sk_protocol == IPPROTO_TCP)
 		tcp_seed(sk, task);
-	else if (count_udp && is_udp(sk))
+	else if (settings.count_udp && is_udp(sk))
 		udp_seed(sk, task);
 	return 0;
 }
 
 /* Seed: what seed_held misses, in the network namespace of the reader. */
-SEC("iter/tcp")
+SEC("?iter/tcp")
 int seed_unheld(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *common = ctx->sk_common;
@@ -234,13 +244,6 @@ int seed_unheld(struct bpf_iter__tcp *ctx)
 	tp = bpf_skc_to_tcp_sock(common);
 	if (tp)
 		tcp_seed((struct sock *)tp, NULL);
-	return 0;
-}
-
-/* What refuses trampolines refuses this one as well, in a tenth of the time. */
-SEC("?fentry/ip_send_skb")
-int trampoline(void *ctx)
-{
 	return 0;
 }
 
@@ -298,7 +301,7 @@ int udp_ingress(struct __sk_buff *skb)
 }
 
 /* UDP samples: each element stands for 64 slots of the flow table. */
-SEC("iter/bpf_map_elem")
+SEC("?iter/bpf_map_elem")
 int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 {
 	__u32 *key = ctx->key;

@@ -7,8 +7,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s\n' "$*"; }
 
 step "format and lints"
-cargo fmt --check
-cargo clippy --locked --all-targets --all-features -- -D warnings
+scripts/check.sh
 
 step "tests"
 if [ "$(id -u)" -eq 0 ]; then

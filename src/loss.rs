@@ -22,6 +22,9 @@ pub enum LossCause {
     FlowTableDatagrams,
     /// Payload bytes of those datagrams.
     FlowTableBytes,
+    /// Who received on a UDP socket could not be kept: the owner of the flows that
+    /// only receive there may stay unknown, or the one before.
+    ReceiverTableFull,
     /// The kernel did not start a program for a UDP datagram (or a batch of them), since
     /// it was preempted on the same processor and still running.
     Skipped,
@@ -29,13 +32,14 @@ pub enum LossCause {
 
 impl LossCause {
     /// Every cause, in the order in which they are reported.
-    pub const ALL: [LossCause; 7] = [
+    pub const ALL: [LossCause; 8] = [
         LossCause::RingFull,
         LossCause::StorageFull,
         LossCause::ChannelFull,
         LossCause::Malformed,
         LossCause::FlowTableDatagrams,
         LossCause::FlowTableBytes,
+        LossCause::ReceiverTableFull,
         LossCause::Skipped,
     ];
 
@@ -48,6 +52,7 @@ impl LossCause {
             LossCause::Malformed => "malformed",
             LossCause::FlowTableDatagrams => "flow_table_datagrams",
             LossCause::FlowTableBytes => "flow_table_bytes",
+            LossCause::ReceiverTableFull => "receiver_table_full",
             LossCause::Skipped => "skipped",
         }
     }
@@ -60,6 +65,7 @@ impl LossCause {
             LossCause::Malformed => "malformed records",
             LossCause::FlowTableDatagrams => "UDP datagrams (flow table full)",
             LossCause::FlowTableBytes => "UDP bytes (flow table full)",
+            LossCause::ReceiverTableFull => "receivers of UDP sockets (receiver table full)",
             LossCause::Skipped => "UDP sends and receives (skipped by the kernel)",
         }
     }

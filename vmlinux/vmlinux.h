@@ -81,7 +81,6 @@ enum sock_flags {
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
-	BPF_EXIST = 2,
 };
 
 enum {
@@ -92,7 +91,6 @@ enum {
 
 enum {
 	BPF_RB_AVAIL_DATA = 0,
-	BPF_RB_RING_SIZE = 1,
 };
 
 enum {
@@ -138,9 +136,7 @@ struct bpf_sock;
 struct cgroup;
 struct dst_entry;
 struct file;
-struct inode;
 struct kernfs_node;
-struct mm_struct;
 struct net;
 struct net_device;
 struct seq_file;
@@ -190,6 +186,75 @@ struct __sk_buff {
 	__u64 hwtstamp;
 };
 _Static_assert(sizeof(struct __sk_buff) == 192, "__sk_buff");
+
+struct bpf_iter__bpf_map_elem {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct bpf_map *map;
+	};
+	union {
+		void *key;
+	};
+	union {
+		void *value;
+	};
+};
+_Static_assert(sizeof(struct bpf_iter__bpf_map_elem) == 32, "bpf_iter__bpf_map_elem");
+
+struct bpf_iter__bpf_sk_storage_map {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct bpf_map *map;
+	};
+	union {
+		struct sock *sk;
+	};
+	union {
+		void *value;
+	};
+};
+_Static_assert(sizeof(struct bpf_iter__bpf_sk_storage_map) == 32, "bpf_iter__bpf_sk_storage_map");
+
+struct bpf_iter__task_file {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct task_struct *task;
+	};
+	u32 fd;
+	union {
+		struct file *file;
+	};
+};
+_Static_assert(sizeof(struct bpf_iter__task_file) == 32, "bpf_iter__task_file");
+
+typedef unsigned int __kernel_uid32_t;
+typedef __kernel_uid32_t uid_t;
+
+struct bpf_iter__tcp {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct sock_common *sk_common;
+	};
+	uid_t uid;
+};
+_Static_assert(sizeof(struct bpf_iter__tcp) == 24, "bpf_iter__tcp");
+
+struct bpf_iter_meta {
+	union {
+		struct seq_file *seq;
+	};
+	u64 session_id;
+	u64 seq_num;
+};
+_Static_assert(sizeof(struct bpf_iter_meta) == 24, "bpf_iter_meta");
 
 struct bpf_sock {
 	__u32 bound_dev_if;
@@ -271,86 +336,12 @@ _Static_assert(sizeof(struct udphdr) == 8, "udphdr");
 
 #pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
 
-struct bpf_iter__bpf_map_elem {
-	union {
-		struct bpf_iter_meta *meta;
-	};
-	union {
-		struct bpf_map *map;
-	};
-	union {
-		void *key;
-	};
-	union {
-		void *value;
-	};
-};
-_Static_assert(sizeof(struct bpf_iter__bpf_map_elem) == 32, "bpf_iter__bpf_map_elem");
-
-struct bpf_iter__bpf_sk_storage_map {
-	union {
-		struct bpf_iter_meta *meta;
-	};
-	union {
-		struct bpf_map *map;
-	};
-	union {
-		struct sock *sk;
-	};
-	union {
-		void *value;
-	};
-};
-_Static_assert(sizeof(struct bpf_iter__bpf_sk_storage_map) == 32, "bpf_iter__bpf_sk_storage_map");
-
-struct bpf_iter__task_file {
-	union {
-		struct bpf_iter_meta *meta;
-	};
-	union {
-		struct task_struct *task;
-	};
-	u32 fd;
-	union {
-		struct file *file;
-	};
-};
-_Static_assert(sizeof(struct bpf_iter__task_file) == 32, "bpf_iter__task_file");
-
-typedef unsigned int __kernel_uid32_t;
-typedef __kernel_uid32_t uid_t;
-
-struct bpf_iter__tcp {
-	union {
-		struct bpf_iter_meta *meta;
-	};
-	union {
-		struct sock_common *sk_common;
-	};
-	uid_t uid;
-};
-_Static_assert(sizeof(struct bpf_iter__tcp) == 24, "bpf_iter__tcp");
-
-struct bpf_iter_meta {
-	union {
-		struct seq_file *seq;
-	};
-	u64 session_id;
-	u64 seq_num;
-};
-_Static_assert(sizeof(struct bpf_iter_meta) == 24, "bpf_iter_meta");
-
 struct cgroup {
 	struct kernfs_node *kn;
 };
 
 struct dst_entry {
 	struct net_device *dev;
-};
-
-struct file {
-	void *private_data;
-	struct inode *f_inode;
 };
 
 typedef struct {
@@ -392,19 +383,15 @@ struct sock {
 	int sk_err;
 	struct socket *sk_socket;
 	socket_lock_t sk_lock;
-	int sk_err_soft;
 	kuid_t sk_uid;
 	u16 sk_protocol;
 	u16 sk_type;
 	struct dst_entry *sk_dst_cache;
-	u16 sk_gso_type;
-	u8 sk_shutdown;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
 struct inet_sock {
 	struct sock sk;
-	__be32 inet_saddr;
 	__be16 inet_sport;
 };
 
@@ -433,7 +420,6 @@ struct ns_common {
 
 struct net {
 	struct ns_common ns;
-	u64 net_cookie;
 };
 
 struct net_device {
@@ -448,11 +434,6 @@ struct refcount_struct {
 	atomic_t refs;
 };
 _Static_assert(sizeof(struct refcount_struct) == 4, "refcount_struct");
-
-struct seq_file {
-	size_t size;
-	size_t count;
-};
 
 typedef unsigned int sk_buff_data_t;
 typedef struct refcount_struct refcount_t;
@@ -473,7 +454,6 @@ struct sk_buff {
 struct skb_shared_info {
 	short unsigned int gso_size;
 	short unsigned int gso_segs;
-	unsigned int gso_type;
 };
 
 struct socket {
@@ -487,28 +467,20 @@ typedef __kernel_pid_t pid_t;
 
 struct task_struct {
 	unsigned int flags;
-	struct mm_struct *mm;
 	pid_t pid;
 	pid_t tgid;
 	struct task_struct *group_leader;
-	u64 start_time;
 	char comm[16];
 };
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
-	u32 copied_seq;
 	struct minmax rtt_min;
 	u32 segs_out;
 	u64 bytes_sent;
-	u32 write_seq;
-	u32 rcv_nxt;
-	u32 snd_nxt;
-	u32 snd_una;
 	u32 srtt_us;
 	u64 bytes_received;
 	u32 segs_in;
-	u64 bytes_acked;
 	u64 bytes_retrans;
 	u32 total_retrans;
 	int linger2;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use caps::Capability;
 use crossbeam_channel::Sender;
-use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -166,9 +166,7 @@ impl Running<'_> {
         }
         // From here on only maps and iterators are read.
         privileges::give_up_all_but(&[Capability::CAP_BPF], self.notice);
-        if let Some(data) = self.hooks.skel.maps.data_data.as_deref_mut() {
-            data.starting = false;
-        }
+        self.hooks.control()?.starting.write(false);
         let start = monotonic()?;
         self.tick(start, Moment::Listing)?;
         let times = &self.settings.times;
@@ -300,49 +298,21 @@ impl Running<'_> {
 
     /// Tells the programs what they are to visit and to mark.
     fn instruct(&mut self, instructions: Instructions) -> Result<()> {
-        let variables = self
-            .hooks
-            .skel
-            .maps
-            .bss_data
-            .as_deref_mut()
-            .context("the BPF object has no variables")?;
-        variables.sample_all = instructions.sample_all;
-        variables.marked_only = instructions.marked_only;
-        variables.marks_matter = instructions.marking;
+        let control = self.hooks.control()?;
+        control.sample_all.write(instructions.sample_all);
+        control.marked_only.write(instructions.marked_only);
+        control.marks_matter.write(instructions.marking);
         if instructions.marking {
-            variables.mark_rounds = variables.mark_rounds.wrapping_add(1);
+            control.mark_rounds = control.mark_rounds.wrapping_add(1);
         }
         Ok(())
     }
 
     /// What was lost since the last call: the kernel's counters and our own.
     fn lost(&mut self) -> Result<Loss> {
-        // In the order of enum tcptop_loss in bpf/event.h.
-        const KERNEL: [LossCause; 4] = [
-            LossCause::RingFull,
-            LossCause::StorageFull,
-            LossCause::FlowTableDatagrams,
-            LossCause::FlowTableBytes,
-        ];
-        let mut total = Loss::default();
-        for (index, cause) in (0u32..).zip(KERNEL) {
-            let per_cpu = self
-                .hooks
-                .skel
-                .maps
-                .losses
-                .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
-                .context("failed to read the loss counters")?
-                .unwrap_or_default();
-            total[cause] = per_cpu
-                .iter()
-                .filter_map(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)))
-                .sum();
-        }
-        total[LossCause::Skipped] = self.hooks.skipped()?;
+        let total = self.hooks.lost()?;
         let mut lost = self.outbox.take_lost();
-        for cause in KERNEL.into_iter().chain([LossCause::Skipped]) {
+        for cause in LossCause::ALL {
             lost[cause] += total[cause].saturating_sub(self.lost_before[cause]);
         }
         self.lost_before = total;

@@ -5,25 +5,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::wire::Event;
+use super::wire::{self, Event, Family, Flags, Kind, State};
 use crate::connection::{
     CloseReason, Closed, ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState,
 };
 use crate::event::CollectorEvent;
 
-// The values of bpf/event.h's enums, which are not part of any struct.
-const SAMPLE: u8 = 1;
-const CLOSED: u8 = 2;
-const EXPIRED: u8 = 3;
-const PARTIAL: u8 = 1;
-const FIN_RECEIVED: u8 = 2;
-const NO_FIN_WAIT2: u8 = 4;
-const ORPHAN: u8 = 8;
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
+// Flags come several in one byte, which C has no type for.
+const PARTIAL: u8 = Flags::TCPTOP_PARTIAL.0;
+const FIN_RECEIVED: u8 = Flags::TCPTOP_FIN_RECEIVED.0;
+const NO_FIN_WAIT2: u8 = Flags::TCPTOP_NO_FIN_WAIT2.0;
+const ORPHAN: u8 = Flags::TCPTOP_ORPHAN.0;
 
 /// `tcp_sock.rtt_min` before the first measurement.
 const NO_MIN_RTT: u32 = u32::MAX;
@@ -37,21 +29,21 @@ pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
     }
     let sample = sample(record)?;
     match record.kind {
-        SAMPLE => Some(CollectorEvent::Sample(sample)),
-        CLOSED => Some(CollectorEvent::Closed(Closed {
+        Kind::TCPTOP_SAMPLE => Some(CollectorEvent::Sample(sample)),
+        Kind::TCPTOP_CLOSED => Some(CollectorEvent::Closed(Closed {
             sample,
             reason: close_reason(sample.state?, i32::from(record.error), record.flags),
             closed_ns: record.time_ns,
         })),
-        EXPIRED => Some(CollectorEvent::Expired(sample.key)),
+        Kind::TCPTOP_EXPIRED => Some(CollectorEvent::Expired(sample.key)),
         _ => None,
     }
 }
 
 fn sample(record: &Event) -> Option<Sample> {
     let (protocol, state) = match record.protocol {
-        IPPROTO_TCP => (Protocol::Tcp, Some(tcp_state(record.state)?)),
-        IPPROTO_UDP => (Protocol::Udp, None),
+        wire::Protocol::TCPTOP_TCP => (Protocol::Tcp, Some(tcp_state(record.state)?)),
+        wire::Protocol::TCPTOP_UDP => (Protocol::Udp, None),
         _ => return None,
     };
     let local = address(record.family, &record.local_addr)?;
@@ -82,28 +74,28 @@ fn sample(record: &Event) -> Option<Sample> {
     })
 }
 
-/// The state with this number in the kernel's `enum` (include/net/tcp_states.h), or
-/// `None` for one that is not a connection's (TIME_WAIT, CLOSE, LISTEN, NEW_SYN_RECV).
-fn tcp_state(number: u8) -> Option<TcpState> {
-    Some(match number {
-        1 => TcpState::Established,
-        2 => TcpState::SynSent,
-        3 => TcpState::SynRecv,
-        4 => TcpState::FinWait1,
-        5 => TcpState::FinWait2,
-        8 => TcpState::CloseWait,
-        9 => TcpState::LastAck,
-        11 => TcpState::Closing,
+/// The kernel's state, or `None` for one that is not a connection's (TIME_WAIT, CLOSE,
+/// LISTEN, NEW_SYN_RECV).
+fn tcp_state(state: State) -> Option<TcpState> {
+    Some(match state {
+        State::TCPTOP_ESTABLISHED => TcpState::Established,
+        State::TCPTOP_SYN_SENT => TcpState::SynSent,
+        State::TCPTOP_SYN_RECV => TcpState::SynRecv,
+        State::TCPTOP_FIN_WAIT1 => TcpState::FinWait1,
+        State::TCPTOP_FIN_WAIT2 => TcpState::FinWait2,
+        State::TCPTOP_CLOSE_WAIT => TcpState::CloseWait,
+        State::TCPTOP_LAST_ACK => TcpState::LastAck,
+        State::TCPTOP_CLOSING => TcpState::Closing,
         _ => return None,
     })
 }
 
 /// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) becomes IPv4: that is
 /// what is on the wire.
-fn address(family: u8, bytes: &[u8; 16]) -> Option<IpAddr> {
+fn address(family: Family, bytes: &[u8; 16]) -> Option<IpAddr> {
     match family {
-        AF_INET => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
-        AF_INET6 => Some(Ipv6Addr::from(*bytes).to_canonical()),
+        Family::AF_INET => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        Family::AF_INET6 => Some(Ipv6Addr::from(*bytes).to_canonical()),
         _ => None,
     }
 }
@@ -168,10 +160,10 @@ mod tests {
 
     fn record() -> Event {
         let mut record = Event {
-            kind: SAMPLE,
-            family: AF_INET,
-            protocol: IPPROTO_TCP,
-            state: 1,
+            kind: Kind::TCPTOP_SAMPLE,
+            family: Family::AF_INET,
+            protocol: wire::Protocol::TCPTOP_TCP,
+            state: State::TCPTOP_ESTABLISHED,
             object: 7,
             born_ns: 9,
             bytes_in: 1000,
@@ -215,7 +207,7 @@ mod tests {
     #[test]
     fn a_mapped_address_is_shown_as_ipv4() {
         let mut record = record();
-        record.family = AF_INET6;
+        record.family = Family::AF_INET6;
         record.local_addr = "::ffff:192.0.2.1".parse::<Ipv6Addr>().expect("address").octets();
         record.remote_addr = "2001:db8::1".parse::<Ipv6Addr>().expect("address").octets();
         record.scope = 3;
@@ -241,10 +233,10 @@ mod tests {
         let good = record();
         assert_eq!(decode(&bytes(&good)[..80]), None, "short");
         for spoil in [
-            |record: &mut Event| record.kind = 77,
-            |record: &mut Event| record.family = 1,
-            |record: &mut Event| record.protocol = 132,
-            |record: &mut Event| record.state = 10,
+            |record: &mut Event| record.kind = Kind(77),
+            |record: &mut Event| record.family = Family(1),
+            |record: &mut Event| record.protocol = wire::Protocol(132),
+            |record: &mut Event| record.state = State(10),
         ] {
             let mut bad = good;
             spoil(&mut bad);

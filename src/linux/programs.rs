@@ -9,26 +9,24 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use anyhow::{Context, Result, anyhow};
-use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
+use libbpf_rs::libbpf_sys::{
+    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_prog_get_info_by_fd, bpf_prog_info,
+    bpf_prog_load, bpf_prog_load_opts, size_t,
+};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject, PrintCallback, PrintLevel};
+use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, PrintCallback, PrintLevel};
+use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
-use super::wire::{OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
+use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use super::{names, privileges};
 use crate::connection::{Family, Protocol};
+use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
-
-/// Slots of the flow table that one element of the map of taken ones stands for
-/// (`bpf/udp.bpf.h`).
-const SLOTS_PER_WORD: u32 = 64;
-
-/// bpf/sock.bpf.h
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// What the programs are told before they are loaded.
 #[derive(Clone)]
@@ -61,6 +59,28 @@ impl<'a> Knobs<'a> {
     fn small(&self) -> Knobs<'a> {
         Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
     }
+}
+
+/// The programs of a provider, in the order in which they are attached. A macro, since
+/// they have other types before and after they are loaded.
+macro_rules! programs {
+    ($object:expr, $provider:expr) => {{
+        let progs = &mut $object.progs;
+        match $provider {
+            Provider::StateTracepoint => {
+                vec![&mut progs.tcp_state, &mut progs.tcp_state_second, &mut progs.tcp_state_third]
+            }
+            Provider::StorageIterator => vec![&mut progs.sample],
+            Provider::TcpSendTracepoint => vec![&mut progs.tcp_sending, &mut progs.sock_received],
+            Provider::SocketTracepoints => vec![&mut progs.sock_sent, &mut progs.sock_received],
+            Provider::TcpEntry => vec![&mut progs.tcp_sends, &mut progs.tcp_receives],
+            Provider::FileIterator => vec![&mut progs.seed_held],
+            Provider::UdpEntry => {
+                vec![&mut progs.udp_sends_ipv4, &mut progs.udp_sends_ipv6, &mut progs.udp_receives]
+            }
+            Provider::CgroupSkb => vec![&mut progs.udp_egress, &mut progs.udp_ingress],
+        }
+    }};
 }
 
 /// The loaded programs with everything that keeps them attached.
@@ -108,7 +128,7 @@ impl<'object> Hooks<'object> {
     ) -> (Plan, Result<Hooks<'object>>) {
         let prove = |provider| attempt(provider, knobs);
         let hope = |provider| match provider {
-            Provider::UdpEntry => attempt_trampoline(knobs),
+            Provider::UdpEntry => attempt_trampoline(),
             _ => Ok(()),
         };
         let plan = |attempt: &dyn Fn(Provider) -> Result<(), String>| {
@@ -150,7 +170,7 @@ impl<'object> Hooks<'object> {
             .context("failed to load the BPF programs")?;
         let mut attached = Vec::new();
         for &provider in providers.iter().filter(|provider| !is_iterator(**provider)) {
-            attach(&mut skel, provider, knobs, &mut attached)
+            attach(&mut skel, provider, &mut attached)
                 .with_context(|| format!("failed to attach {}", provider.name()))?;
         }
         let names = skel.progs.renames.attach();
@@ -185,8 +205,7 @@ impl<'object> Hooks<'object> {
         };
         let mut counting = Vec::new();
         if providers.contains(&Provider::UdpEntry) {
-            let progs = &skel.progs;
-            for program in [&progs.udp_sends_ipv4, &progs.udp_sends_ipv6, &progs.udp_receives] {
+            for program in programs!(skel, Provider::UdpEntry) {
                 let program = program.as_fd().try_clone_to_owned();
                 counting.push(program.context("failed to keep a program")?);
             }
@@ -194,11 +213,40 @@ impl<'object> Hooks<'object> {
         Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting })
     }
 
-    /// How often the kernel did not start a program that counts.
+    /// What the programs are told while they run (`bpf/control.bpf.h` says when).
     ///
     /// # Errors
-    /// Those of the system call.
-    pub(super) fn skipped(&self) -> Result<u64> {
+    /// Where the object has no such variable, which is a fault of the build.
+    pub(super) fn control(&mut self) -> Result<&mut Control> {
+        let data = self.skel.maps.data_data.as_deref_mut();
+        Ok(&mut data.context("the BPF object has no variables")?.control)
+    }
+
+    /// What the kernel side has lost since it was loaded.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(super) fn lost(&self) -> Result<Loss> {
+        let mut lost = Loss::default();
+        for (index, cause) in wire::LOSSES {
+            let per_cpu = self
+                .skel
+                .maps
+                .losses
+                .lookup_percpu(&index.0.to_ne_bytes(), MapFlags::ANY)
+                .context("failed to read the loss counters")?
+                .unwrap_or_default();
+            lost[cause] = per_cpu
+                .iter()
+                .filter_map(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)))
+                .sum();
+        }
+        lost[LossCause::Skipped] = self.skipped()?;
+        Ok(lost)
+    }
+
+    /// How often the kernel did not start a program that counts.
+    fn skipped(&self) -> Result<u64> {
         let misses = self.counting.iter().map(|program| {
             let mut info = bpf_prog_info::default();
             let mut length = size_of::<bpf_prog_info>() as u32;
@@ -225,16 +273,45 @@ fn is_iterator(provider: Provider) -> bool {
     matches!(provider, Provider::StorageIterator | Provider::FileIterator)
 }
 
-/// Loads and attaches a program that does nothing, with a BPF trampoline.
-fn attempt_trampoline(knobs: &Knobs<'_>) -> Result<(), String> {
-    let mut storage = MaybeUninit::uninit();
-    let result = open(&mut storage, &knobs.small(), &[], false)
-        .and_then(|mut open| {
-            open.progs.trampoline.set_autoload(true);
-            open.load().context("load")
-        })
-        .and_then(|skel| skel.progs.trampoline.attach().context("attach"));
-    result.map(drop).map_err(|error| format!("{error:#}"))
+/// Asks for a program on a BPF trampoline that is attached to nothing. A kernel that
+/// refuses them altogether, as one that is locked down does, says so before it looks for
+/// what a program is to be attached to; others only miss that. It is asked in place of a
+/// real one, for which all of the kernel's types would have to be read once more.
+///
+/// # Errors
+/// The refusal, in the kernel's words.
+fn attempt_trampoline() -> Result<(), String> {
+    // r0 = 0; exit (Documentation/bpf/standardization/instruction-set.rst)
+    let mut nothing = [bpf_insn::default(); 2];
+    nothing[0].code = 0xb7;
+    nothing[1].code = 0x95;
+    let mut options = bpf_prog_load_opts {
+        sz: size_of::<bpf_prog_load_opts>() as size_t,
+        expected_attach_type: BPF_TRACE_FENTRY,
+        ..Default::default()
+    };
+    // SAFETY: all pointers are to live memory of the lengths given, or null where libbpf
+    // allows that (the name).
+    let result = unsafe {
+        bpf_prog_load(
+            BPF_PROG_TYPE_TRACING,
+            ptr::null(),
+            c"GPL".as_ptr(),
+            nothing.as_ptr(),
+            nothing.len() as size_t,
+            &mut options,
+        )
+    };
+    match Errno::from_raw(-result) {
+        Errno::EPERM => Err(format!("load: {}", io::Error::from(Errno::EPERM))),
+        _ => {
+            if result >= 0 {
+                // SAFETY: a descriptor that nobody else knows of.
+                drop(unsafe { OwnedFd::from_raw_fd(result) });
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Loads and attaches a provider's programs alone, and lets go of them again.
@@ -246,9 +323,7 @@ fn attempt(provider: Provider, knobs: &Knobs<'_>) -> Result<(), String> {
     }
     let result = open(&mut storage, &knobs, &[provider], false)
         .and_then(|open| open.load().context("load"))
-        .and_then(|mut skel| {
-            attach(&mut skel, provider, &knobs, &mut Vec::new()).context("attach")
-        });
+        .and_then(|mut skel| attach(&mut skel, provider, &mut Vec::new()).context("attach"));
     result.map_err(|error| format!("{error:#}"))
 }
 
@@ -272,59 +347,57 @@ fn open<'object>(
     let slots = knobs.udp_slots;
     let query = &knobs.settings.query;
 
+    for provider in providers {
+        for program in programs!(open, provider) {
+            program.set_autoload(true);
+        }
+    }
     let progs = &mut open.progs;
-    progs.tcp_state.set_autoload(has(Provider::StateTracepoint));
-    progs.tcp_state_second.set_autoload(has(Provider::StateTracepoint));
-    let third = has(Provider::StateTracepoint) && tracepoints_are_preempted();
-    progs.tcp_state_third.set_autoload(third);
-    progs.sample.set_autoload(has(Provider::StorageIterator));
-    progs.seed_held.set_autoload(whole || has(Provider::FileIterator));
-    progs.seed_unheld.set_autoload(whole && knobs.tcp);
-    progs.sample_flows.set_autoload(whole && udp);
-    progs.renames.set_autoload(whole);
-    progs.tcp_sending.set_autoload(has(Provider::TcpSendTracepoint) && knobs.tcp);
-    progs.sock_sent.set_autoload(has(Provider::SocketTracepoints) && knobs.tcp);
-    progs
-        .sock_received
-        .set_autoload(has(Provider::TcpSendTracepoint) || has(Provider::SocketTracepoints));
-    progs.tcp_sends.set_autoload(has(Provider::TcpEntry));
-    progs.tcp_receives.set_autoload(has(Provider::TcpEntry));
-    progs.udp_sends_ipv4.set_autoload(has(Provider::UdpEntry));
-    progs.udp_sends_ipv6.set_autoload(has(Provider::UdpEntry));
-    progs.udp_receives.set_autoload(has(Provider::UdpEntry));
-    progs.udp_egress.set_autoload(has(Provider::CgroupSkb));
-    progs.udp_ingress.set_autoload(has(Provider::CgroupSkb));
+    if whole {
+        progs.renames.set_autoload(true);
+        progs.seed_held.set_autoload(true);
+        progs.seed_unheld.set_autoload(knobs.tcp);
+        progs.sample_flows.set_autoload(udp);
+    }
+    if progs.tcp_state_third.autoload() && !tracepoints_are_preempted() {
+        progs.tcp_state_third.set_autoload(false);
+    }
+    if !knobs.tcp {
+        progs.tcp_sending.set_autoload(false);
+        progs.sock_sent.set_autoload(false);
+    }
 
     let maps = &mut open.maps;
     maps.events.set_max_entries(knobs.ring_bytes).context("failed to size the ring buffer")?;
     if udp {
         maps.flows.set_max_entries(slots).context("failed to size the flow table")?;
         maps.taken_slots
-            .set_max_entries(slots.div_ceil(SLOTS_PER_WORD))
+            .set_max_entries(slots.div_ceil(wire::FlowTable::SLOTS_PER_WORD.0))
             .context("failed to size the flow table")?;
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
-    rodata.ring_bytes = knobs.ring_bytes.into();
-    rodata.lifetime = knobs.settings.rows.lifetime;
-    rodata.holders_only = has(Provider::FileIterator);
-    rodata.count_tcp = knobs.tcp;
-    rodata.count_udp = udp;
-    rodata.filter_family = match query.family() {
+    let settings = &mut rodata.settings;
+    settings.ring_bytes = knobs.ring_bytes.into();
+    settings.lifetime.write(knobs.settings.rows.lifetime);
+    settings.holders_only.write(has(Provider::FileIterator));
+    settings.count_tcp.write(knobs.tcp);
+    settings.count_udp.write(udp);
+    settings.filter_family = match query.family() {
         None => 0,
-        Some(Family::V4) => AF_INET,
-        Some(Family::V6) => AF_INET6,
+        Some(Family::V4) => wire::Family::AF_INET.0,
+        Some(Family::V6) => wire::Family::AF_INET6.0,
     };
-    if query.ports.len() <= rodata.filter_ports.len() {
-        rodata.filter_port_count = query.ports.len() as u32;
-        for (slot, port) in rodata.filter_ports.iter_mut().zip(&query.ports) {
+    if query.ports.len() <= settings.filter_ports.len() {
+        settings.filter_port_count = query.ports.len() as u16;
+        for (slot, port) in settings.filter_ports.iter_mut().zip(&query.ports) {
             *slot = port.to_be();
         }
     }
-    rodata.track_receivers = has(Provider::CgroupSkb);
-    rodata.flow_mask = slots - 1;
+    settings.track_receivers.write(has(Provider::CgroupSkb));
+    settings.flow_mask = slots - 1;
     // The only random numbers that the standard library gives away.
-    rodata.flow_seed = RandomState::new().build_hasher().finish();
-    rodata.flow_timeout_ns =
+    settings.flow_seed = RandomState::new().build_hasher().finish();
+    settings.flow_timeout_ns =
         u64::try_from(knobs.settings.rows.udp_timeout.as_nanos()).unwrap_or(u64::MAX);
     Ok(open)
 }
@@ -336,52 +409,26 @@ fn tracepoints_are_preempted() -> bool {
     privileges::kernel_knows("class_srcu_fast_notrace_t")
 }
 
-fn attach(
-    skel: &mut TcptopSkel<'_>,
-    provider: Provider,
-    knobs: &Knobs<'_>,
-    links: &mut Vec<Link>,
-) -> Result<()> {
-    let progs = &mut skel.progs;
+/// Attaches those of a provider's programs that were loaded.
+fn attach(skel: &mut TcptopSkel<'_>, provider: Provider, links: &mut Vec<Link>) -> Result<()> {
+    let programs = programs!(skel, provider).into_iter().filter(|program| program.autoload());
     match provider {
-        Provider::StateTracepoint => {
-            // They run in this order.
-            links.push(progs.tcp_state.attach()?);
-            links.push(progs.tcp_state_second.attach()?);
-            if progs.tcp_state_third.autoload() {
-                links.push(progs.tcp_state_third.attach()?);
-            }
-        }
-        Provider::TcpSendTracepoint => {
-            if knobs.tcp {
-                links.push(progs.tcp_sending.attach()?);
-            }
-            links.push(progs.sock_received.attach()?);
-        }
-        Provider::SocketTracepoints => {
-            if knobs.tcp {
-                links.push(progs.sock_sent.attach()?);
-            }
-            links.push(progs.sock_received.attach()?);
-        }
-        Provider::TcpEntry => {
-            links.push(progs.tcp_sends.attach()?);
-            links.push(progs.tcp_receives.attach()?);
-        }
-        Provider::UdpEntry => {
-            links.push(progs.udp_sends_ipv4.attach()?);
-            links.push(progs.udp_sends_ipv6.attach()?);
-            links.push(progs.udp_receives.attach()?);
-        }
         Provider::CgroupSkb => {
             let root = cgroup_root()?;
-            links.push(progs.udp_egress.attach_cgroup(root.as_raw_fd())?);
-            links.push(progs.udp_ingress.attach_cgroup(root.as_raw_fd())?);
+            for program in programs {
+                links.push(program.attach_cgroup(root.as_raw_fd())?);
+            }
         }
         Provider::StorageIterator => {
-            links.push(progs.sample.attach_iter(skel.maps.sockets.as_fd())?);
+            for program in programs {
+                links.push(program.attach_iter(skel.maps.sockets.as_fd())?);
+            }
         }
-        Provider::FileIterator => links.push(progs.seed_held.attach()?),
+        _ => {
+            for program in programs {
+                links.push(program.attach()?);
+            }
+        }
     }
     Ok(())
 }

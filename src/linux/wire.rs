@@ -11,12 +11,23 @@
     clippy::panic
 )]
 
+use crate::loss::LossCause;
+
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
+pub use types::tcptop_control as Control;
 pub use types::tcptop_event as Event;
+pub use types::tcptop_family as Family;
+pub use types::tcptop_flags as Flags;
+pub use types::tcptop_flow_table as FlowTable;
+pub use types::tcptop_kind as Kind;
+pub use types::tcptop_loss as KernelLoss;
 pub use types::tcptop_pass as Pass;
+pub use types::tcptop_protocol as Protocol;
+pub use types::tcptop_state as State;
 
-// SAFETY: every field is an integer or an array of integers, the struct has no
+// SAFETY: every field is an integer, an array of integers or an enum of C, which Rust
+// sees as a struct around an integer, so that unknown values do no harm; the struct has no
 // padding (its size below is the sum of its fields), and any bytes are valid.
 unsafe impl plain::Plain for Event {}
 // SAFETY: as above.
@@ -24,3 +35,12 @@ unsafe impl plain::Plain for Pass {}
 
 const _: () = assert!(size_of::<Event>() == 160);
 const _: () = assert!(size_of::<Pass>() == 24);
+
+/// What each of the kernel side's loss counters counts.
+pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as usize] = [
+    (KernelLoss::TCPTOP_LOST_RING_FULL, LossCause::RingFull),
+    (KernelLoss::TCPTOP_LOST_STORAGE_FULL, LossCause::StorageFull),
+    (KernelLoss::TCPTOP_LOST_FLOW_DATAGRAMS, LossCause::FlowTableDatagrams),
+    (KernelLoss::TCPTOP_LOST_FLOW_BYTES, LossCause::FlowTableBytes),
+    (KernelLoss::TCPTOP_LOST_RECEIVERS, LossCause::ReceiverTableFull),
+];

@@ -44,6 +44,7 @@ pub const CAUSES: &[&str] = &[
     "malformed",
     "flow_table_datagrams",
     "flow_table_bytes",
+    "receiver_table_full",
     "skipped",
 ];
 

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* The ring buffer that all records go into. */
+#ifndef TCPTOP_RING_BPF_H
+#define TCPTOP_RING_BPF_H
+
+#include "control.bpf.h"
+#include <bpf/bpf_helpers.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes; user space sets the real size */
+} events SEC(".maps");
+
+/* Room for lifecycle records: samples may fill half of the ring only. */
+static __always_inline bool ring_half_full(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > settings.ring_bytes / 2;
+}
+
+/*
+ * Waking the reader costs more than the record (2.5 us against 0.4), so it
+ * polls, and is woken only where the ring might fill before it does.
+ */
+static __always_inline __u64 wake_when_filling(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > settings.ring_bytes / 4 ?
+		       BPF_RB_FORCE_WAKEUP :
+		       BPF_RB_NO_WAKEUP;
+}
+
+#endif

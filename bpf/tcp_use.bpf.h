@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* TCP: a process sends or receives, and so becomes the owner. */
+#ifndef TCPTOP_TCP_USE_BPF_H
+#define TCPTOP_TCP_USE_BPF_H
+
+#include "filter.bpf.h"
+#include "recent.bpf.h"
+#include "tracked.bpf.h"
+
+#define PF_KTHREAD 0x00200000
+
+/* What a process has sent can go on in a worker of the kernel (TLS, sockmap),
+ * which owns no socket but the kernel's, and those have no file. */
+static __always_inline bool works_for_another(struct sock *sk, struct task_struct *task)
+{
+	struct socket *socket;
+
+	if (!(task->flags & PF_KTHREAD))
+		return false;
+	socket = untrusted(struct sock, sk)->sk_socket;
+	return socket && socket->file;
+}
+
+/*
+ * The current process uses the TCP socket, and so owns it.
+ *
+ * `locked`: the hook runs under the socket's lock. Where no process holds that, a
+ * softirq does, and the current process is any that it has interrupted.
+ */
+static __always_inline void tcp_used(struct sock *sk, bool locked)
+{
+	__u64 number = tcp_socket_number(sk);
+	struct tracked *tracked;
+	struct task_struct *task;
+
+	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num)))
+		return;
+	task = bpf_get_current_task_btf();
+	if (used_just_now(number, task))
+		return;
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!tracked)
+		return;
+	mark_active(tracked);
+	if (owner_is_known(&tracked->owner, task, EVIDENCE_USES)) {
+		remember_use(number, &tracked->owner, task);
+		return;
+	}
+	if ((locked && !sk->sk_lock.owned) || works_for_another(sk, task))
+		return;
+	owner_set(&tracked->owner, task, EVIDENCE_USES);
+	forget_recent_use(number);
+}
+
+#endif
