@@ -10,6 +10,8 @@ mod common;
 mod live {
     use libtest_mimic::Trial;
 
+    use crate::common::times;
+
     mod churn;
     mod cleanup;
     mod control;
@@ -34,8 +36,9 @@ mod live {
 
     /// A test that a panic fails.
     fn test(name: &str, run: fn()) -> Trial {
+        let label = name.to_owned();
         Trial::test(name, move || {
-            run();
+            times::of_test(&label, run);
             Ok(())
         })
     }
@@ -101,5 +104,7 @@ fn main() -> ExitCode {
     }
     // The tests share the machine's two processors and its namespaces.
     arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, tests).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    common::times::print();
+    conclusion.exit_code()
 }

@@ -13,5 +13,6 @@ pub mod program;
 pub mod rng;
 pub mod sock;
 pub mod tcptop;
+pub mod times;
 pub mod udp;
 pub mod wait;

@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
 use super::sock::{Ends, readable_bytes};
+use super::times;
 use super::wait::{patience, until, until_true};
 
 /// What most tests want: exact numbers, soon.
@@ -375,9 +376,11 @@ impl Launch {
 
     /// Starts and waits until everything is attached and the listing written.
     pub fn start(self) -> Tcptop {
-        let mut tcptop = self.spawn();
-        tcptop.await_ready();
-        tcptop
+        times::of_start(|| {
+            let mut tcptop = self.spawn();
+            tcptop.await_ready();
+            tcptop
+        })
     }
 }
 
@@ -614,10 +617,13 @@ impl Tcptop {
 
     /// Waits for an end that has been brought about.
     pub fn ended(mut self) -> Ended {
-        let status = until("tcptop to end", || self.child.try_wait().expect("wait"));
-        for reader in self.readers.drain(..) {
-            reader.join().expect("reader");
-        }
+        let status = times::of_end(|| {
+            let status = until("tcptop to end", || self.child.try_wait().expect("wait"));
+            for reader in self.readers.drain(..) {
+                reader.join().expect("reader");
+            }
+            status
+        });
         let stderr = self.stderr();
         let output = std::mem::take(&mut *self.shared.lock());
         Ended { status, output, stderr }
