@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::loads::{self, Run};
+use crate::load::Run;
+use crate::loads;
 use crate::machine::{self, HostCpu};
 use crate::options::Options;
 use crate::programs::Total;

@@ -10,6 +10,7 @@ pub mod log;
 pub mod mounts;
 pub mod netns;
 pub mod program;
+pub mod reexec;
 pub mod rng;
 pub mod sock;
 pub mod tcptop;
