@@ -12,6 +12,7 @@ pub mod netns;
 pub mod program;
 pub mod reexec;
 pub mod rng;
+pub mod share;
 pub mod sock;
 pub mod tcptop;
 pub mod times;

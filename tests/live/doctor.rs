@@ -8,7 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use caps::Capability;
-use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::common::mounts;
@@ -19,9 +18,9 @@ use crate::common::wait::until;
 
 use super::cleanup::programs_of;
 use super::privilege::{as_nobody, check_refusal, public_binary};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("doctor::every_signal_works", every_signal_works),
         test("doctor::text_and_json_agree", text_and_json_agree),

@@ -15,7 +15,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caps::Capability;
-use libtest_mimic::Trial;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 use serde_json::Value;
 
@@ -28,9 +27,9 @@ use crate::common::udp::{self, Duo, LARGEST, QUICK, Totals, check_flow, wait_tot
 use crate::common::wait::{until, until_true};
 
 use super::privilege::{as_nobody, public_binary};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("udp::hundred_thousand_datagrams", hundred_thousand_datagrams),
         test("udp::every_size", every_size),
