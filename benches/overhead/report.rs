@@ -78,7 +78,7 @@ impl Report {
             pairs: Vec::new(),
             programs: Vec::new(),
             scale: Vec::new(),
-            samples: String::from("what,sample,value\n"),
+            samples: String::new(),
             stem,
             pairs_asked: options.pairs,
         })
@@ -144,9 +144,11 @@ impl Report {
         let text = self.markdown();
         print!("{text}");
         if let Some(stem) = &self.stem {
-            for (extension, content) in
-                [("md", &text), ("csv", &self.csv()), ("samples.csv", &self.samples)]
-            {
+            let mut files = vec![("md", text), ("csv", self.csv())];
+            if !self.samples.is_empty() {
+                files.push(("samples.csv", format!("what,sample,value\n{}", self.samples)));
+            }
+            for (extension, content) in files {
                 // Not with_extension: a release has dots.
                 let path = PathBuf::from(format!("{}.{extension}", stem.display()));
                 fs::write(&path, content)
