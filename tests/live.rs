@@ -49,7 +49,8 @@ mod live {
         })
     }
 
-    /// One that starts tcptop itself. No other one of ours runs meanwhile.
+    /// One that starts tcptop itself. The shared one does not run meanwhile: the first
+    /// such test fails where that did not end well.
     fn test(name: &str, run: fn()) -> Test {
         let run = move || {
             share::retire();

@@ -2,7 +2,8 @@
 //! sockets whose traffic is known, helper processes, network namespaces.
 //!
 //! Every wait is bounded by [`wait::patience`], and every resource (process,
-//! namespace, file) goes when its value is dropped.
+//! namespace, file) goes when its value is dropped; the tcptop that tests
+//! [`share`], when none needs it any more.
 
 pub mod agent;
 pub mod churn;
