@@ -53,18 +53,20 @@ test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the li
 test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doctor prove that tcptop counts there
 	@kernels/arm64.sh $(KERNELS)
 
-# Which executable cargo made of benches/overhead. Asked before the release build:
-# cargo makes another tcptop along with it, one that unwinds.
-OVERHEAD = exe=$$($(CARGO) bench --locked --no-run --features bench-reference --bench overhead \
+# Runs what cargo made of benches/overhead: $(call overhead,bench,...) optimised as the
+# release is, $(call overhead,test,...) as the tests are. Made before the release build:
+# cargo bench makes another tcptop along with it, one that unwinds.
+overhead = exe=$$($(CARGO) $(1) --locked --no-run --features bench-reference --bench overhead \
 	--message-format=json | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p') \
-	&& $(CARGO) build --release --locked && $(SUDO) env "PATH=$$PATH" "$$exe" --tcptop $(BIN)
+	&& $(CARGO) build --release --locked \
+	&& $(SUDO) env "PATH=$$PATH" "$$exe" --tcptop $(BIN) $(2) $(ARGS)
 
 bench: ## Measure what tcptop costs, half an hour (PEERS=1: and nethogs, iftop; ARGS="--pairs 3 --loads tcp-bulk")
 	@scripts/install-deps.sh $(if $(PEERS),--peers,--bench) || echo "without those" >&2
-	@$(OVERHEAD) --output benches/results $(ARGS)
+	@$(call overhead,bench,--output benches/results)
 
 bench-smoke: deps ## See in seconds that bench still works
-	@$(OVERHEAD) --smoke $(ARGS)
+	@$(call overhead,test,--smoke)
 
 vmlinux: ## Generate vmlinux/vmlinux.h anew (BTF=FILE: not from the running kernel)
 	python3 vmlinux/generate.py --btf $(BTF)

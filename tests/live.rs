@@ -10,6 +10,8 @@ mod common;
 mod live {
     use libtest_mimic::Trial;
 
+    use crate::common::{share, times};
+
     mod churn;
     mod cleanup;
     mod control;
@@ -32,12 +34,34 @@ mod live {
     mod udp;
     mod view;
 
+    /// A test, and whether it only ever uses the tcptop that tests share.
+    pub struct Test {
+        trial: Trial,
+        shares: bool,
+    }
+
     /// A test that a panic fails.
-    fn test(name: &str, run: fn()) -> Trial {
+    fn trial(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+        let label = name.to_owned();
         Trial::test(name, move || {
-            run();
+            times::of_test(&label, run);
             Ok(())
         })
+    }
+
+    /// One that starts tcptop itself. The shared one does not run meanwhile: the first
+    /// such test fails where that did not end well.
+    fn test(name: &str, run: fn()) -> Test {
+        let run = move || {
+            share::retire();
+            run();
+        };
+        Test { trial: trial(name, run), shares: false }
+    }
+
+    /// One that makes do with the tcptop that tests share (`Tcptop::share`).
+    fn sharing(name: &str, run: fn()) -> Test {
+        Test { trial: trial(name, run), shares: true }
     }
 
     /// Says why a test that this kernel cannot run was left out.
@@ -81,7 +105,10 @@ mod live {
             cleanup::tests(),
             churn::tests(),
         ];
-        modules.into_iter().flatten().collect()
+        // The sharing ones together, so that theirs is started as seldom as can be.
+        let (sharing, others): (Vec<Test>, Vec<Test>) =
+            modules.into_iter().flatten().partition(|test| test.shares);
+        sharing.into_iter().chain(others).map(|test| test.trial).collect()
     }
 }
 
@@ -101,5 +128,8 @@ fn main() -> ExitCode {
     }
     // The tests share the machine's two processors and its namespaces.
     arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, tests).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    common::share::retire();
+    common::times::print();
+    conclusion.exit_code()
 }

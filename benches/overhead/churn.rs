@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::loads::{Load, Run, STOP, both, loopback, repeat};
+use crate::load::{Load, Run, STOP, both, loopback, repeat};
 
 /// Bytes that a client sends.
 const PAYLOAD: usize = 100;

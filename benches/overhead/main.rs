@@ -4,6 +4,10 @@
 //! starts generators (`loads`), what is measured (`subject`) and writes the
 //! tables (`report`). `benches/README.md` says how to run it and how to read it.
 //!
+//! Modules only use those further down: `main` all of them, `pairs` and `scale`
+//! (what is measured) `report`, that `loads` and `subject`, `loads` each load,
+//! all loads `load`; below are `role`, `process` and `machine`.
+//!
 //! Everything happens in a network namespace of its own, so that neither the
 //! host's traffic nor its settings take part.
 
@@ -12,12 +16,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod churn;
+mod load;
 mod loads;
 mod machine;
 mod options;
 mod pairs;
 mod process;
 mod programs;
+#[path = "../../tests/common/reexec.rs"]
+mod reexec;
 mod reference;
 mod report;
 mod role;
@@ -29,6 +36,7 @@ mod tcp;
 mod udp;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -36,10 +44,9 @@ use crate::options::Options;
 use crate::report::Report;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = match arguments.split_first() {
-        Some((flag, role)) if flag == role::FLAG => role::play(role),
-        _ => conduct(&arguments),
+    let result = match reexec::asked_for() {
+        Some(role) => play(&role),
+        None => conduct(&std::env::args().skip(1).collect::<Vec<_>>()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,7 +58,9 @@ fn main() -> ExitCode {
 }
 
 fn conduct(arguments: &[String]) -> Result<()> {
-    let Some(options) = Options::parse(arguments)? else { return Ok(()) };
+    let Some(options) = Options::parse(arguments, &loads::NAMES, &subject::names())? else {
+        return Ok(());
+    };
     if !nix::unistd::geteuid().is_root() {
         bail!("BPF programs and a network namespace of its own need root");
     }
@@ -63,4 +72,20 @@ fn conduct(arguments: &[String]) -> Result<()> {
         scale::measure(&options, &mut report)?;
     }
     report.finish()
+}
+
+/// What a child of the conductor does.
+fn play(words: &[String]) -> Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["load", name] => loads::play(name),
+        ["idle", port, sockets] => scale::play_idle(port.parse()?, sockets.parse()?),
+        ["active", port, sockets, period] => {
+            let period = Duration::from_millis(period.parse()?);
+            scale::play_active(port.parse()?, sockets.parse()?, period)
+        }
+        ["reference", design] => reference::play(design),
+        ["ss"] => subject::play_ss(),
+        _ => bail!("no such role: {}", words.join(" ")),
+    }
 }

@@ -37,8 +37,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// `None` where the answer was printed already.
-    pub fn parse(arguments: &[String]) -> Result<Option<Options>> {
+    /// With the names that there are. `None` where the answer was printed already.
+    pub fn parse(
+        arguments: &[String],
+        loads: &[&str],
+        subjects: &[&str],
+    ) -> Result<Option<Options>> {
         let mut options = Options {
             smoke: false,
             pairs: 9,
@@ -85,8 +89,8 @@ impl Options {
                 }
                 "--output" => options.output = Some(PathBuf::from(value()?)),
                 "--list" => {
-                    println!("loads: {}", crate::loads::NAMES.join(" "));
-                    println!("subjects: {}", crate::subject::names().join(" "));
+                    println!("loads: {}", loads.join(" "));
+                    println!("subjects: {}", subjects.join(" "));
                     return Ok(None);
                 }
                 "-h" | "--help" => {
@@ -101,8 +105,8 @@ impl Options {
         if options.pairs == 0 || options.ticks == 0 {
             bail!("nothing to measure: --pairs and --ticks start at 1");
         }
-        known("load", &options.loads, &crate::loads::NAMES)?;
-        known("subject", &options.subjects, &crate::subject::names())?;
+        known("load", &options.loads, loads)?;
+        known("subject", &options.subjects, subjects)?;
         Ok(Some(options))
     }
 }

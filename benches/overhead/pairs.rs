@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::churn;
-use crate::loads::{self, Load};
+use crate::load::Load;
+use crate::loads;
 use crate::machine::HostCpu;
 use crate::options::Options;
 use crate::programs::{self, Statistics};

@@ -16,7 +16,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, RingBufferBuilder};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::role;
+use crate::reexec;
 
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, dead_code)]
 mod skeleton {
@@ -52,7 +52,7 @@ pub fn play(design: &str) -> Result<()> {
         }
         _ => bail!("no such design: {design}"),
     };
-    role::say("ready")?;
+    reexec::say("ready")?;
     let mut records = 0_u64;
     let mut builder = RingBufferBuilder::new();
     builder.add(&skel.maps.records, |_| {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::loads::{self, Run};
+use crate::load::Run;
+use crate::loads;
 use crate::machine::{self, HostCpu};
 use crate::options::Options;
 use crate::programs::Total;
@@ -77,7 +78,7 @@ impl Report {
             pairs: Vec::new(),
             programs: Vec::new(),
             scale: Vec::new(),
-            samples: String::from("what,sample,value\n"),
+            samples: String::new(),
             stem,
             pairs_asked: options.pairs,
         })
@@ -143,9 +144,11 @@ impl Report {
         let text = self.markdown();
         print!("{text}");
         if let Some(stem) = &self.stem {
-            for (extension, content) in
-                [("md", &text), ("csv", &self.csv()), ("samples.csv", &self.samples)]
-            {
+            let mut files = vec![("md", text), ("csv", self.csv())];
+            if !self.samples.is_empty() {
+                files.push(("samples.csv", format!("what,sample,value\n{}", self.samples)));
+            }
+            for (extension, content) in files {
                 // Not with_extension: a release has dots.
                 let path = PathBuf::from(format!("{}.{extension}", stem.display()));
                 fs::write(&path, content)

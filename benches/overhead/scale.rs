@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::machine;
 use crate::options::Options;
 use crate::process::Process;
+use crate::reexec;
 use crate::report::Report;
 use crate::role::{self, Role};
 use crate::statistics::median;
@@ -222,13 +223,14 @@ impl Active {
 /// The role that keeps idle sockets.
 pub fn play_idle(port: u16, sockets: usize) -> Result<()> {
     let _open = connections(port, sockets)?;
-    role::serve(|_| bail!("nothing to ask"))
+    reexec::say("ready")?;
+    reexec::serve(|_| bail!("nothing to ask"))
 }
 
 /// The role that sends 64 bytes over each of its connections every so often.
 pub fn play_active(port: u16, sockets: usize, period: Duration) -> Result<()> {
     let mut open = connections(port, sockets)?;
-    role::say("ready")?;
+    reexec::say("ready")?;
     let mut message = [0; 64];
     while !role::told_to_end(period)? {
         for (client, server) in &mut open {

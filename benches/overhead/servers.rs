@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::loads::{Load, Run};
+use crate::load::{Load, Run};
 use crate::machine::{self, Cpu};
 use crate::process::{Process, which};
 

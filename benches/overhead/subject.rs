@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::machine;
 use crate::options::Options;
 use crate::process::{Process, which};
+use crate::reexec;
 use crate::role::{self, Role};
 
 /// One of them.
@@ -226,7 +227,7 @@ impl Tcptop {
 
 /// The role that looks at every socket each second.
 pub fn play_ss() -> Result<()> {
-    role::say("ready")?;
+    reexec::say("ready")?;
     loop {
         let status = Command::new("ss").arg("-tin").stdout(Stdio::null()).status();
         if !status.context("failed to start ss")?.success() {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::loads::{self, Load, MANY, Run, SMALL, STOP, both, repeat};
+use crate::load::{self, Load, MANY, Run, SMALL, STOP, both, repeat};
 
 /// A message there and one back. Where both ends share a processor, the time of a
 /// round trip is the work it takes; where each has its own, as two hosts or two
@@ -23,7 +23,7 @@ pub struct PingPong {
 
 impl PingPong {
     pub fn new(cpus: [usize; 2]) -> Result<PingPong> {
-        let (client, server) = loads::connect(&loads::listen()?, Ipv4Addr::LOCALHOST)?;
+        let (client, server) = load::connect(&load::listen()?, Ipv4Addr::LOCALHOST)?;
         Ok(PingPong { client, server, cpus })
     }
 }
@@ -74,7 +74,7 @@ const BULK: usize = 128 * 1024;
 
 impl Bulk {
     pub fn new(cpus: [usize; 2]) -> Result<Bulk> {
-        let (client, server) = loads::connect(&loads::listen()?, Ipv4Addr::LOCALHOST)?;
+        let (client, server) = load::connect(&load::listen()?, Ipv4Addr::LOCALHOST)?;
         Ok(Bulk { client, server, cpus })
     }
 }
@@ -127,7 +127,7 @@ const SENT: u64 = u64::MAX;
 
 impl Many {
     pub fn new(cpus: [usize; 2]) -> Result<Many> {
-        let listener = loads::listen()?;
+        let listener = load::listen()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("failed to make epoll")?;
         let sent =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).context("failed: eventfd")?;
@@ -138,7 +138,7 @@ impl Many {
         watch(&sent, SENT)?;
         let (mut clients, mut servers) = (Vec::new(), Vec::new());
         for index in 0..MANY {
-            let (client, server) = loads::connect(&listener, Ipv4Addr::LOCALHOST)?;
+            let (client, server) = load::connect(&listener, Ipv4Addr::LOCALHOST)?;
             server.set_nonblocking(true).context("failed to set O_NONBLOCK")?;
             watch(&server, index as u64)?;
             clients.push(client);

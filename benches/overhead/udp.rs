@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::loads::{Load, MANY, Run, SMALL, STOP, both, loopback, repeat};
+use crate::load::{Load, MANY, Run, SMALL, STOP, both, loopback, repeat};
 
 /// Room for what comes while the receiver is off its processor.
 const RECEIVE_BUFFER: libc::c_int = 16 << 20;

@@ -1,38 +1,38 @@
-//! Helper processes: the test binary started again in another role, which does
-//! with sockets what a line on its standard input says and answers with a line.
+//! Helper processes: the test binary in another role ([`reexec`]), which does with
+//! sockets what a line says and answers with a line.
 //!
 //! An agent has one thread (but for those of [`Agent::send_named`]), so that it
 //! may fork. It ends with its standard input.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::CString;
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{self, Child, ChildStdin, Command, Stdio};
+use std::process::{self, Child};
 use std::str::{FromStr, SplitAsciiWhitespace};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 use super::churn;
+use super::reexec::{self, Conversation};
 use super::sock::{self, Ends};
 use super::udp;
 use super::wait::patience;
 
-/// The first argument of the test binary in the role of an agent.
-const ROLE: &str = "role=agent";
+/// The only role that the test binary plays besides its own.
+const ROLE: [&str; 1] = ["agent"];
 
 /// Runs the agent if that is what this process was started for.
 pub fn run_if_asked() {
-    if env::args().nth(1).as_deref() == Some(ROLE) {
-        serve();
+    if let Some(role) = reexec::asked_for() {
+        assert_eq!(role, ROLE);
+        serve().expect("stdin and stdout");
         process::exit(0);
     }
 }
@@ -40,8 +40,7 @@ pub fn run_if_asked() {
 /// A running agent. Killed when dropped.
 pub struct Agent {
     child: Child,
-    input: Option<ChildStdin>,
-    answers: Receiver<String>,
+    conversation: Conversation,
     /// The process that answers: the one started, or a fork of it.
     pub pid: u32,
 }
@@ -57,17 +56,12 @@ impl Agent {
     /// An agent in the network namespace of the calling thread, whose process
     /// (and thread) has this name.
     pub fn new(name: impl AsRef<[u8]>) -> Agent {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg(ROLE).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = reexec::command(Path::new(reexec::ITSELF), &ROLE);
+        Conversation::prepare(&mut command);
         let mut child = command.spawn().expect("an agent");
-        let (sender, answers) = mpsc::channel();
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        thread::spawn(move || {
-            // The receiver goes with the agent's value.
-            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
-        let (input, pid) = (child.stdin.take(), child.id());
-        let mut agent = Agent { child, input, answers, pid };
+        let conversation = Conversation::with(&mut child).expect("piped");
+        let pid = child.id();
+        let mut agent = Agent { child, conversation, pid };
         agent.rename(name);
         agent
     }
@@ -205,7 +199,7 @@ impl Agent {
 
     /// Ends the process without closing its sockets first.
     pub fn exit(mut self) {
-        self.input = None;
+        self.conversation.hang_up();
         assert!(self.child.wait().expect("wait").success());
     }
 
@@ -214,11 +208,8 @@ impl Agent {
     }
 
     fn ask_for(&mut self, line: &str, patience: Duration) -> String {
-        writeln!(self.input.as_mut().expect("open"), "{line}")
-            .unwrap_or_else(|e| panic!("{line}: {e}"));
-        let answer = self.answers.recv_timeout(patience);
-        let answer =
-            answer.unwrap_or_else(|e| panic!("agent {} did not answer {line:?}: {e}", self.pid));
+        let answer = self.conversation.ask(line, patience);
+        let answer = answer.unwrap_or_else(|e| panic!("agent {}: {line:?}: {e}", self.pid));
         match answer.split_once(' ') {
             Some(("ok", rest)) => rest.to_owned(),
             _ => panic!("agent {}: {line:?}: {answer}", self.pid),
@@ -229,7 +220,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         // A fork of the agent ends with its input, and the agent with its fork.
-        self.input = None;
+        self.conversation.hang_up();
         if self.pid == self.child.id() {
             let _ = self.child.kill();
         }
@@ -360,20 +351,14 @@ impl Held {
 }
 
 /// The loop of an agent.
-fn serve() {
+fn serve() -> io::Result<()> {
     let mut held = Held::default();
-    for line in io::stdin().lines() {
-        let line = line.expect("stdin");
-        answer(&match held.obey(&line) {
+    reexec::serve(|line| {
+        Ok(match held.obey(line) {
             Ok(text) => format!("ok {text}"),
             Err(error) => format!("error {error}"),
-        });
-    }
-}
-
-fn answer(text: &str) {
-    let mut stdout = io::stdout();
-    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).expect("stdout");
+        })
+    })
 }
 
 /// In the child: its pid. The parent waits for the child and ends.
@@ -394,8 +379,10 @@ fn fork() -> io::Result<String> {
 fn exec(kept: RawFd, program: &str) -> io::Error {
     // SAFETY: integers only; the descriptor is one of this process.
     unsafe { libc::fcntl(kept, libc::F_SETFD, 0) };
-    answer("ok ");
-    Command::new(program).arg(ROLE).exec()
+    match reexec::say("ok ") {
+        Ok(()) => reexec::command(Path::new(program), &ROLE).exec(),
+        Err(error) => error,
+    }
 }
 
 fn give(socket: RawFd, mailbox: &str) -> io::Result<()> {

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
+use super::share::{self, Lent};
 use super::sock::{Ends, readable_bytes};
+use super::times;
 use super::wait::{patience, until, until_true};
 
 /// What most tests want: exact numbers, soon.
@@ -194,6 +196,8 @@ pub struct Output {
     pub alien: Vec<String>,
     /// How often the header came.
     pub headers: usize,
+    /// Lines that were taken away by [`Output::take`].
+    taken: usize,
     with_time: bool,
     unfinished: Vec<u8>,
     ended: bool,
@@ -233,7 +237,7 @@ impl Output {
             Some((time, rest)) if self.with_time => (Some(time.to_owned()), rest.trim_start()),
             _ => (None, &*text),
         };
-        let line = self.lines.len();
+        let line = self.taken + self.lines.len();
         let result = if rest.split_ascii_whitespace().eq(HEADER) {
             self.headers += 1;
             if line == 0 { Ok(()) } else { Err("a header within the output") }
@@ -246,6 +250,19 @@ impl Output {
             self.alien.push(format!("line {line}: {why}: {text:?}"));
         }
         self.lines.push(text);
+    }
+
+    /// Everything so far; what comes next is added to nothing.
+    fn take(&mut self) -> Output {
+        let next = Output {
+            headers: self.headers,
+            taken: self.taken + self.lines.len(),
+            with_time: self.with_time,
+            unfinished: std::mem::take(&mut self.unfinished),
+            ended: self.ended,
+            ..Output::default()
+        };
+        std::mem::replace(self, next)
     }
 
     /// Nothing but data, the header once and first, no terminal control.
@@ -365,8 +382,9 @@ impl Launch {
                 errors_too.lock().expect("no panic").extend(&buffer[..got]);
             }
         })];
-        let (is_read, directory) = (false, self.directory);
-        let mut tcptop = Tcptop { child, shared, errors, readers, stdout, is_read, directory };
+        let (is_read, directory, lent) = (false, self.directory, None);
+        let mut tcptop =
+            Tcptop { child, shared, errors, readers, stdout, is_read, directory, lent };
         if !self.blocked {
             tcptop.unblock();
         }
@@ -375,9 +393,11 @@ impl Launch {
 
     /// Starts and waits until everything is attached and the listing written.
     pub fn start(self) -> Tcptop {
-        let mut tcptop = self.spawn();
-        tcptop.await_ready();
-        tcptop
+        times::of_start(|| {
+            let mut tcptop = self.spawn();
+            tcptop.await_ready();
+            tcptop
+        })
     }
 }
 
@@ -390,6 +410,8 @@ pub struct Tcptop {
     stdout: Arc<File>,
     is_read: bool,
     directory: TempDir,
+    /// Of one that tests share.
+    pub lent: Option<Lent>,
 }
 
 /// A tcptop that has ended.
@@ -444,6 +466,17 @@ impl Tcptop {
     /// Starts with these arguments and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Tcptop {
         Launch::new(arguments).start()
+    }
+
+    /// A running one that tests take turns with; what it wrote before is not seen. Only
+    /// for tests that look at nothing but their own connections (see [`share`]).
+    pub fn share(arguments: &[&str]) -> Tcptop {
+        share::lend(arguments)
+    }
+
+    /// What was written since the last time.
+    pub fn take_output(&self) -> Output {
+        self.shared.lock().take()
     }
 
     pub fn id(&self) -> u32 {
@@ -614,10 +647,14 @@ impl Tcptop {
 
     /// Waits for an end that has been brought about.
     pub fn ended(mut self) -> Ended {
-        let status = until("tcptop to end", || self.child.try_wait().expect("wait"));
-        for reader in self.readers.drain(..) {
-            reader.join().expect("reader");
-        }
+        assert!(self.lent.is_none(), "other tests need it");
+        let status = times::of_end(|| {
+            let status = until("tcptop to end", || self.child.try_wait().expect("wait"));
+            for reader in self.readers.drain(..) {
+                reader.join().expect("reader");
+            }
+            status
+        });
         let stderr = self.stderr();
         let output = std::mem::take(&mut *self.shared.lock());
         Ended { status, output, stderr }
@@ -629,8 +666,12 @@ impl Tcptop {
         self.ended()
     }
 
-    /// Stops as a person does, and checks all that holds for every run.
-    pub fn finish(self) -> Output {
+    /// Stops as a person does, and checks all that holds for every run. One that tests
+    /// share goes on: the interval that it would have ended with is waited for.
+    pub fn finish(mut self) -> Output {
+        if let Some(lent) = self.lent.take() {
+            return share::give_back(self, lent);
+        }
         let ended = self.stop(libc::SIGINT);
         ended.check();
         ended.output

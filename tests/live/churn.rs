@@ -3,17 +3,15 @@
 use std::collections::HashMap;
 use std::fs;
 
-use libtest_mimic::Trial;
-
 use crate::common::agent::Agent;
 use crate::common::churn::{Told, read_account};
 use crate::common::sock::Ends;
 use crate::common::tcptop::{Ended, Output, Tcptop};
 use crate::common::wait::load;
 
-use super::test;
+use super::{Test, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("churn::every_connection", every_connection),
         test("churn::while_tcptop_rests", while_tcptop_rests),

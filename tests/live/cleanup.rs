@@ -5,15 +5,14 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
-use libtest_mimic::Trial;
 
 use crate::common::sock::{Family, Pair};
 use crate::common::tcptop::{QUICK, Tcptop};
 use crate::common::wait::until_true;
 
-use super::test;
+use super::{Test, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("cleanup::after_sigkill", || leaves_nothing(libc::SIGKILL)),
         test("cleanup::after_sigint", || leaves_nothing(libc::SIGINT)),

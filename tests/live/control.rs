@@ -3,15 +3,13 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Trial;
-
 use crate::common::sock::{Ends, Family, Pair, Stream};
 use crate::common::tcptop::{self, Launch, QUICK, Row, Tcptop};
 use crate::common::wait::until_true;
 
-use super::test;
+use super::{Test, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("control::interrupt", || last_interval_of(libc::SIGINT)),
         test("control::terminate", || last_interval_of(libc::SIGTERM)),

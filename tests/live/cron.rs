@@ -6,8 +6,6 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Trial;
-
 use crate::common::log::{Log, check_continuous};
 use crate::common::rng::Rng;
 use crate::common::sock::{Family, Pair, Stream};
@@ -15,9 +13,9 @@ use crate::common::tcptop;
 use crate::common::wait::until;
 
 use super::csv::{Traffic, place};
-use super::{figures, long, test};
+use super::{Test, figures, long, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![test("cron::job", job)]
 }
 

@@ -8,7 +8,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 use crate::common::agent::Agent;
@@ -22,9 +21,9 @@ use crate::common::sock::{
 use crate::common::tcptop::{self, Launch, Tcptop};
 use crate::common::wait::until_true;
 
-use super::{figures, left_out, long, test};
+use super::{Test, figures, left_out, long, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("csv::adds_up_for_other_programs", adds_up_for_other_programs),
         test("csv::every_open_connection_in_every_interval", every_interval),

@@ -6,8 +6,6 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::Stdio;
 
-use libtest_mimic::Trial;
-
 use crate::common::log::Log;
 use crate::common::netns::run;
 use crate::common::sock::{Family, Pair};
@@ -15,9 +13,9 @@ use crate::common::tcptop::{self, Launch};
 use crate::common::wait::until_true;
 
 use super::csv::{logger, place, with_log};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("disk::dev_full", dev_full),
         test("disk::file_system_fills_up", file_system_fills_up),

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use caps::Capability;
-use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::common::mounts;
@@ -19,9 +19,9 @@ use crate::common::wait::until;
 
 use super::cleanup::programs_of;
 use super::privilege::{as_nobody, check_refusal, public_binary};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("doctor::every_signal_works", every_signal_works),
         test("doctor::text_and_json_agree", text_and_json_agree),
@@ -74,6 +74,12 @@ struct Examined {
 }
 
 impl Examined {
+    /// What root's doctor says of this kernel: examined once, for several tests.
+    fn of_this_kernel() -> &'static Examined {
+        static EXAMINED: OnceLock<Examined> = OnceLock::new();
+        EXAMINED.get_or_init(|| Examined::with(&[]))
+    }
+
     fn with(without: &[&str]) -> Examined {
         let arguments = [&["--doctor", "--format", "json"], &without_options(without)[..]].concat();
         Examined::of(&Launch::new(&arguments).spawn().ended())
@@ -177,7 +183,7 @@ fn without_options<'a>(without: &[&'a str]) -> Vec<&'a str> {
 /// Root on a kernel that tcptop supports: everything is served and proved, by the
 /// best that there is.
 fn every_signal_works() {
-    let examined = Examined::with(&[]);
+    let examined = Examined::of_this_kernel();
     assert_eq!(examined.status, 0, "{examined:#?}");
     let symbols = fs::read_to_string("/proc/kallsyms").expect("root may read it");
     let owner = &examined.findings[2];
@@ -200,7 +206,7 @@ fn every_signal_works() {
 }
 
 fn text_and_json_agree() {
-    let Examined { findings, .. } = Examined::with(&[]);
+    let Examined { findings, .. } = Examined::of_this_kernel();
     let ended = Launch::new(&["--doctor"]).spawn().ended();
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""));
     let (facts, lines) = {
@@ -235,7 +241,7 @@ fn text_and_json_agree() {
 /// Each provider refused in turn: the next one serves, in the doctor's words and
 /// in the running tcptop. With none left the rest goes on.
 fn one_step_down() {
-    let best = Examined::with(&[]);
+    let best = Examined::of_this_kernel();
     for (signal, (name, ranking)) in RANKING.into_iter().enumerate() {
         let mut without: Vec<&str> = Vec::new();
         let mut chosen = best.provider(signal).map(str::to_owned);
@@ -380,7 +386,7 @@ fn ordinary_user() {
     check_refusal(&run(&[]));
     let two = [Capability::CAP_BPF, Capability::CAP_PERFMON];
     let examined = Examined::of(&run(&two));
-    let of_root = Examined::with(&[]);
+    let of_root = Examined::of_this_kernel();
     for (signal, (name, _)) in RANKING.into_iter().enumerate().take(3) {
         assert_eq!(examined.findings[signal], of_root.findings[signal], "{name}");
     }
@@ -394,5 +400,5 @@ fn ordinary_user() {
     }
     let three = [&two[..], &[Capability::CAP_NET_ADMIN]].concat();
     let examined = Examined::of(&run(&three));
-    assert_eq!((examined.status, examined.findings), (0, of_root.findings));
+    assert_eq!((examined.status, &examined.findings), (0, &of_root.findings));
 }

@@ -4,8 +4,6 @@ use std::net::Shutdown;
 use std::process;
 use std::thread;
 
-use libtest_mimic::Trial;
-
 use crate::common::rng::Rng;
 use crate::common::sock::{
     Ends, Family, Let, Pair, TcpInfo, await_acked, await_closed, await_received, exchange,
@@ -13,15 +11,15 @@ use crate::common::sock::{
 };
 use crate::common::tcptop::{Output, QUICK, Tcptop};
 
-use super::test;
+use super::{Test, sharing, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
-        test("exact::two_hundred_connections", two_hundred_connections),
+        sharing("exact::two_hundred_connections", two_hundred_connections),
         test("exact::within_one_interval", within_one_interval),
-        test("exact::rows_of_an_open_connection", rows_of_an_open_connection),
-        test("exact::reused_tuple", reused_tuple),
-        test("exact::self_connect", self_connect),
+        sharing("exact::rows_of_an_open_connection", rows_of_an_open_connection),
+        sharing("exact::reused_tuple", reused_tuple),
+        sharing("exact::self_connect", self_connect),
     ]
 }
 
@@ -213,7 +211,7 @@ fn two_hundred_connections() {
             (family, ending, i / 36 % 2 == 0, random_size(&mut rng), random_size(&mut rng))
         })
         .collect();
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let play = |&(family, ending, one_is_client, out, back): &(Family, Ending, bool, u64, u64)| {
         ending.play(Pair::new(family), one_is_client, out, back)
     };
@@ -246,7 +244,7 @@ fn within_one_interval() {
 
 /// While a connection is open its rows carry the totals so far.
 fn rows_of_an_open_connection() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     for family in Family::ALL {
         let pair = Pair::new(family);
         let (mut up, mut down) = (0, 0);
@@ -283,7 +281,7 @@ fn rows_of_an_open_connection() {
 
 /// One tuple used again and again: each use is a connection of its own.
 fn reused_tuple() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = crate::common::sock::listen(Family::V4);
     // An address of its own, so that nobody takes the port between two uses.
     let mut local = Some((crate::common::sock::loopback(7), 0).into());
@@ -312,7 +310,7 @@ fn reused_tuple() {
 
 /// A socket that is its own peer (simultaneous open): one row, one close.
 fn self_connect() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let address = (crate::common::sock::loopback(9), 0).into();
     let socket = crate::common::sock::unconnected(address, Some(address));
     let own = socket.local_addr().expect("bound");

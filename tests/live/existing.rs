@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::process;
 use std::time::Duration;
 
-use libtest_mimic::Trial;
-
 use crate::common::agent::Agent;
 use crate::common::netns::Netns;
 use crate::common::sock::{
@@ -14,9 +12,9 @@ use crate::common::sock::{
 use crate::common::tcptop::{Output, QUICK, Row, Tcptop};
 use crate::common::udp::{Duo, Totals, wait_totals};
 
-use super::test;
+use super::{Test, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("existing::idle", idle),
         test("existing::busy", busy),

@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpStream};
 use std::process;
 
-use libtest_mimic::Trial;
 use nix::errno::Errno;
 
 use crate::common::netns::{self, Netns, ip};
@@ -13,21 +12,21 @@ use crate::common::sock::{
 };
 use crate::common::tcptop::{Closed, QUICK, Tcptop};
 
-use super::{left_out, test};
+use super::{Test, left_out, sharing};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
-        test("failed::refused", refused),
-        test("failed::connect_timeout", connect_timeout),
-        test("failed::unreachable", unreachable),
-        test("failed::unreachable_by_icmp", unreachable_by_icmp),
-        test("failed::gave_up_connecting", gave_up_connecting),
-        test("failed::timeout_while_open", timeout_while_open),
-        test("failed::keepalive_timeout", keepalive_timeout),
-        test("failed::destroyed", destroyed),
-        test("failed::listener_closed", listener_closed),
-        test("failed::socket_used_again", socket_used_again),
-        test("failed::disconnected_and_used_again", disconnected_and_used_again),
+        sharing("failed::refused", refused),
+        sharing("failed::connect_timeout", connect_timeout),
+        sharing("failed::unreachable", unreachable),
+        sharing("failed::unreachable_by_icmp", unreachable_by_icmp),
+        sharing("failed::gave_up_connecting", gave_up_connecting),
+        sharing("failed::timeout_while_open", timeout_while_open),
+        sharing("failed::keepalive_timeout", keepalive_timeout),
+        sharing("failed::destroyed", destroyed),
+        sharing("failed::listener_closed", listener_closed),
+        sharing("failed::socket_used_again", socket_used_again),
+        sharing("failed::disconnected_and_used_again", disconnected_and_used_again),
     ]
 }
 
@@ -56,7 +55,7 @@ fn check_failed(closed: &Closed, info: &TcpInfo, end: &str) {
 }
 
 fn refused() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let attempts: Vec<_> = Family::ALL
         .into_iter()
         .map(|family| {
@@ -84,7 +83,7 @@ fn refused() {
 }
 
 fn connect_timeout() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (listener, remote) = listen(Family::V4);
     filter_incoming(&listener, Let::Nothing);
     let socket = unconnected(remote, Some(SocketAddr::new(remote.ip(), 0)));
@@ -105,7 +104,7 @@ fn unreachable() {
     near.join([10, 83, 0, 1].into(), &far, [10, 83, 0, 2].into());
     near.sysctl("net/ipv4/neigh/veth0/mcast_solicit", "1");
     near.sysctl("net/ipv4/neigh/veth0/retrans_time_ms", "50");
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let remote = ([10, 83, 0, 77], 80).into();
     let (socket, ends) = near.run(|| {
         let socket = unconnected(remote, Some(([10, 83, 0, 1], 0).into()));
@@ -124,7 +123,7 @@ fn unreachable_by_icmp() {
     near.join([10, 87, 0, 1].into(), &router, [10, 87, 0, 2].into());
     router.sysctl("net/ipv4/ip_forward", "1");
     near.run(|| ip("route add default via 10.87.0.2"));
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let remote = ([10, 88, 0, 1], 80).into();
     let (socket, ends) = near.run(|| {
         let socket = unconnected(remote, Some(([10, 87, 0, 1], 0).into()));
@@ -139,7 +138,7 @@ fn unreachable_by_icmp() {
 
 /// A connect that its own process gives up: neither end nor peer had a say.
 fn gave_up_connecting() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (listener, remote) = listen(Family::V4);
     filter_incoming(&listener, Let::Nothing);
     let (socket, ends) = begin(remote);
@@ -157,7 +156,7 @@ fn gave_up_connecting() {
 
 /// The peer goes silent in the middle of a transfer.
 fn timeout_while_open() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     set_int(&pair.client, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 300);
     pair.exchange(10_000, 20_000);
@@ -186,7 +185,7 @@ fn timeout_while_open() {
 
 /// A peer that is silent while nothing is sent either.
 fn keepalive_timeout() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V6);
     pair.exchange(1, 2);
     sock::await_acked(&pair.server);
@@ -204,12 +203,13 @@ fn keepalive_timeout() {
 
 /// An administrator destroys the socket: this host sends the reset.
 fn destroyed() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     pair.exchange(5000, 70);
     let (local, remote) = (pair.ends.local, pair.ends.remote);
     netns::run("ss", &format!("-K src {local} dst {remote}")).expect("ss");
     if TcpInfo::of(&pair.client).state != sock::CLOSE {
+        tcptop.finish();
         return left_out("failed::destroyed", "this kernel cannot destroy sockets");
     }
     await_closed(&pair.server);
@@ -226,7 +226,7 @@ fn destroyed() {
 
 /// A listener goes with a connection in its queue that nobody has accepted.
 fn listener_closed() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = listen(Family::V4);
     let client = sock::connect(address);
     sock::send(&client, 600);
@@ -245,7 +245,7 @@ fn listener_closed() {
 
 /// A socket whose connect failed connects again: two connections.
 fn socket_used_again() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (listener, remote) = listen(Family::V4);
     let nobody = closed_port(Family::V4);
     let (socket, failed) = begin(nobody);
@@ -272,7 +272,7 @@ fn socket_used_again() {
 /// A socket is disconnected (`AF_UNSPEC`: the kernel clears its counters) and
 /// connects elsewhere.
 fn disconnected_and_used_again() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let first = Pair::new(Family::V4);
     first.exchange(111, 222);
     let unspecified =

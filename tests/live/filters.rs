@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
 
-use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 use crate::common::agent::{Agent, Socket};
@@ -19,9 +18,9 @@ use crate::common::tcptop::{self, Launch, Tcptop};
 use crate::common::wait::until_true;
 
 use super::csv::{logger, place};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("filters::alone_and_combined", alone_and_combined),
         test("filters::with_other_hooks", with_other_hooks),

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::common::agent::Agent;
@@ -19,9 +18,9 @@ use crate::common::sock::{Ends, Family, Pair, Stream, bounded, loopback, reset};
 use crate::common::tcptop::{Launch, Tcptop};
 use crate::common::wait::until_true;
 
-use super::{left_out, long, test};
+use super::{Test, left_out, long, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("json::schema", schema),
         test("json::for_other_programs", for_other_programs),

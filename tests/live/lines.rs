@@ -7,16 +7,15 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, FixedOffset, Utc};
-use libtest_mimic::Trial;
 
 use crate::common::agent::Agent;
 use crate::common::sock::{self, Ends, Family, Pair, Stream, receive, receive_all};
 use crate::common::tcptop::{self, Closed, Output, QUICK, Row, Tcptop};
 use crate::common::wait::{patience, until};
 
-use super::test;
+use super::{Test, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("lines::hostile_process_names", hostile_process_names),
         test("lines::readable_sizes", readable_sizes),

@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
-use libtest_mimic::Trial;
 
 use crate::common::netns::{self, Netns};
 use crate::common::sock::{
@@ -16,19 +15,19 @@ use crate::common::sock::{
 use crate::common::tcptop::{QUICK, Row, Tcptop};
 use crate::common::wait::until_true;
 
-use super::{left_out, test};
+use super::{Test, left_out, sharing, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
-        test("measure::rtt", rtt),
-        test("measure::rtt_at_close", rtt_at_close),
-        test("measure::retransmits_after_an_outage", retransmits_after_an_outage),
-        test("measure::random_loss", random_loss),
-        test("measure::delay", delay),
-        test("measure::netem", netem),
-        test("measure::against_ss", against_ss),
+        sharing("measure::rtt", rtt),
+        sharing("measure::rtt_at_close", rtt_at_close),
+        sharing("measure::retransmits_after_an_outage", retransmits_after_an_outage),
+        sharing("measure::random_loss", random_loss),
+        sharing("measure::delay", delay),
+        sharing("measure::netem", netem),
+        sharing("measure::against_ss", against_ss),
         test("measure::steady_rate", steady_rate),
-        test("measure::progress_without_system_calls", progress_without_system_calls),
+        sharing("measure::progress_without_system_calls", progress_without_system_calls),
         test("measure::among_thousands", among_thousands),
     ]
 }
@@ -60,7 +59,7 @@ fn row_of_now(tcptop: &Tcptop, pair: &Pair) -> (Row, TcpInfo) {
 
 /// Whenever the connection pauses, its row has the RTT of `TCP_INFO` to the microsecond.
 fn rtt() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     for family in [Family::V4, Family::V6] {
         let pair = Pair::new(family);
         let mut seen = Vec::new();
@@ -86,7 +85,7 @@ fn rtt() {
 
 /// A reset is not acknowledged: the RTT of `TCP_INFO` is the last word.
 fn rtt_at_close() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     ping_pong(&pair, 50);
     let infos = [TcpInfo::of(&pair.client), TcpInfo::of(&pair.server)];
@@ -122,7 +121,7 @@ fn close_and_compare(tcptop: Tcptop, pair: Pair, up: u64, down: u64) -> TcpInfo 
 
 /// The receiver hears nothing for a while: repeated in full, counted once.
 fn retransmits_after_an_outage() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     pair.exchange(1000, 1000);
     filter_incoming(&pair.server, Let::Nothing);
@@ -136,7 +135,7 @@ fn retransmits_after_an_outage() {
 
 /// Data and acknowledgements lost at random, both ways.
 fn random_loss() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V6);
     for stream in [&pair.client, &pair.server] {
         filter_incoming(stream, Let::Percent(90));
@@ -198,7 +197,7 @@ fn delay() {
         Ok(link) => link,
         Err(error) => return left_out("measure::delay", error.trim_end()),
     };
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = link.connect();
     ping_pong(&pair, 30);
     let (row, info) = row_of_now(&tcptop, &pair);
@@ -215,7 +214,7 @@ fn netem() {
         Ok(link) => link,
         Err(error) => return left_out("measure::netem", error.trim_end()),
     };
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = link.connect();
     let (up, down) = (2 << 20, 300_000);
     pair.exchange(up, down);
@@ -239,7 +238,7 @@ fn netem() {
 
 /// The same numbers as `ss -tin` for a connection that pauses.
 fn against_ss() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     pair.exchange(123_456, 654_321);
     ping_pong(&pair, 20);
@@ -313,7 +312,7 @@ fn moment(log: &[Part], total: u64) -> (Duration, Duration) {
 /// One long send that blocks, and a receiver that reads later: the kernel moves
 /// the bytes without a system call, and the rows show them move.
 fn progress_without_system_calls() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = sock::listen(Family::V4);
     let client = unconnected(address, None);
     // The kernel paces from the eleventh segment on.

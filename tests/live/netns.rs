@@ -2,15 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use libtest_mimic::Trial;
-
 use crate::common::netns::Netns;
 use crate::common::sock::{self, Ends, Pair, connect_socket, listen_at, unconnected};
 use crate::common::tcptop::{Closed, QUICK, Tcptop};
 
-use super::test;
+use super::{Test, sharing, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("netns::same_addresses_and_ports", || {
             same_addresses_and_ports("10.84.0.1", "10.84.0.2")
@@ -19,7 +17,7 @@ pub fn tests() -> Vec<Trial> {
             same_addresses_and_ports("fd84::1", "fd84::2")
         }),
         test("netns::tcptop_within_one", tcptop_within_one),
-        test("netns::gone_with_its_connections", gone_with_its_connections),
+        sharing("netns::gone_with_its_connections", gone_with_its_connections),
     ]
 }
 
@@ -106,7 +104,7 @@ fn tcptop_within_one() {
 
 /// Both ends, their namespaces and the link between them go in any order.
 fn gone_with_its_connections() {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let addresses = (([10, 85, 0, 1], 41_000).into(), ([10, 85, 0, 2], 5000).into());
     // `across` has dropped the namespaces: only the sockets keep them.
     let pair = across(addresses.0, addresses.1);

@@ -8,7 +8,6 @@ use std::process;
 use std::thread;
 
 use io_uring::{IoUring, opcode, types};
-use libtest_mimic::Trial;
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, MsgFlags, SockaddrStorage, bind, recv, sendmsg};
 use nix::unistd::pipe;
@@ -20,24 +19,24 @@ use crate::common::sock::{
 };
 use crate::common::tcptop::{Closed, QUICK, Tcptop};
 
-use super::{left_out, test};
+use super::{Test, left_out, sharing};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
-        test("paths::sendfile", sendfile),
-        test("paths::splice", splice),
-        test("paths::peek", peek),
-        test("paths::truncated_receive", truncated_receive),
-        test("paths::partial_sends", partial_sends),
-        test("paths::failed_sends", failed_sends),
-        test("paths::urgent_byte", urgent_byte),
-        test("paths::many_small_vectors", many_small_vectors),
-        test("paths::zero_copy_send", zero_copy_send),
-        test("paths::zero_copy_receive", zero_copy_receive),
-        test("paths::io_uring", io_uring),
-        test("paths::fast_open", fast_open),
-        test("paths::ktls", ktls),
-        test("paths::mptcp", mptcp),
+        sharing("paths::sendfile", sendfile),
+        sharing("paths::splice", splice),
+        sharing("paths::peek", peek),
+        sharing("paths::truncated_receive", truncated_receive),
+        sharing("paths::partial_sends", partial_sends),
+        sharing("paths::failed_sends", failed_sends),
+        sharing("paths::urgent_byte", urgent_byte),
+        sharing("paths::many_small_vectors", many_small_vectors),
+        sharing("paths::zero_copy_send", zero_copy_send),
+        sharing("paths::zero_copy_receive", zero_copy_receive),
+        sharing("paths::io_uring", io_uring),
+        sharing("paths::fast_open", fast_open),
+        sharing("paths::ktls", ktls),
+        sharing("paths::mptcp", mptcp),
     ]
 }
 
@@ -46,7 +45,7 @@ const MEGABYTE: u64 = 1 << 20;
 /// Opens a connection, lets `traffic` move bytes (how many from the client to
 /// the server, and back), closes it, and holds what is reported against that.
 fn moves(traffic: impl FnOnce(&Pair) -> (u64, u64)) {
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     let ends = pair.ends;
     let (up, down) = traffic(&pair);
@@ -347,7 +346,7 @@ fn fast_open() {
     let netns = Netns::new();
     // Client, server, and no cookie needed on either side.
     netns.sysctl("net/ipv4/tcp_fastopen", "1543");
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let (ends, reply) = netns.run(|| {
         let (listener, remote) = listen(Family::V4);
         set_int(&listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 16);
@@ -403,7 +402,7 @@ fn ktls() {
     if let Err(error) = upper_layer(&Pair::new(Family::V4).client) {
         return left_out("paths::ktls", format_args!("this kernel has no TLS: {error}"));
     }
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
     let ends = pair.ends;
     // TLS 1.2, AES-GCM-128, the same keys at both ends.
@@ -462,7 +461,7 @@ fn mptcp() {
             return left_out("paths::mptcp", format_args!("this kernel has no MPTCP: {error}"));
         }
     };
-    let tcptop = Tcptop::start(&QUICK);
+    let tcptop = Tcptop::share(&QUICK);
     bind(listener.as_raw_fd(), &SockaddrStorage::from(any)).expect("bind");
     let listener = TcpListener::from(listener);
     nix::sys::socket::listen(&listener, Backlog::MAXCONN).expect("listen");

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use libtest_mimic::Trial;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 
@@ -19,9 +18,9 @@ use crate::common::udp::{Duo, Totals};
 use crate::common::wait::until_true;
 
 use super::csv::{logger, place};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("privilege::none", || refused(&[])),
         test("privilege::bpf_alone", || refused(&[Capability::CAP_BPF])),

@@ -6,7 +6,6 @@ use std::io;
 use std::path::Path;
 
 use caps::Capability;
-use libtest_mimic::Trial;
 
 use crate::common::mounts;
 use crate::common::program;
@@ -16,9 +15,9 @@ use crate::common::udp::{self, Duo};
 use crate::common::wait::until;
 
 use super::privilege::{as_nobody, public_binary};
-use super::{left_out, test};
+use super::{Test, left_out, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("refused::user_namespace", user_namespace),
         test("refused::seccomp_eperm", || seccomp(libc::EPERM)),

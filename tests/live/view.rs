@@ -2,15 +2,13 @@
 
 use std::fs;
 
-use libtest_mimic::Trial;
-
 use crate::common::log::Log;
 use crate::common::sock::{self, Ends, Family, Pair, await_acked};
 use crate::common::tcptop::{Launch, Tcptop};
 
-use super::test;
+use super::{Test, test};
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests() -> Vec<Test> {
     vec![
         test("view::sort_and_top", sort_and_top),
         test("view::colour", colour),
