@@ -1,5 +1,5 @@
 #!/bin/bash
-# check.sh — format and lints: what `make check` does, and `make test` first.
+# check.sh — format, lints and structure: what `make check` does, and `make test` first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,5 +7,10 @@ cargo fmt --check
 # Any version from 14 on: .clang-format leaves alone what they disagree about.
 clang-format --dry-run -Werror bpf/*.[ch] benches/overhead/*.bpf.c
 cargo clippy --locked --all-targets --all-features -- -D warnings
-# Each header of bpf/ parses on its own.
-cargo test --locked --quiet --test bpf
+# Each header of bpf/ parses on its own, and src/ keeps to ARCHITECTURE.md.
+cargo test --locked --quiet --test bpf --test house
+# What is outside of src/linux builds and is tested without libbpf.
+cargo clippy --locked --no-default-features --all-targets -- -D warnings
+cargo test --locked --quiet --no-default-features --lib --test house
+cargo run --locked --quiet --no-default-features --example replay >/dev/null
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps
