@@ -1,17 +1,16 @@
-//! The Linux wing: everything that knows this kernel, its /proc and its BPF.
+//! The Linux part: everything that depends on the Linux kernel, /proc and BPF.
 //!
-//! Owns [`Host`], the one thing that `main` makes of it, and the order in which
-//! things start and stop. Whatever is outside of this folder compiles without
-//! libbpf and is tested without a kernel; another platform has a folder of its own
-//! with a `Host` like this one.
+//! Owns [`Host`], the only type that `main` creates here, and the order in which things
+//! start and stop. All code outside of this folder compiles without libbpf, and its
+//! tests need no kernel. Another platform would have its own folder with a `Host`.
 //!
 //! ```text
 //! programs ─► collector ─► outbox ─► channel ─► reporter
-//!    │            ├ sampling   what a tick visits
+//!    │            ├ sampling   which sockets a tick visits
 //!    │            ├ iterate    runs the iterators
-//!    │            ├ seed       what is older than tcptop
+//!    │            ├ seed       connections that are older than tcptop
 //!    │            └ decode     bytes of the ring (wire) → events
-//!    └ plan       which hook serves what
+//!    └ plan       which hook serves which need
 //! ```
 
 mod clock;
@@ -51,7 +50,7 @@ pub use names::cgroup_root;
 use plan::Provider;
 use signals::{End, Signals};
 
-/// This host, asked with certain settings.
+/// This host, and the settings for collecting on it.
 pub struct Host {
     settings: Settings,
     without: Vec<Provider>,
@@ -59,8 +58,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks at nothing yet. `notice` is told what the user should know, a line at
-    /// a time.
+    /// Does not look at the host yet. `notice` is called with each line that the user
+    /// should read.
     ///
     /// # Errors
     /// Where the settings name a provider that does not exist.
@@ -80,7 +79,7 @@ impl Host {
         Ok(Host { settings, without, notice })
     }
 
-    /// Names for the numbers of a connection, for the formats that write them.
+    /// Looks up names for the numbers of a connection, for the formats that write them.
     pub fn names(&self) -> Box<dyn Names + Send> {
         Box::new(HostNames::new())
     }
@@ -93,18 +92,19 @@ impl Host {
     /// Whether this kernel can be traced at all.
     ///
     /// # Errors
-    /// One sentence: what it lacks, and what to do.
+    /// One sentence: what the kernel lacks, and what to do.
     pub fn check_kernel(&self) -> Result<()> {
         privileges::check_kernel()
     }
 
-    /// What the user's words for the filter mean on this host.
+    /// The filter that the user asked for, with the indices of this host's devices.
+    /// Calls `notice` for a PID that belongs to a thread or to no process.
     ///
     /// # Errors
-    /// Where there is no such device.
+    /// Where a device does not exist.
     pub fn filter(&self) -> Result<Filter> {
         let query = &self.settings.query;
-        self.tell_of_pids(query);
+        self.check_pids(query);
         let interfaces = query
             .interfaces
             .iter()
@@ -114,7 +114,7 @@ impl Host {
         Ok(Filter::new(query.clone(), interfaces, own))
     }
 
-    fn tell_of_pids(&self, query: &Query) {
+    fn check_pids(&self, query: &Query) {
         for &pid in &query.pids {
             match process_of(pid) {
                 Some(process) if process != pid => (self.notice)(&format!(
@@ -127,8 +127,8 @@ impl Host {
         }
     }
 
-    /// Collects and reports until it is told to stop, its intervals are over or
-    /// the reader of the output is gone, in which case there is nothing to sum up.
+    /// Collects and reports until a signal asks it to stop, the last interval is over or
+    /// the reader of the output is gone. Returns `None` in the last case.
     ///
     /// # Errors
     /// Those of the collector and the reporter, in one sentence each.
@@ -140,7 +140,8 @@ impl Host {
             reporter.reopen = Signals::hang_up()?;
         }
 
-        // Closed to tell the collector to stop, and by the reporter when it is done.
+        // Closing `running` asks the collector to stop. The reporter closes `working` when
+        // it has finished.
         let (stop, running) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
         let (done, working) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
         let (sender, receiver) = crossbeam_channel::bounded(CHANNEL);
@@ -152,7 +153,8 @@ impl Host {
         let reporting = thread::Builder::new()
             .name("reporter".into())
             .spawn(move || {
-                // Only logrotate may ask for a file in a place that root's uid does not own.
+                // After logrotate has moved the log, opening its path again needs this
+                // capability if another user owns the directory.
                 let kept: &[Capability] = if logs { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
                 privileges::give_up_all_but(kept, notice);
                 let result = reporter.run(&receiver);
@@ -165,8 +167,8 @@ impl Host {
         let end = signals.wait(&done, !logs)?;
         drop(running);
         if end == End::ReaderGone {
-            // The reporter may have nothing to write and so never notice. Whatever
-            // is attached goes with the process.
+            // The threads are not waited for: without a row to write, the reporter would
+            // never notice. The kernel detaches the programs when the process ends.
             return Ok(None);
         }
         let summary = reporting.join().map_err(|_| anyhow!("the reporter panicked"))??;
@@ -183,9 +185,9 @@ impl Host {
     }
 }
 
-/// Makes large pieces of memory go back to the kernel when they are freed. glibc
-/// raises the size from which they do, to 32 MiB, as soon as one has been freed:
-/// then a burst of connections would stay in memory for good.
+/// Makes glibc return every freed piece of memory from 128 KiB on to the kernel. By
+/// default glibc raises this size, up to 32 MiB, when it frees a large piece; the memory
+/// of a burst of connections would then stay with tcptop for good.
 #[cfg(target_env = "gnu")]
 fn return_memory() {
     use nix::libc;
@@ -196,7 +198,7 @@ fn return_memory() {
 #[cfg(not(target_env = "gnu"))]
 fn return_memory() {}
 
-/// The process that a PID, which may be a thread's, belongs to.
+/// The process of `pid`, which may be the id of a thread.
 fn process_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()

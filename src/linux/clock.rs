@@ -1,7 +1,7 @@
 //! The clocks.
 //!
-//! Owns the reading of the one that the BPF programs use, CLOCK_MONOTONIC, and
-//! how its times become times of day.
+//! Owns the reading of CLOCK_MONOTONIC, the clock that the BPF programs use, and the
+//! conversion of its times to times of day.
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -16,9 +16,8 @@ pub(super) fn monotonic() -> Result<u64> {
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
-/// The wall-clock time at which CLOCK_MONOTONIC showed `monotonic_ns`. Measured
-/// anew each time, since the wall clock can be set; not the time of printing,
-/// which may be long after.
+/// The wall-clock time at which CLOCK_MONOTONIC showed `monotonic_ns`. The difference of
+/// the two clocks is measured at each call, because the wall clock can be set.
 pub(super) fn wall(monotonic_ns: u64) -> DateTime<Utc> {
     let now = Utc::now();
     let Ok(monotonic) = monotonic() else { return now };

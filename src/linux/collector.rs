@@ -1,13 +1,13 @@
 //! The Linux collector: ring buffer and iterators become batches of events.
 //!
-//! Owns the thread that polls: it empties the ring between ticks, runs the
-//! iterators at each tick, and ends. What a tick visits is decided in
-//! [`sampling`](super::sampling); what waits for the reporter, and what is lost
-//! there, is kept in [`outbox`](super::outbox). Prints nothing and keeps no
+//! Owns the work of the collector's thread: it empties the ring between ticks, runs the
+//! iterators at each tick, and decides when to end. [`sampling`](super::sampling)
+//! decides which sockets a tick visits. [`outbox`](super::outbox) keeps the events that
+//! wait for the reporter, and counts those it cannot keep. Prints nothing and stores no
 //! connections.
 //!
-//! A reporter that is blocked (a paused pager) stops the sampling, not the
-//! counting: totals are cumulative, so the next tick makes up for it.
+//! While the reporter is blocked (a paused pager) nothing is sampled, but the kernel
+//! goes on counting. Totals are cumulative, so the next tick has everything.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,40 +33,40 @@ use crate::event::{Batch, CollectorEvent, NetworkCollector, Tick};
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
 
-/// Batches in the channel between collector and reporter.
+/// The number of batches that fit into the channel between collector and reporter.
 pub(super) const CHANNEL: usize = 8;
 
-/// Room for 12,000 close records before anything is lost. The pages are mapped
-/// twice and count twice in the resident size.
+/// The size of the ring buffer: room for 12,000 close records. Its pages are mapped
+/// twice, so they count twice in tcptop's resident size.
 const RING_BYTES: u32 = 2 << 20;
 
-/// The collector's thread goes first where the processors are all busy: it has
-/// little to do, and what it is late for is lost.
+/// The niceness of the collector's thread. It gets a processor early when all are busy:
+/// it has little to do, and records are lost when it empties the ring too late.
 const NICE: i32 = -10;
 
 /// Records taken from the ring at a time.
 const CHUNK: usize = 1024;
 
-/// The host's connections, from the running kernel.
+/// Collects the host's connections from the running kernel.
 pub(super) struct LinuxCollector {
-    /// What to collect, when to tick and when to end.
+    /// What to collect, how long an interval is and when to end.
     pub(super) settings: Settings,
-    /// Providers that are not to be tried.
+    /// Providers that must not be tried.
     pub(super) without: Vec<Provider>,
-    /// End when the other end of this pipe is closed.
+    /// A pipe. The collector ends when its other end is closed.
     pub(super) stop: OwnedFd,
-    /// Told what cannot be shown, and why, in one line.
+    /// Called with one line for each part of the output that cannot be shown, and why.
     pub(super) notice: fn(&str),
-    /// Told the hook plan, before it is known whether everything could be attached.
+    /// The hook plan is sent here as soon as it is known, even if attaching fails.
     pub(super) plan: Option<Sender<Plan>>,
 }
 
-/// Why the collector stops before its time.
+/// Why the collector stops early.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The receiver is gone: the reporter has ended, and says itself why.
+    /// The channel has no receiver: the reporter has ended, and it reports the reason.
     ReporterGone,
-    /// Something failed for good.
+    /// An error that cannot be recovered from.
     Failed(Error),
 }
 
@@ -79,7 +79,7 @@ impl From<Error> for Stop {
 impl NetworkCollector for LinuxCollector {
     fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
         programs::set_verbose(self.settings.more.verbose);
-        go_first();
+        raise_priority();
         let mut storage = [MaybeUninit::uninit(), MaybeUninit::uninit()];
         let knobs = Knobs::new(&self.settings, &self.without, RING_BYTES);
         let (plan, hooks) = Hooks::attach(&mut storage, &knobs);
@@ -87,7 +87,7 @@ impl NetworkCollector for LinuxCollector {
             let _ = sender.send(plan.clone());
         }
         let hooks = hooks.map_err(privileges::explain)?;
-        self.tell_of_gaps(&plan)?;
+        self.report_gaps(&plan)?;
         let without_owners = plan.provider(Need::Owner).is_none();
         let outbox = Outbox::new(batches);
         let mut builder = RingBufferBuilder::new();
@@ -121,12 +121,12 @@ impl NetworkCollector for LinuxCollector {
 }
 
 impl LinuxCollector {
-    /// Says what cannot be shown here.
+    /// Calls `notice` for each part of the output that cannot be shown here.
     ///
     /// # Errors
-    /// Where nothing can.
-    fn tell_of_gaps(&self, plan: &Plan) -> Result<()> {
-        let gaps: Vec<String> = plan.gaps().filter_map(words_for).collect();
+    /// Where neither TCP nor UDP can be shown.
+    fn report_gaps(&self, plan: &Plan) -> Result<()> {
+        let gaps: Vec<String> = plan.gaps().filter_map(gap_notice).collect();
         if !plan.shows(Protocol::Tcp) && !plan.shows(Protocol::Udp) {
             bail!("{}", gaps.join("; "));
         }
@@ -151,20 +151,20 @@ struct Running<'run> {
     ring: RingBuffer<'run>,
     outbox: &'run Outbox,
     sampling: Sampling,
-    /// The kernel's counters of losses at the last tick.
+    /// The loss counters of the kernel side at the last tick.
     lost_before: Loss,
     notice: fn(&str),
 }
 
 impl Running<'_> {
     fn run(mut self) -> Result<(), Stop> {
-        // Attached already: what begins from now on is seen, so nothing falls
-        // between the listing and the stream.
+        // The hooks are attached already, so they see every connection that begins from
+        // now on. The listing finds all others.
         seed::held(&self.hooks.seed_held)?;
         if let Some(link) = &self.hooks.seed_unheld {
             seed::unheld(link)?;
         }
-        // From here on only maps and iterators are read.
+        // From here on tcptop only reads maps and iterators.
         privileges::give_up_all_but(&[Capability::CAP_BPF], self.notice);
         self.hooks.control()?.starting.write(false);
         let start = monotonic()?;
@@ -182,15 +182,16 @@ impl Running<'_> {
                 || now >= end
                 || times.intervals().is_some_and(|count| intervals + 1 >= count);
             if !last && self.outbox.is_behind() {
-                // The reporter still has the last interval: this one gets longer.
+                // The reporter has not taken the last interval yet: this one gets longer.
                 deadline = next_deadline(deadline, interval, now);
                 continue;
             }
             if last {
-                // Nothing begins or ends from here on, so the last interval is whole.
+                // Detaches the hooks. No connection begins or ends in tcptop's view from here
+                // on, so the last interval is complete.
                 self.hooks.attached.clear();
             }
-            // A full backlog would have no room for samples.
+            // Makes room in the outbox for the samples.
             self.flush()?;
             self.tick(monotonic()?, if last { Moment::Last } else { Moment::Between })?;
             if last {
@@ -201,8 +202,8 @@ impl Running<'_> {
         }
     }
 
-    /// Empties the ring until `deadline_ns`; true where tcptop was told to stop
-    /// before.
+    /// Empties the ring until `deadline_ns`. Returns true, earlier, when the collector is
+    /// asked to stop.
     fn wait(&mut self, deadline_ns: u64) -> Result<bool, Stop> {
         loop {
             let now = monotonic()?;
@@ -230,8 +231,8 @@ impl Running<'_> {
         }
     }
 
-    /// Takes everything out of the ring, also while more comes in, and hands it
-    /// over as it goes: what is in memory stays small.
+    /// Empties the ring and sends the events. Sends after each part of the ring, so that
+    /// few events are in memory at a time.
     fn flush(&self) -> Result<(), Stop> {
         loop {
             let more = take(&self.ring)?;
@@ -242,7 +243,7 @@ impl Running<'_> {
         }
     }
 
-    /// Samples what changed and ends the interval.
+    /// Samples the connections that changed and ends the interval.
     fn tick(&mut self, now_ns: u64, moment: Moment) -> Result<(), Stop> {
         let instructions = self.sampling.begin(now_ns, moment);
         if instructions.look_up_owners {
@@ -270,7 +271,7 @@ impl Running<'_> {
         self.outbox.end_interval(tick, || drain(&self.ring))
     }
 
-    /// Runs the iterators that sample, once each.
+    /// Runs each iterator that samples once.
     fn pass(&self) -> Result<Findings> {
         let mut findings = Findings::default();
         if let Some(link) = &self.hooks.sample {
@@ -287,8 +288,8 @@ impl Running<'_> {
         Ok(findings)
     }
 
-    /// Sockets that were accepted and not used since still show their listener's
-    /// owner: finds who holds them.
+    /// Finds out which process has each socket open. A socket that was accepted and not
+    /// used since shows the owner of its listener until then.
     fn look_up_owners(&mut self) -> Result<()> {
         let start = monotonic()?;
         seed::held(&self.hooks.seed_held)?;
@@ -296,7 +297,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Tells the programs what they are to visit and to mark.
+    /// Sets what the programs visit and mark from now on.
     fn instruct(&mut self, instructions: Instructions) -> Result<()> {
         let control = self.hooks.control()?;
         control.sample_all.write(instructions.sample_all);
@@ -308,7 +309,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// What was lost since the last call: the kernel's counters and our own.
+    /// The losses since the last call, counted by the kernel side and by the outbox.
     fn lost(&mut self) -> Result<Loss> {
         let total = self.hooks.lost()?;
         let mut lost = self.outbox.take_lost();
@@ -320,7 +321,7 @@ impl Running<'_> {
     }
 }
 
-/// Takes some records out of the ring; true where there may be more.
+/// Takes up to [`CHUNK`] records out of the ring; true where there may be more.
 fn take(ring: &RingBuffer<'_>) -> Result<bool> {
     let taken = ring.consume_raw_n(CHUNK);
     if taken < 0 {
@@ -329,14 +330,14 @@ fn take(ring: &RingBuffer<'_>) -> Result<bool> {
     Ok(taken as usize >= CHUNK)
 }
 
-/// Takes everything out of the ring, also while more comes in.
+/// Takes records out of the ring until it is empty.
 fn drain(ring: &RingBuffer<'_>) -> Result<(), Stop> {
     while take(ring)? {}
     Ok(())
 }
 
-/// Raises the priority of this thread, where that is allowed.
-fn go_first() {
+/// Raises the priority of this thread, if that is permitted.
+fn raise_priority() {
     // SAFETY: setpriority(2) takes three numbers; 0 stands for the calling thread.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
@@ -352,8 +353,8 @@ fn forget_owner(event: &mut CollectorEvent) {
     }
 }
 
-/// What cannot be shown since a need has no provider, why, and what to do.
-fn words_for(choice: &Choice) -> Option<String> {
+/// The notice for a need without a provider: what cannot be shown, why, what to do.
+fn gap_notice(choice: &Choice) -> Option<String> {
     let reason = choice.failure()?;
     let remedy = if choice.need == Need::Udp && names::cgroup_root().is_none() {
         "`mount -t cgroup2 none DIRECTORY` mounts it"
@@ -365,8 +366,8 @@ fn words_for(choice: &Choice) -> Option<String> {
     Some(format!("cannot show {}: {reason}; {remedy}", choice.need.fills()))
 }
 
-/// The next deadline after `now` on the grid that `deadline` lies on, so that
-/// intervals do not drift.
+/// The first deadline after `now` that is a whole number of intervals after `deadline`,
+/// so that intervals do not drift.
 fn next_deadline(deadline: u64, interval: u64, now: u64) -> u64 {
     let missed = now.saturating_sub(deadline) / interval;
     deadline.saturating_add(interval.saturating_mul(missed + 1))

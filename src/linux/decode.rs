@@ -1,7 +1,6 @@
-//! Bytes from the ring buffer become events.
+//! Turns the bytes of a record in the ring buffer into an event.
 //!
-//! Pure: a record in, an event out. Touches no kernel and no clock, and never
-//! panics, since it runs in the ring buffer's callback.
+//! Pure: no kernel, no clock. Never panics, because it runs in a callback of libbpf.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -11,7 +10,7 @@ use crate::connection::{
 };
 use crate::event::CollectorEvent;
 
-// Flags come several in one byte, which C has no type for.
+// Several flags can be set in one byte, so they are compared as integers.
 const PARTIAL: u8 = Flags::TCPTOP_PARTIAL.0;
 const FIN_RECEIVED: u8 = Flags::TCPTOP_FIN_RECEIVED.0;
 const NO_FIN_WAIT2: u8 = Flags::TCPTOP_NO_FIN_WAIT2.0;
@@ -20,8 +19,8 @@ const ORPHAN: u8 = Flags::TCPTOP_ORPHAN.0;
 /// `tcp_sock.rtt_min` before the first measurement.
 const NO_MIN_RTT: u32 = u32::MAX;
 
-/// The event in a record, or `None` where its kind, family, protocol or state
-/// is none that the kernel side writes.
+/// The event of a record, or `None` where its length, kind, family, protocol or state is
+/// not one that the BPF programs write.
 pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
     let record: &Event = plain::from_bytes(bytes).ok()?;
     if bytes.len() != size_of::<Event>() {
@@ -74,8 +73,8 @@ fn sample(record: &Event) -> Option<Sample> {
     })
 }
 
-/// The kernel's state, or `None` for one that is not a connection's (TIME_WAIT, CLOSE,
-/// LISTEN, NEW_SYN_RECV).
+/// The state of a connection, or `None` for the kernel's states of other sockets
+/// (TIME_WAIT, CLOSE, LISTEN, NEW_SYN_RECV).
 fn tcp_state(state: State) -> Option<TcpState> {
     Some(match state {
         State::TCPTOP_ESTABLISHED => TcpState::Established,
@@ -90,8 +89,8 @@ fn tcp_state(state: State) -> Option<TcpState> {
     })
 }
 
-/// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) becomes IPv4: that is
-/// what is on the wire.
+/// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) becomes IPv4, because its
+/// packets are IPv4.
 fn address(family: Family, bytes: &[u8; 16]) -> Option<IpAddr> {
     match family {
         Family::AF_INET => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
@@ -100,7 +99,7 @@ fn address(family: Family, bytes: &[u8; 16]) -> Option<IpAddr> {
     }
 }
 
-/// A link-local address means something only together with its device (RFC 4007).
+/// A link-local address is unique only on its device, so it has a scope (RFC 4007).
 fn endpoint(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
     match address {
         IpAddr::V4(v4) => SocketAddrV4::new(v4, port).into(),
@@ -114,15 +113,15 @@ fn endpoint(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
 /// Why a connection went from `last` to CLOSE with `errno` in `sk_err`.
 ///
 /// The kernel sets the error before the state (`tcp_reset`, `tcp_write_err`,
-/// `tcp_v4_err`, `tcp_abort`), but closes without one where this host decides:
+/// `tcp_v4_err`, `tcp_abort`). It sets no error where this host ends the connection:
 /// an orderly end, `close()` with unread data, `SO_LINGER` 0.
 pub(super) fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason {
     use nix::errno::Errno;
     match Errno::from_raw(errno) {
         Errno::UnknownErrno if errno == 0 => match last {
             TcpState::LastAck | TcpState::Closing => CloseReason::Fin,
-            // Without the peer's FIN it goes on as a TIME_WAIT socket, but only
-            // for an orphan, and not with TCP_LINGER2 below 0.
+            // Without the peer's FIN, an orphan continues as a TIME_WAIT socket, unless
+            // its TCP_LINGER2 is below 0. All others are aborted.
             TcpState::FinWait2
                 if flags & FIN_RECEIVED != 0
                     || (flags & ORPHAN != 0 && flags & NO_FIN_WAIT2 == 0) =>
@@ -130,7 +129,7 @@ pub(super) fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason
                 CloseReason::Fin
             }
             TcpState::FinWait2 => CloseReason::Abort,
-            // The process gave up a connect() that had no answer: no packet says so.
+            // The process gave up a connect() without an answer. No packet is sent for that.
             TcpState::SynSent => CloseReason::Unknown,
             TcpState::Established
             | TcpState::SynRecv
@@ -141,7 +140,7 @@ pub(super) fn close_reason(last: TcpState, errno: i32, flags: u8) -> CloseReason
         Errno::ECONNRESET | Errno::EPIPE => CloseReason::Reset,
         Errno::ECONNABORTED => CloseReason::Abort,
         Errno::ETIMEDOUT => CloseReason::Timeout,
-        // What ICMP and ICMPv6 errors become (icmp_err_convert, icmpv6_err_convert).
+        // The error codes of ICMP and ICMPv6 errors (icmp_err_convert, icmpv6_err_convert).
         Errno::EHOSTUNREACH
         | Errno::ENETUNREACH
         | Errno::EHOSTDOWN

@@ -1,9 +1,9 @@
 //! `--doctor`: which hook serves each need here, and the proof that it fires.
 //!
-//! Owns the verdicts and how they are written. An attached hook is not yet a
-//! working one, so every need is judged by what the collector reports of traffic
-//! whose bytes are known: that of [`exchange`]. What the host says of itself comes
-//! from [`host`].
+//! Owns the verdicts and how they are written. An attached hook need not work. So
+//! [`exchange`] makes traffic with a known number of bytes, and each need is judged by
+//! what the collector reports about this traffic. Facts about the host come from
+//! [`host`].
 
 mod exchange;
 mod host;
@@ -24,10 +24,10 @@ use crate::settings::Settings;
 use exchange::{Outcome, Outcomes, PATIENCE, Seen};
 use host::Fact;
 
-/// How long it may take until everything is attached.
+/// How long to wait until everything is attached.
 const START: Duration = Duration::from_secs(60);
 
-/// The whole finding.
+/// The whole report.
 #[derive(Debug, Serialize)]
 pub struct Report {
     schema: u32,
@@ -44,7 +44,7 @@ struct Finding {
     #[serde(rename = "signal")]
     need: &'static str,
     provider: Option<&'static str>,
-    /// Whether the loopback exchange was seen as it was.
+    /// True where the exchange on loopback was reported exactly.
     works: bool,
     verdict: Verdict,
     /// The verdict in words.
@@ -58,19 +58,19 @@ struct Refused {
     reason: String,
 }
 
-/// What became of a need.
+/// How well a need is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// What was done was seen, to the byte.
+    /// The exchange was reported to the byte.
     Works,
-    /// Attached, and nothing was seen.
+    /// The hook is attached, but reported nothing.
     Silent,
-    /// Attached, and something else was seen.
+    /// The hook is attached, but reported something else.
     Wrong,
-    /// It has a provider, but TCP needs another need as well, which has none.
+    /// It has a provider, but was not tried: another need that TCP depends on has none.
     Untried,
-    /// Nothing serves it.
+    /// It has no provider.
     Missing,
 }
 
@@ -80,12 +80,12 @@ impl Report {
         self.needs.iter().all(|finding| finding.works)
     }
 
-    /// Why nothing could be attached, if that is so.
+    /// Why nothing could be attached; `None` where attaching succeeded.
     pub fn failure(self) -> Option<Error> {
         self.failure
     }
 
-    /// Writes it for people, or as one JSON object.
+    /// Writes the report as text or as one JSON object.
     ///
     /// # Errors
     /// Those of writing.
@@ -109,7 +109,7 @@ impl Report {
     }
 }
 
-/// Examines this host, as far as the settings do not leave out a provider.
+/// Examines this host. The providers in `without` are not tried.
 ///
 /// # Errors
 /// Where the exchange cannot be made.
@@ -121,7 +121,7 @@ pub(super) fn examine(mut settings: Settings, without: Vec<Provider>) -> Result<
     settings.times.interval = Duration::from_millis(50);
     settings.more.udp_flows = 1024;
     settings.rows.udp_timeout = PATIENCE * 4;
-    // What the collector would say of gaps the report says.
+    // The report names the gaps, so the notices of the collector are dropped.
     let notice = |_: &str| {};
     let mut collector = LinuxCollector { settings, without, stop, notice, plan: Some(sender) };
     let collecting = thread::Builder::new()
@@ -137,12 +137,12 @@ pub(super) fn examine(mut settings: Settings, without: Vec<Provider>) -> Result<
         let _ = collecting.join();
         (outcomes?, None)
     } else {
-        // It ended before it began: its error says why.
+        // The collector ended before the listing: its error says why.
         drop(running);
         seen.ignore_the_rest();
         let failure = match collecting.join() {
             Ok(Err(error)) => error,
-            _ => anyhow!("the collector told nothing within {START:?}"),
+            _ => anyhow!("the collector reported nothing within {START:?}"),
         };
         (Outcomes::new(), Some(failure))
     };
@@ -175,7 +175,8 @@ fn finding(need: Need, plan: &Plan, outcomes: &Outcomes) -> Finding {
     }
 }
 
-/// A hook that fires, but not always, counts wrong; one that never does is silent.
+/// A hook that reports nothing for an address family is silent; one that reports
+/// something else than what was sent is wrong, which is the worse verdict.
 fn judge(outcomes: &[(&'static str, Outcome)]) -> (Verdict, String) {
     let mut silent = Vec::new();
     let mut wrong = Vec::new();
@@ -183,11 +184,11 @@ fn judge(outcomes: &[(&'static str, Outcome)]) -> (Verdict, String) {
         match outcome {
             Outcome::Exact => {}
             Outcome::Nothing => silent.push(*version),
-            Outcome::Other(words) => wrong.push(format!("{version}: {words}")),
+            Outcome::Other(difference) => wrong.push(format!("{version}: {difference}")),
         }
     }
     if !wrong.is_empty() {
-        (Verdict::Wrong, format!("FAILED: attached, but tells {}", wrong.join(", ")))
+        (Verdict::Wrong, format!("FAILED: attached, but reports {}", wrong.join(", ")))
     } else if !silent.is_empty() {
         (Verdict::Silent, format!("FAILED: attached, but does not fire ({})", silent.join(", ")))
     } else {
@@ -213,7 +214,7 @@ mod tests {
         Need::ALL.map(of).into_iter().map(|finding| (finding.verdict, finding.seen)).collect()
     }
 
-    /// Everything is attached, and the collector tells of other connections only.
+    /// Everything is attached, and the collector reports only other connections.
     #[test]
     fn attached_is_not_working() {
         let (sender, received) = crossbeam_channel::unbounded();
@@ -229,24 +230,27 @@ mod tests {
         }
     }
 
-    /// A hook that tells of everything twice is not one that is silent.
+    /// A hook that reports everything twice is not silent.
     #[test]
-    fn counting_wrong_is_told_with_the_numbers() {
+    fn a_wrong_count_is_reported_with_the_numbers() {
         let done = Counters { bytes_in: 10, bytes_out: 20, ..Counters::default() };
         let twice = Counters { bytes_in: 20, bytes_out: 40, ..Counters::default() };
-        let words = |outcome| judge(&[("IPv4", Outcome::Exact), ("IPv6", outcome)]);
-        assert_eq!(words(compare([(Some(done), done); 2])), (Verdict::Works, "ok".to_owned()));
-        let (verdict, seen) = words(compare([(Some(done), done), (Some(twice), done)]));
+        let judged = |outcome| judge(&[("IPv4", Outcome::Exact), ("IPv6", outcome)]);
+        assert_eq!(judged(compare([(Some(done), done); 2])), (Verdict::Works, "ok".to_owned()));
+        let (verdict, seen) = judged(compare([(Some(done), done), (Some(twice), done)]));
         assert_eq!(verdict, Verdict::Wrong);
-        assert_eq!(seen, "FAILED: attached, but tells IPv6: in=20 out=40 instead of in=10 out=20");
-        let (verdict, seen) = words(compare([(None, done), (Some(done), done)]));
+        assert_eq!(
+            seen,
+            "FAILED: attached, but reports IPv6: in=20 out=40 instead of in=10 out=20"
+        );
+        let (verdict, seen) = judged(compare([(None, done), (Some(done), done)]));
         assert_eq!(verdict, Verdict::Wrong);
         assert!(seen.ends_with("IPv6: nothing instead of in=10 out=20"), "{seen}");
         let datagrams = Counters { packets_out: 7, ..done };
-        let (verdict, seen) = words(compare([(Some(done), datagrams), (Some(done), done)]));
+        let (verdict, seen) = judged(compare([(Some(done), datagrams), (Some(done), done)]));
         assert_eq!(verdict, Verdict::Wrong);
         assert!(seen.ends_with("of in=10 out=20 pkts_in=0 pkts_out=7"), "{seen}");
-        let (verdict, seen) = words(compare([(None, done), (None, done)]));
+        let (verdict, seen) = judged(compare([(None, done), (None, done)]));
         assert_eq!(verdict, Verdict::Silent);
         assert_eq!(seen, "FAILED: attached, but does not fire (IPv6)");
     }

@@ -1,7 +1,7 @@
 //! Running a BPF iterator.
 //!
-//! Owns the reading of an iterator's descriptor to its end, and what a sampling
-//! pass tells there. Knows nothing of when to run one.
+//! Owns the reading of an iterator's descriptor to its end, and the totals that a
+//! sampling pass writes there. The callers decide when to run one.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -10,18 +10,18 @@ use libbpf_rs::{Iter, Link};
 
 use super::wire::Pass;
 
-/// Runs an iterator for what its program does, and ignores what it writes.
+/// Runs an iterator for the effect of its program, and ignores its output.
 pub(super) fn run(link: &Link) -> io::Result<()> {
     read(link, &mut []).map(drop)
 }
 
-/// Runs an iterator that samples, and returns the totals that it ends with.
+/// Runs an iterator that samples, and returns the totals that it writes at its end.
 ///
 /// # Errors
-/// Where the iterator cannot be read, or ends without its totals.
+/// Where the iterator cannot be read, or ends without writing the totals.
 pub(super) fn sample(link: &Link) -> Result<Pass> {
     let mut pass = Pass::default();
-    // SAFETY: Pass is Plain: any bytes are a valid one.
+    // SAFETY: Pass is Plain: any bytes are a valid Pass.
     let bytes = unsafe { plain::as_mut_bytes(&mut pass) };
     let expected = bytes.len();
     let length = read(link, bytes).context("failed to sample the connections")?;
@@ -31,9 +31,9 @@ pub(super) fn sample(link: &Link) -> Result<Pass> {
     Ok(pass)
 }
 
-/// Reads an iterator to its end, and as much of what it writes as `out` has room
-/// for. Returns how much it wrote. One that skipped a million objects answers
-/// EAGAIN, which means: read on (`MAX_ITER_OBJECTS` in kernel/bpf/bpf_iter.c).
+/// Reads an iterator to its end, and keeps as much of its output as `out` has room for.
+/// Returns the length of its output. An iterator that has skipped a million objects
+/// returns EAGAIN and must be read on (`MAX_ITER_OBJECTS` in kernel/bpf/bpf_iter.c).
 fn read(link: &Link, out: &mut [u8]) -> io::Result<usize> {
     let mut iter = Iter::new(link).map_err(io::Error::other)?;
     let mut total = 0;

@@ -1,8 +1,8 @@
-//! Names for the numbers of a connection: its device, cgroup and container.
+//! Looks up names for the numbers of a connection: its device, cgroup and container.
 //!
-//! Owns what is asked of the host for them (device names, the cgroup v2 tree)
-//! and how long an answer is kept. Everything here may find nothing: a name is
-//! then left out, never guessed. Asks nothing unless a row wants it.
+//! Owns the look-ups on the host (device names, the cgroup v2 tree) and how long their
+//! results are kept. A name that is not found is left out, never guessed. Nothing is
+//! looked up before a row needs it.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -17,19 +17,20 @@ use rustc_hash::FxBuildHasher;
 use crate::connection::Sample;
 use crate::output::{Names, Place};
 
-/// The names that this host gives.
+/// The names on this host.
 #[derive(Debug)]
 pub(super) struct HostNames {
-    /// Inode number of tcptop's network namespace; 0 where it cannot be told.
+    /// Inode number of tcptop's network namespace; 0 where it is not known.
     netns: u32,
-    /// Devices of that namespace by index. Asked anew each interval: a device
-    /// can be renamed, and its index used again.
+    /// Names of the devices in that namespace, by index. Looked up again each interval:
+    /// a device can be renamed, and an index can be used for another device.
     devices: HashMap<u32, Option<String>, FxBuildHasher>,
     cgroups: Cgroups,
 }
 
 impl HostNames {
-    /// Finds out where tcptop itself is; the rest waits until it is asked for.
+    /// Finds tcptop's own network namespace and the cgroup mount. All other look-ups
+    /// wait until a row needs them.
     pub(super) fn new() -> HostNames {
         HostNames {
             netns: own_network_namespace().unwrap_or(0),
@@ -52,7 +53,7 @@ impl Names for HostNames {
     }
 
     fn place(&mut self, sample: &Sample) -> Place<'_> {
-        // An index means nothing outside its namespace.
+        // The index of a device is valid only in its namespace.
         let interface = if sample.ifindex != 0 && sample.netns == self.netns {
             self.devices.entry(sample.ifindex).or_insert_with_key(|&index| device(index)).as_deref()
         } else {
@@ -66,7 +67,7 @@ impl Names for HostNames {
 /// The inode number of tcptop's network namespace.
 ///
 /// # Errors
-/// Where /proc does not tell.
+/// Where /proc cannot be read.
 pub(super) fn own_network_namespace() -> io::Result<u32> {
     // The kernel hands out 32 bits (proc_alloc_inum).
     fs::metadata("/proc/self/ns/net").map(|meta| meta.ino() as u32)
@@ -76,17 +77,18 @@ fn device(index: u32) -> Option<String> {
     nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
-/// The paths of cgroups (v2) by id, which is the inode number of a cgroup's
-/// directory and never used twice.
+/// The paths of cgroups (v2) by their ids. The id of a cgroup is the inode number of its
+/// directory and is never used again.
 #[derive(Debug, Default)]
 struct Cgroups {
     mount: Option<PathBuf>,
     paths: HashMap<u64, String, FxBuildHasher>,
-    /// Of the walk before: a connection may outlive its cgroup by a little.
+    /// The paths of the previous walk: a connection can exist a little longer than its
+    /// cgroup.
     paths_before: HashMap<u64, String, FxBuildHasher>,
-    /// Not found although looked for: outside of the mount, or removed.
+    /// Ids that a walk did not find: outside of the mount, or removed.
     gone: HashSet<u64, FxBuildHasher>,
-    /// True where the tree was walked in this interval; once is enough.
+    /// True where the tree was walked in this interval: it is walked once at most.
     walked: bool,
 }
 
@@ -111,7 +113,7 @@ impl Cgroups {
     }
 
     fn walk(&mut self) {
-        /// A host that starts and removes cgroups for weeks must not fill this.
+        /// Limits `gone` on a host that creates and removes cgroups for weeks.
         const MOST_GONE: usize = 10_000;
 
         self.walked = true;
@@ -122,7 +124,7 @@ impl Cgroups {
         }
         let mut directories = vec![PathBuf::new()];
         while let Some(directory) = directories.pop() {
-            // One that went away meanwhile holds nothing any more.
+            // A directory that cannot be read was removed meanwhile.
             let Ok(entries) = fs::read_dir(mount.join(&directory)) else { continue };
             for entry in entries.flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -139,27 +141,27 @@ impl Cgroups {
     }
 }
 
-/// The root of cgroup v2 as far as it is visible; `None` where it is not mounted.
+/// The directory where cgroup v2 is mounted; `None` where it is not mounted.
 pub fn cgroup_root() -> Option<PathBuf> {
     cgroup_mount(&fs::read("/proc/self/mountinfo").ok()?)
 }
 
-/// The cgroup at which what is visible of cgroup v2 begins, where that is not the
-/// root: in a cgroup namespace, or where only a part is mounted.
+/// The directory where cgroup v2 is mounted, if only a part of the cgroups is visible
+/// there: in a cgroup namespace, or where only a part is mounted.
 pub(super) fn cgroup_part() -> Option<PathBuf> {
-    /// Of the root, since Linux 5.5 (`cgroup_setup_root`).
+    /// The inode number of the root, since Linux 5.5 (`cgroup_setup_root`).
     const ROOT: u64 = 1;
     cgroup_root().filter(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != ROOT))
 }
 
-/// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`
-/// (proc_pid_mountinfo(5)): the mount of the whole tree, or else the first.
+/// The directory where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)). Prefers a mount of the whole tree to one of a part.
 fn cgroup_mount(mountinfo: &[u8]) -> Option<PathBuf> {
     let mut found = None;
     for line in mountinfo.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b' ');
         let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
-        // Optional fields end with a dash, then comes the type.
+        // A dash ends the optional fields; the type follows it.
         let kind = fields.skip_while(|field| *field != b"-").nth(1);
         if kind != Some(b"cgroup2") {
             continue;
@@ -172,7 +174,8 @@ fn cgroup_mount(mountinfo: &[u8]) -> Option<PathBuf> {
     found
 }
 
-/// The kernel writes blank, tab, newline and backslash as `\` and three octal digits.
+/// Decodes a path: the kernel writes a blank, tab, newline or backslash as `\` and
+/// three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -191,13 +194,13 @@ fn unescape(field: &[u8]) -> PathBuf {
     Path::new(&OsString::from_vec(path)).to_owned()
 }
 
-/// The container id in a cgroup path: of Docker, containerd (Kubernetes),
-/// CRI-O, Podman or ECS. The innermost one, where containers hold containers.
+/// The id of the container in a cgroup path, for Docker, containerd (Kubernetes), CRI-O,
+/// Podman and ECS. For a container inside a container it is the id of the inner one.
 pub(super) fn container_id(path: &str) -> Option<&str> {
     path.rsplit('/').find_map(|part| {
-        // systemd's names; without systemd the directory is the id alone.
+        // systemd's names end with .scope; without systemd the name is the id alone.
         let part = part.strip_suffix(".scope").unwrap_or(part);
-        // containerd's own: SLICE:cri-containerd:ID
+        // containerd's own name: SLICE:cri-containerd:ID
         let part = part.rsplit(':').next().unwrap_or(part);
         let id = ["docker-", "cri-containerd-", "crio-", "libpod-"]
             .iter()

@@ -1,12 +1,12 @@
-//! What came out of the ring and was not yet sent to the reporter.
+//! The events that came out of the ring and are not yet sent to the reporter.
 //!
-//! Owns the channel's sending end, the events that wait for room in it, and the
-//! count of those that could not be kept. Knows nothing of the kernel: whoever
-//! waits here is given a chance to empty the ring meanwhile.
+//! Owns the channel's sending end, the events that wait for room in the channel, and the
+//! count of events that could not be kept. Knows nothing about the kernel: a caller that
+//! waits here passes a function, which empties the ring while it waits.
 //!
-//! A reporter that is blocked (a paused pager) must not stop the counting, so
-//! nothing waits for it between ticks: what does not fit into the channel stays
-//! here, up to [`BACKLOG`] events, and is counted as lost beyond that.
+//! A reporter that is blocked (a paused pager) must not delay the emptying of the ring,
+//! so the collector never waits for it between ticks. Events that do not fit into the
+//! channel stay here, up to [`BACKLOG`]; further events are counted as lost.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -17,23 +17,23 @@ use super::collector::Stop;
 use crate::event::{Batch, CollectorEvent, Tick};
 use crate::loss::{Loss, LossCause};
 
-/// Events in a batch, at most.
+/// The largest number of events in a batch.
 const BATCH: usize = 1024;
 
-/// Events kept while the reporter is blocked: 16 MiB of them.
+/// The largest number of events kept while the reporter is blocked: 16 MiB of memory.
 const BACKLOG: usize = 65_536;
 
-/// How long a full channel is waited for before the ring is looked at again.
+/// How long to wait for room in the channel before the ring is emptied again.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The events of the collector on their way into the channel.
 pub(super) struct Outbox {
     waiting: RefCell<Waiting>,
-    /// Records that came while `waiting` was in use.
+    /// The number of records that came while `waiting` was in use.
     refused: Cell<u64>,
     batches: Sender<Batch>,
-    /// Batches sent since the one that ended with the last tick. Where more than
-    /// these are in the channel, the reporter has not come to that tick yet.
+    /// The number of batches sent after the batch with the last tick. While the channel
+    /// has more batches than this, the reporter has not taken that tick yet.
     after_tick: Cell<usize>,
 }
 
@@ -44,7 +44,7 @@ struct Waiting {
 }
 
 impl Outbox {
-    /// One that sends into `batches`.
+    /// An outbox that sends into `batches`.
     pub(super) fn new(batches: Sender<Batch>) -> Outbox {
         Outbox {
             waiting: RefCell::default(),
@@ -54,9 +54,9 @@ impl Outbox {
         }
     }
 
-    /// Takes what a record of the ring was decoded to; `None` counts as malformed.
-    /// Called by libbpf, while nothing else looks into the outbox. A record that
-    /// comes all the same is counted, since it cannot be kept.
+    /// Takes the event of a record of the ring; `None` is a malformed record and is
+    /// counted. libbpf calls this, and only while no other method of the outbox is
+    /// running. If one is, the event cannot be kept and is counted as lost.
     pub(super) fn take(&self, event: Option<CollectorEvent>) {
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
             return self.refused.set(self.refused.get() + 1);
@@ -70,19 +70,19 @@ impl Outbox {
         }
     }
 
-    /// What could not be kept since the last call.
+    /// The losses since the last call.
     pub(super) fn take_lost(&self) -> Loss {
         let mut lost = std::mem::take(&mut self.waiting.borrow_mut().lost);
         lost[LossCause::Malformed] += self.refused.take();
         lost
     }
 
-    /// True where the reporter has not yet come to the last tick.
+    /// True where the reporter has not yet taken the last tick.
     pub(super) fn is_behind(&self) -> bool {
         self.batches.len() > self.after_tick.get()
     }
 
-    /// Sends whole batches while the channel has room, and never waits.
+    /// Sends full batches as long as the channel has room. Never waits.
     ///
     /// # Errors
     /// Where the receiver is gone.
@@ -103,8 +103,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends everything, and waits for room. `meanwhile` empties the ring in the
-    /// time that takes.
+    /// Sends all events, and waits for room in the channel. Calls `meanwhile`, which
+    /// empties the ring, each time it has waited in vain.
     ///
     /// # Errors
     /// Where the receiver is gone, and those of `meanwhile`.
@@ -134,7 +134,7 @@ impl Outbox {
         }
     }
 
-    /// Sends everything, and a tick behind it.
+    /// Sends all events, then a tick.
     ///
     /// # Errors
     /// As for [`deliver`](Outbox::deliver).
@@ -143,7 +143,7 @@ impl Outbox {
         tick: Tick,
         meanwhile: impl FnMut() -> Result<(), Stop>,
     ) -> Result<(), Stop> {
-        // A full backlog has room for it: a tick is no record that can be lost.
+        // Does not check for BACKLOG: a tick must never be lost.
         self.waiting.borrow_mut().events.push(CollectorEvent::Tick(tick));
         self.after_tick.set(0);
         self.deliver(meanwhile)
@@ -233,10 +233,10 @@ mod tests {
         let lost = outbox.take_lost();
         assert_eq!(lost[LossCause::ChannelFull], 5);
         assert_eq!(lost[LossCause::Malformed], 1);
-        assert!(outbox.take_lost().is_zero(), "told once");
+        assert!(outbox.take_lost().is_zero(), "reported once");
     }
 
-    /// libbpf calls back while the outbox is in use: that would be a bug of ours.
+    /// libbpf calls back while the outbox is in use: that would be a bug in tcptop.
     #[test]
     fn a_record_that_finds_the_outbox_in_use_is_counted() {
         let (outbox, _receiver) = outbox(1);

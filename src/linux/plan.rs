@@ -1,7 +1,7 @@
-//! The hook plan: which provider serves which need, and why not a better one.
+//! The hook plan: which provider serves which need, and why better ones do not.
 //!
-//! Owns the ranking of providers and the choice between them: a pure function
-//! of what was found by trying. Names no kernel version and touches no kernel.
+//! Owns the ranking of providers and the choice between them. The choice is a pure
+//! function of which attempts succeeded; it uses no kernel and no kernel version.
 
 use crate::connection::Protocol;
 
@@ -10,11 +10,11 @@ use crate::connection::Protocol;
 pub(super) enum Need {
     /// A TCP connection begins or ends.
     Lifecycle,
-    /// What a TCP connection has moved.
+    /// How much a TCP connection has moved.
     Counters,
     /// Which process uses a TCP connection.
     Owner,
-    /// UDP datagrams, and who sends and receives them.
+    /// UDP datagrams, and which process sends and receives them.
     Udp,
 }
 
@@ -31,8 +31,8 @@ pub(super) enum Provider {
     SocketTracepoints,
     /// `fentry` on `tcp_sendmsg` and `tcp_recvmsg`.
     TcpEntry,
-    /// The iterator over the files of all processes: who holds a socket, not
-    /// who uses it.
+    /// The iterator over the files of all processes. It finds a process that has the
+    /// socket open, which need not be the one that uses it.
     FileIterator,
     /// `fentry` on `ip_send_skb`, `ip6_send_skb` and `skb_consume_udp`.
     UdpEntry,
@@ -41,10 +41,10 @@ pub(super) enum Provider {
 }
 
 impl Need {
-    /// All of them, in the order of a datum's path.
+    /// All needs, in the order in which the report shows them.
     pub(super) const ALL: [Need; 4] = [Need::Lifecycle, Need::Counters, Need::Owner, Need::Udp];
 
-    /// What `--doctor` calls it.
+    /// Its name in the report of `--doctor`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Need::Lifecycle => "TCP lifecycle",
@@ -54,7 +54,7 @@ impl Need {
         }
     }
 
-    /// What of the output it is for.
+    /// The part of the output that depends on it.
     pub(super) fn fills(self) -> &'static str {
         match self {
             Need::Lifecycle | Need::Counters => "TCP",
@@ -63,7 +63,7 @@ impl Need {
         }
     }
 
-    /// The providers that can serve it, best first.
+    /// The providers that can serve it; the best comes first.
     pub(super) fn providers(self) -> &'static [Provider] {
         match self {
             Need::Lifecycle => &[Provider::StateTracepoint],
@@ -80,7 +80,7 @@ impl Need {
 }
 
 impl Provider {
-    /// All of them.
+    /// All providers.
     pub(super) const ALL: [Provider; 8] = [
         Provider::StateTracepoint,
         Provider::StorageIterator,
@@ -92,7 +92,7 @@ impl Provider {
         Provider::CgroupSkb,
     ];
 
-    /// What it hooks, as the kernel names it.
+    /// Its name: the kernel's name of its hook, or of the first of its hooks.
     pub(super) fn name(self) -> &'static str {
         match self {
             Provider::StateTracepoint => "tp_btf/inet_sock_set_state",
@@ -112,19 +112,19 @@ impl Provider {
     }
 }
 
-/// The provider of a need, and the better ones that do not work here.
+/// The provider of a need, and the better providers that do not work here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// What it is for.
+    /// The need.
     pub need: Need,
-    /// The best one that works; `None` where none does.
+    /// The best provider that works; `None` where none does.
     pub provider: Option<Provider>,
-    /// Those ranked above it, with the reason in the kernel's own words.
+    /// The providers that rank above it, each with the reason why it does not work.
     pub refused: Vec<(Provider, String)>,
 }
 
 impl Choice {
-    /// Why the need has no provider: the reason of the last one tried.
+    /// Why the need has no provider: the reason of the provider that was tried last.
     pub(super) fn failure(&self) -> Option<&str> {
         match self.provider {
             Some(_) => None,
@@ -133,7 +133,7 @@ impl Choice {
     }
 }
 
-/// A choice for each need that is wanted.
+/// The choice for each need that these settings have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// In the order of [`Need::ALL`].
@@ -141,17 +141,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Who serves the need.
+    /// The provider that serves the need.
     pub(super) fn provider(&self, need: Need) -> Option<Provider> {
         self.choices.iter().find(|choice| choice.need == need)?.provider
     }
 
-    /// Whether it has this provider, for whichever need.
+    /// Whether the plan uses this provider.
     pub(super) fn has(&self, provider: Provider) -> bool {
         self.choices.iter().any(|choice| choice.provider == Some(provider))
     }
 
-    /// Whether the protocol has rows: those of TCP take two needs.
+    /// Whether the protocol has rows. Rows of TCP depend on two needs.
     pub(super) fn shows(&self, protocol: Protocol) -> bool {
         let served = |need| self.provider(need).is_some();
         match protocol {
@@ -160,8 +160,8 @@ impl Plan {
         }
     }
 
-    /// The choices that leave something out of the output; where a whole
-    /// protocol is left out, the first reason for that.
+    /// The choices without a provider, which leave a part of the output empty. Each part
+    /// of the output has one at most: the first.
     pub(super) fn gaps(&self) -> impl Iterator<Item = &Choice> {
         let tcp = self.shows(Protocol::Tcp);
         let mut named = Vec::new();
@@ -177,8 +177,8 @@ impl Plan {
     }
 }
 
-/// The best provider of `need` that `attempt` succeeds with. None of `without`
-/// is tried.
+/// Chooses the best provider of `need` for which `attempt` succeeds. The providers in
+/// `without` are not tried.
 pub(super) fn choose(
     need: Need,
     without: &[Provider],
@@ -206,7 +206,7 @@ mod tests {
     const EPERM: &str = "Operation not permitted (os error 1)";
     const NO_TYPE: &str = "No such process (os error 3)";
 
-    /// What was found by trying, on the kernels of the matrix.
+    /// The results of trying each provider on the kernels of the matrix.
     fn findings(kernel: &str) -> impl Fn(Provider) -> Result<(), String> {
         let refused: &[(Provider, &str)] = match kernel {
             "6.1" => {
@@ -264,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_left_is_told_with_the_last_reason() {
+    fn without_a_provider_the_last_reason_is_given() {
         let choice = choose(Need::Udp, &[], findings("6.18 locked down, without CAP_NET_ADMIN"));
         assert_eq!(choice.provider, None);
         assert_eq!(choice.failure(), Some(EPERM));
     }
 
-    /// A plan in which these providers are refused.
+    /// A plan without these providers.
     fn plan(without: &[Provider]) -> Plan {
         let choices = Need::ALL.map(|need| choose(need, without, |_| Ok(())));
         Plan { choices: choices.to_vec() }

@@ -1,8 +1,7 @@
-//! May tcptop do what it is about to do?
+//! Whether tcptop has the privileges and the kernel features that it needs.
 //!
-//! Owns the check of capabilities, of what the kernel must offer, the words for
-//! what it refuses, and the giving up of privileges that are no longer needed.
-//! Loads nothing and prints nothing.
+//! Owns the check of both, the explanation when the kernel refuses to load programs,
+//! and giving up privileges that are no longer needed. Loads nothing and prints nothing.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Take};
@@ -16,13 +15,13 @@ use memchr::memmem;
 use nix::errno::Errno;
 use nix::libc;
 
-/// Type information of the running kernel: without it no BPF program of ours
-/// can find its way in kernel structures.
+/// Type information of the running kernel. Without it no program can be loaded: it tells
+/// where the fields of kernel structures are.
 pub(super) const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
-/// True with the capabilities to load tracing programs: CAP_BPF and CAP_PERFMON,
-/// or CAP_SYS_ADMIN, which stands for both (capabilities(7)).
+/// True where this thread may load tracing programs: with CAP_BPF and CAP_PERFMON, or
+/// with CAP_SYS_ADMIN, which includes both (capabilities(7)).
 pub(super) fn may_trace() -> bool {
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
 }
@@ -32,8 +31,8 @@ pub(super) fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
-/// Gives up every capability of this thread but `kept`, and says so where the
-/// kernel refuses that. Threads that it starts from then on have no more than those.
+/// Gives up every capability of this thread except `kept`. Threads that it starts later
+/// have no others either. Calls `notice` where the kernel refuses.
 pub(super) fn give_up_all_but(kept: &[Capability], notice: fn(&str)) {
     if let Err(error) = keep_only(kept) {
         notice(&format!("failed to give up privileges: {error:#}"));
@@ -50,18 +49,18 @@ fn keep_only(kept: &[Capability]) -> Result<()> {
     Ok(())
 }
 
-/// The mode of kernel lockdown: `none`, `integrity`, `confidentiality`; `None`
-/// where the kernel does not tell.
+/// The mode of kernel lockdown: `none`, `integrity` or `confidentiality`; `None` where
+/// the kernel does not show it.
 pub(super) fn lockdown() -> Option<String> {
     let modes = fs::read_to_string(LOCKDOWN).ok()?;
     let (_, rest) = modes.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
 }
 
-/// What the kernel must offer before anything is loaded.
+/// Checks what the kernel must have before anything is loaded.
 ///
 /// # Errors
-/// One sentence: what is missing, and what to do.
+/// One sentence: what the kernel lacks or forbids, and what to do.
 pub(super) fn check_kernel() -> Result<()> {
     if !Path::new(KERNEL_TYPES).exists() {
         bail!(
@@ -78,7 +77,7 @@ pub(super) fn check_kernel() -> Result<()> {
     Ok(())
 }
 
-/// What is known of the surroundings, to tell why a load failed.
+/// Facts about the surroundings that can explain why loading failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Surroundings {
     storage_in_tracing: bool,
@@ -86,27 +85,27 @@ struct Surroundings {
     seccomp: bool,
 }
 
-/// The failure to load in one sentence that says what to do. The kernel's own
-/// words go last.
+/// Turns a failure to load into one sentence that says what to do, followed by the
+/// kernel's own error.
 pub(super) fn explain(error: Error) -> Error {
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let words = words(Surroundings {
-        // The function behind the helper (net/core/bpf_sk_storage.c).
+    let cause = likely_cause(Surroundings {
+        // This function implements the helper (net/core/bpf_sk_storage.c).
         storage_in_tracing: kernel_knows("bpf_sk_storage_get_tracing"),
         user_namespace: !maps_every_user(&uid_map),
         seccomp: status.lines().any(|line| line.starts_with("Seccomp:") && line.ends_with('2'))
             && !bpf_answers(),
     });
-    match words {
-        Some(words) => anyhow!("{words} ({})", error.root_cause()),
+    match cause {
+        Some(cause) => anyhow!("{cause} ({})", error.root_cause()),
         None => error.context(
             "the kernel refused the BPF programs; `tcptop --doctor` tells what works, -v why",
         ),
     }
 }
 
-fn words(surroundings: Surroundings) -> Option<&'static str> {
+fn likely_cause(surroundings: Surroundings) -> Option<&'static str> {
     if !surroundings.storage_in_tracing {
         Some("this kernel is too old: Linux 5.11 or newer is needed")
     } else if surroundings.user_namespace {
@@ -129,27 +128,29 @@ fn maps_every_user(uid_map: &str) -> bool {
     uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Whether bpf(2) reaches the kernel, which answers an unknown command with EINVAL:
-/// many services run under a seccomp filter that permits it.
+/// Whether bpf(2) reaches the kernel: many services have a seccomp filter that permits
+/// it. The kernel answers an unknown command with EINVAL, so EINVAL means that the filter
+/// let the call pass.
 fn bpf_answers() -> bool {
-    /// Far from those that exist, and without the bits above 16, which are flags
-    /// on newer kernels.
+    /// Much larger than the commands that exist, but without the bits from 16 on, which
+    /// are flags on newer kernels.
     const UNKNOWN: libc::c_int = 9999;
     // SAFETY: there is no such command, and no attributes to be read.
     let result = unsafe { libc::syscall(libc::SYS_bpf, UNKNOWN, std::ptr::null::<u8>(), 0) };
     Errno::result(result) == Err(Errno::EINVAL)
 }
 
-/// True where the kernel's type information has this name: a type's, a function's or
-/// that of a field.
+/// True where the kernel's type information has a type, a function or a field with this
+/// name.
 pub(super) fn kernel_knows(name: &str) -> bool {
     kernel_names().and_then(|names| is_among(name, names)).unwrap_or(false)
 }
 
-/// The names are the last part of the type information.
+/// The section of the type information that holds the names.
 ///
-/// By hand, since this is asked at every start: libbpf's `Btf::from_vmlinux` takes in
-/// all types first, which takes ten times as long as to look through the names.
+/// Parsed by hand because tcptop looks up a name at every start: libbpf's
+/// `Btf::from_vmlinux` first reads all types, which takes ten times as long as searching
+/// the names.
 fn kernel_names() -> io::Result<Take<File>> {
     let mut file = File::open(KERNEL_TYPES)?;
     let mut header = [0; size_of::<btf_header>()];
@@ -163,10 +164,10 @@ fn kernel_names() -> io::Result<Take<File>> {
     Ok(file.take(length))
 }
 
-/// Whether `name` is one of `names`, which stand one after the other, each ended by
-/// a 0; a 0 comes first.
+/// Whether `name` is one of `names`: a 0, then one name after the other, each ended by
+/// a 0.
 fn is_among(name: &str, mut names: impl Read) -> io::Result<bool> {
-    /// A small buffer is in the processor's cache when it is searched.
+    /// Small, so that the bytes are still in the processor's cache when they are searched.
     const PART: u64 = 32 * 1024;
     let wanted = format!("\0{name}\0");
     let wanted = memmem::Finder::new(&wanted);
@@ -175,7 +176,7 @@ fn is_among(name: &str, mut names: impl Read) -> io::Result<bool> {
         if wanted.find(&part).is_some() {
             return Ok(true);
         }
-        // The last bytes can be the beginning of the name.
+        // The name can begin in this part and end in the next one.
         let beginning = part.len().min(wanted.needle().len() - 1);
         part.drain(..part.len() - beginning);
     }
@@ -195,13 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_cause_is_told() {
+    fn the_first_cause_is_given() {
         let good = Surroundings { storage_in_tracing: true, ..Surroundings::default() };
-        assert_eq!(words(good), None);
-        let told = |surroundings| words(surroundings).unwrap_or_default();
-        assert!(told(Surroundings::default()).contains("5.11"));
-        assert!(told(Surroundings { user_namespace: true, ..good }).contains("user namespace"));
-        assert!(told(Surroundings { seccomp: true, ..good }).contains("seccomp"));
+        assert_eq!(likely_cause(good), None);
+        let given = |surroundings| likely_cause(surroundings).unwrap_or_default();
+        assert!(given(Surroundings::default()).contains("5.11"));
+        assert!(given(Surroundings { user_namespace: true, ..good }).contains("user namespace"));
+        assert!(given(Surroundings { seccomp: true, ..good }).contains("seccomp"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Loading and attaching: the hook plan carried out on this kernel.
+//! Loads and attaches the BPF programs of the hook plan.
 //!
-//! Owns the BPF objects. What works is found by loading and attaching the very
-//! programs that are to serve, one provider at a time and off the main object,
-//! since one program that the kernel refuses takes a whole object down.
+//! Owns the BPF objects. Whether a provider works is found out by loading and attaching
+//! its programs. This is done for one provider at a time and in an object of its own,
+//! because an object fails as a whole when the kernel refuses one of its programs.
 
 use std::collections::hash_map::RandomState;
 use std::fs::File;
@@ -28,23 +28,23 @@ use crate::connection::{Family, Protocol};
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
 
-/// What the programs are told before they are loaded.
+/// The values that are set in the programs and maps before they are loaded.
 #[derive(Clone)]
 pub(super) struct Knobs<'a> {
     /// What the user asked for.
     settings: &'a Settings,
-    /// Providers that are not to be tried.
+    /// Providers that must not be tried.
     without: &'a [Provider],
     /// Size of the ring buffer in bytes: a power of two of pages.
     ring_bytes: u32,
     /// Slots of the table of UDP flows: a power of two.
     udp_slots: u32,
-    /// Count TCP: it is asked for, and can be shown here.
+    /// True where TCP is counted: the user asked for it, and this kernel can show it.
     tcp: bool,
 }
 
 impl<'a> Knobs<'a> {
-    /// For what the settings ask for.
+    /// The values for these settings.
     pub(super) fn new(
         settings: &'a Settings,
         without: &'a [Provider],
@@ -55,14 +55,14 @@ impl<'a> Knobs<'a> {
         Knobs { settings, without, ring_bytes, udp_slots, tcp }
     }
 
-    /// The same for programs that are only tried.
+    /// The same with small maps, for programs that are only tried.
     fn small(&self) -> Knobs<'a> {
         Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
     }
 }
 
-/// The programs of a provider, in the order in which they are attached. A macro, since
-/// they have other types before and after they are loaded.
+/// The programs of a provider, in the order in which they are attached. This is a macro
+/// because programs have different types before and after they are loaded.
 macro_rules! programs {
     ($object:expr, $provider:expr) => {{
         let progs = &mut $object.progs;
@@ -83,11 +83,11 @@ macro_rules! programs {
     }};
 }
 
-/// The loaded programs with everything that keeps them attached.
+/// The loaded programs, and the links that keep them attached.
 pub(super) struct Hooks<'object> {
     /// Maps and programs.
     pub(super) skel: TcptopSkel<'object>,
-    /// What is attached to the running kernel; dropping it detaches.
+    /// Links of the hooks; dropping a link detaches its program.
     pub(super) attached: Vec<Link>,
     /// Iterator over every tracked socket, where TCP is counted.
     pub(super) sample: Option<Link>,
@@ -95,46 +95,48 @@ pub(super) struct Hooks<'object> {
     pub(super) sample_flows: Option<Link>,
     /// Iterator over the files of all processes.
     pub(super) seed_held: Link,
-    /// Iterator over the TCP sockets of the opener's network namespace.
+    /// Iterator over the TCP sockets of one network namespace: that of the thread which
+    /// opens it.
     pub(super) seed_unheld: Option<Link>,
-    /// Programs that count: what the kernel skips them for is lost.
+    /// Programs that count datagrams. A datagram for which the kernel skips them is lost.
     counting: Vec<OwnedFd>,
 }
 
-/// libbpf's own words, and the verifier's: errors are told in ours.
+/// Lets libbpf and the verifier print on stderr, or silences them. tcptop reports errors
+/// in its own messages either way.
 pub(super) fn set_verbose(verbose: bool) {
-    let print: PrintCallback = |_, words| {
-        let _ = io::Write::write_all(&mut io::stderr().lock(), words.as_bytes());
+    let print: PrintCallback = |_, message| {
+        let _ = io::Write::write_all(&mut io::stderr().lock(), message.as_bytes());
     };
     libbpf_rs::set_print(verbose.then_some((PrintLevel::Debug, print)));
 }
 
 impl<'object> Hooks<'object> {
-    /// Finds the best providers, loads and attaches them; the plan also where
-    /// that fails.
+    /// Finds the best providers, loads and attaches them. Returns the plan even where
+    /// attaching fails.
     ///
-    /// The first providers of TCP's needs are taken for granted, since they
-    /// exist wherever a kernel is not old, and so is UDP's last one, and its first
-    /// one where there are trampolines. All are proved by loading them together,
-    /// which halves the time of the start. Only where that fails each is proved
-    /// alone.
+    /// First it assumes that the best provider of each need works, without trying it
+    /// alone: recent kernels have all of them. The exception is UDP, whose best provider
+    /// is assumed only where the kernel has trampolines, and otherwise its last. All
+    /// assumed providers are loaded and attached together, which halves the time of the
+    /// start. Only where this fails is each provider tried alone.
     ///
     /// # Errors
-    /// Where even what does not depend on the plan cannot be attached. A need
-    /// without a provider is none: the plan says so.
+    /// Where a part that does not depend on the plan cannot be attached. A need without a
+    /// provider is not an error: the plan shows it.
     pub(super) fn attach(
-        [hopeful, proved]: &'object mut [MaybeUninit<OpenObject>; 2],
+        [first, second]: &'object mut [MaybeUninit<OpenObject>; 2],
         knobs: &Knobs<'_>,
     ) -> (Plan, Result<Hooks<'object>>) {
-        let prove = |provider| attempt(provider, knobs);
-        let hope = |provider| match provider {
+        let try_alone = |provider| attempt(provider, knobs);
+        let assume = |provider| match provider {
             Provider::UdpEntry => attempt_trampoline(),
             _ => Ok(()),
         };
         let plan = |attempt: &dyn Fn(Provider) -> Result<(), String>| {
             let choose = |need| choose(need, knobs.without, attempt);
             let udp = knobs.settings.query.wants(Protocol::Udp).then(|| choose(Need::Udp));
-            // With cgroup_skb, who receives is told by the owner's provider.
+            // With cgroup_skb, the provider of owners also finds out who receives UDP.
             let receivers =
                 udp.as_ref().is_some_and(|udp| udp.provider == Some(Provider::CgroupSkb));
             let of_tcp: &[Need] = match (knobs.tcp, receivers) {
@@ -144,12 +146,12 @@ impl<'object> Hooks<'object> {
             };
             Plan { choices: of_tcp.iter().copied().map(choose).chain(udp).collect() }
         };
-        let hoped = plan(&hope);
-        if let Ok(hooks) = Hooks::attach_plan(hopeful, knobs, &hoped) {
-            return (hoped, Ok(hooks));
+        let assumed = plan(&assume);
+        if let Ok(hooks) = Hooks::attach_plan(first, knobs, &assumed) {
+            return (assumed, Ok(hooks));
         }
-        let plan = plan(&prove);
-        let hooks = Hooks::attach_plan(proved, knobs, &plan);
+        let plan = plan(&try_alone);
+        let hooks = Hooks::attach_plan(second, knobs, &plan);
         (plan, hooks)
     }
 
@@ -159,7 +161,7 @@ impl<'object> Hooks<'object> {
         plan: &Plan,
     ) -> Result<Hooks<'object>> {
         let knobs = &Knobs { tcp: plan.shows(Protocol::Tcp), ..knobs.clone() };
-        // Of no use without TCP.
+        // These providers are useless without TCP.
         let of_tcp = [Provider::StateTracepoint, Provider::StorageIterator, Provider::TcpEntry];
         let useful = |provider: &Provider| knobs.tcp || !of_tcp.contains(provider);
         let providers: Vec<Provider> =
@@ -213,16 +215,17 @@ impl<'object> Hooks<'object> {
         Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting })
     }
 
-    /// What the programs are told while they run (`bpf/control.bpf.h` says when).
+    /// The variables that are changed while the programs run (`bpf/control.bpf.h` says
+    /// when).
     ///
     /// # Errors
-    /// Where the object has no such variable, which is a fault of the build.
+    /// Where the object has no such variables: the build is broken then.
     pub(super) fn control(&mut self) -> Result<&mut Control> {
         let data = self.skel.maps.data_data.as_deref_mut();
         Ok(&mut data.context("the BPF object has no variables")?.control)
     }
 
-    /// What the kernel side has lost since it was loaded.
+    /// The losses that the programs have counted since they were loaded.
     ///
     /// # Errors
     /// Those of the system calls.
@@ -245,7 +248,7 @@ impl<'object> Hooks<'object> {
         Ok(lost)
     }
 
-    /// How often the kernel did not start a program that counts.
+    /// How often the kernel skipped a program that counts datagrams.
     fn skipped(&self) -> Result<u64> {
         let misses = self.counting.iter().map(|program| {
             let mut info = bpf_prog_info::default();
@@ -255,7 +258,7 @@ impl<'object> Hooks<'object> {
                 unsafe { bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) };
             if result < 0 {
                 return Err(io::Error::from_raw_os_error(-result))
-                    .context("failed to ask for a program");
+                    .context("failed to read the counters of a program");
             }
             Ok(info.recursion_misses)
         });
@@ -267,19 +270,20 @@ fn is_udp(provider: Provider) -> bool {
     Need::Udp.providers().contains(&provider)
 }
 
-/// Iterators are not attached with the hooks: their links are kept one by one, since
-/// each is read.
+/// True for iterators. They are not attached with the hooks: each has its own link,
+/// because tcptop reads from it.
 fn is_iterator(provider: Provider) -> bool {
     matches!(provider, Provider::StorageIterator | Provider::FileIterator)
 }
 
-/// Asks for a program on a BPF trampoline that is attached to nothing. A kernel that
-/// refuses them altogether, as one that is locked down does, says so before it looks for
-/// what a program is to be attached to; others only miss that. It is asked in place of a
-/// real one, for which all of the kernel's types would have to be read once more.
+/// Finds out whether the kernel permits programs on BPF trampolines: it loads a program
+/// that names no function to attach to. A kernel that refuses all such programs, for
+/// example under lockdown, answers EPERM. Other kernels complain about the missing
+/// function. This is cheaper than to load a real program, for which libbpf would have to
+/// read all of the kernel's types once more.
 ///
 /// # Errors
-/// The refusal, in the kernel's words.
+/// The kernel's reason for refusing.
 fn attempt_trampoline() -> Result<(), String> {
     // r0 = 0; exit (Documentation/bpf/standardization/instruction-set.rst)
     let mut nothing = [bpf_insn::default(); 2];
@@ -290,8 +294,8 @@ fn attempt_trampoline() -> Result<(), String> {
         expected_attach_type: BPF_TRACE_FENTRY,
         ..Default::default()
     };
-    // SAFETY: all pointers are to live memory of the lengths given, or null where libbpf
-    // allows that (the name).
+    // SAFETY: all pointers point to live memory of the given lengths. The name is null,
+    // which libbpf allows.
     let result = unsafe {
         bpf_prog_load(
             BPF_PROG_TYPE_TRACING,
@@ -306,7 +310,7 @@ fn attempt_trampoline() -> Result<(), String> {
         Errno::EPERM => Err(format!("load: {}", io::Error::from(Errno::EPERM))),
         _ => {
             if result >= 0 {
-                // SAFETY: a descriptor that nobody else knows of.
+                // SAFETY: the descriptor is new, and nothing else uses it.
                 drop(unsafe { OwnedFd::from_raw_fd(result) });
             }
             Ok(())
@@ -314,7 +318,7 @@ fn attempt_trampoline() -> Result<(), String> {
     }
 }
 
-/// Loads and attaches a provider's programs alone, and lets go of them again.
+/// Loads and attaches the programs of one provider, then unloads them again.
 fn attempt(provider: Provider, knobs: &Knobs<'_>) -> Result<(), String> {
     let knobs = knobs.small();
     let mut storage = MaybeUninit::uninit();
@@ -332,8 +336,8 @@ fn cgroup_root() -> Result<File> {
     File::open(&path).with_context(|| format!("failed to open {}", path.display()))
 }
 
-/// The object with the programs of `providers` set to be loaded and, for `whole`,
-/// the iterators.
+/// Opens the object and selects what will be loaded: the programs of `providers` and,
+/// with `whole`, the iterators and the hook for renamed processes.
 fn open<'object>(
     storage: &'object mut MaybeUninit<OpenObject>,
     knobs: &Knobs<'_>,
@@ -395,21 +399,21 @@ fn open<'object>(
     }
     settings.track_receivers.write(has(Provider::CgroupSkb));
     settings.flow_mask = slots - 1;
-    // The only random numbers that the standard library gives away.
+    // The standard library has no other source of random numbers.
     settings.flow_seed = RandomState::new().build_hasher().finish();
     settings.flow_timeout_ns =
         u64::try_from(knobs.settings.rows.udp_timeout.as_nanos()).unwrap_or(u64::MAX);
     Ok(open)
 }
 
-/// Whether a program on a tracepoint can be preempted: Linux 7.0 guards those with
-/// SRCU-fast instead of switching preemption off (`include/linux/tracepoint.h`),
-/// and this type is the guard's.
+/// Whether a program on a tracepoint can be preempted. Linux 7.0 protects these programs
+/// with SRCU-fast instead of disabling preemption (`include/linux/tracepoint.h`). The
+/// type that is looked up here belongs to that protection.
 fn tracepoints_are_preempted() -> bool {
     privileges::kernel_knows("class_srcu_fast_notrace_t")
 }
 
-/// Attaches those of a provider's programs that were loaded.
+/// Attaches the programs of a provider, except those that were not loaded.
 fn attach(skel: &mut TcptopSkel<'_>, provider: Provider, links: &mut Vec<Link>) -> Result<()> {
     let programs = programs!(skel, provider).into_iter().filter(|program| program.autoload());
     match provider {

@@ -1,92 +1,93 @@
-//! What a tick visits.
+//! Decides which sockets a tick visits.
 //!
-//! Owns the decisions, as values: which sockets the sampling program is to look
-//! at, whether a pass has to be followed by another, when the owners of sockets
-//! are looked up, and when every socket is sampled because the record of an end
-//! was lost. Pure: it touches neither the kernel nor a clock, and
-//! [`collector`](super::collector) carries out what it says.
+//! Owns these decisions: which sockets the sampling program looks at, whether a pass
+//! must be followed by another, when the owners of sockets are looked up, and when every
+//! socket is sampled because the record of an end was lost. Pure: decisions are values
+//! that [`collector`](super::collector) carries out; no kernel, no clock.
 
 use crate::loss::{Loss, LossCause};
 
-/// With more tracked sockets than this a tick visits only those that are marked
-/// active, but for every [`SWEEP`]th tick: to touch an idle socket costs as much
-/// again as to pass it by.
+/// With more tracked sockets than this, a tick visits only the sockets that are marked
+/// active. Every [`SWEEP`]th tick visits all. Visiting an idle socket costs twice as much
+/// as skipping it.
 const SMALL_TABLE: u64 = 8_000;
 const SWEEP: u64 = 8;
 
-/// A look-up of owners is followed by a pause of so many times its own length.
+/// After a look-up of owners there is none for this many times its own duration.
 const OWNER_LOOKUP_SHARE: u64 = 50;
 
-/// Which tick it is.
+/// The kind of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     /// The listing at start.
     Listing,
-    /// The end of an interval, with more to come.
+    /// The end of an interval that is not the last.
     Between,
-    /// The end.
+    /// The end of the last interval.
     Last,
 }
 
-/// What the sampling program is told before a tick.
+/// What is set in the sampling program, and done, before a tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Instructions {
-    /// Look up who holds each socket before anything is sampled.
+    /// Look up which process has each socket open before anything is sampled.
     pub(super) look_up_owners: bool,
-    /// Sample every socket, changed or not: those that are then missing are gone.
+    /// Sample every socket, changed or not. A connection without a sample has ended.
     pub(super) sample_all: bool,
     /// Visit only the sockets that are marked active.
     pub(super) marked_only: bool,
-    /// The next tick may visit only marked ones: mark what is used from now on.
+    /// Mark the sockets that are used from now on: the next tick may visit only those.
     pub(super) marking: bool,
 }
 
 /// What the passes of a tick found, TCP and UDP together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
-    /// TCP sockets looked at; `None` where TCP is not sampled.
+    /// The number of TCP sockets that were visited; `None` where TCP is not sampled.
     pub(super) visited: Option<u64>,
-    /// Changed, but left for another pass: the ring was half full.
+    /// The number of sockets and flows that changed, but were left for another pass
+    /// because the ring was half full.
     pub(super) deferred: u64,
-    /// Open for a while, and nobody was seen using them.
+    /// The number that have been open for a while without being used by any process.
     pub(super) ownerless: u64,
 }
 
 /// What follows a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Look up the owners, then another pass.
+    /// Look up the owners, then make another pass.
     LookUpOwners,
-    /// Another pass, for what was deferred.
+    /// Make another pass, for the sockets that were deferred.
     Again,
     /// The tick is complete.
     Done,
 }
 
-/// What is remembered from tick to tick.
+/// The state that is kept from tick to tick.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sampling {
-    /// No hook tells who uses a socket: who holds it is looked up again and again.
+    /// True where no hook reports which process uses a socket. The processes that have
+    /// sockets open are looked up repeatedly instead.
     holders_only: bool,
-    /// Sockets that the last pass visited.
+    /// The number of sockets that the last pass visited.
     tracked: u64,
-    /// What was used since the last tick has been marked.
+    /// True where sockets used since the last tick have been marked.
     marking: bool,
-    /// Ticks so far.
+    /// The number of ticks so far.
     ticks: u64,
-    /// Close records were lost: the next tick samples every socket.
+    /// True where close records were lost: the next tick samples every socket.
     resync: bool,
-    /// No look-up of owners before, in nanoseconds of CLOCK_MONOTONIC.
+    /// Owners are not looked up before this time, in nanoseconds of CLOCK_MONOTONIC.
     owners_after_ns: u64,
 }
 
 impl Sampling {
-    /// For the start. With `holders_only` an owner is whoever holds a socket.
+    /// The state at the start. With `holders_only` no hook reports who uses a socket.
     pub(super) fn new(holders_only: bool) -> Sampling {
         Sampling { holders_only, ..Sampling::default() }
     }
 
-    /// A tick begins at `now_ns`.
+    /// Called when a tick begins, at `now_ns`.
     pub(super) fn begin(&mut self, now_ns: u64, moment: Moment) -> Instructions {
         let many = self.tracked > SMALL_TABLE;
         let sweep = self.resync
@@ -104,7 +105,7 @@ impl Sampling {
         }
     }
 
-    /// A pass of the tick that began at `now_ns` has been made.
+    /// Called after a pass of the tick that began at `now_ns`.
     pub(super) fn after_pass(&mut self, now_ns: u64, findings: Findings) -> Next {
         self.tracked = findings.visited.unwrap_or(self.tracked);
         if findings.ownerless > 0 && self.may_look_up(now_ns) {
@@ -116,15 +117,15 @@ impl Sampling {
         }
     }
 
-    /// Owners were looked up in this time. That visits every descriptor of the
-    /// host, so it is done as seldom as it is slow.
+    /// Called after a look-up of owners, with its start and end. A look-up visits every
+    /// file descriptor of the host, so a slower one is followed by a longer pause.
     pub(super) fn owners_looked_up(&mut self, start_ns: u64, end_ns: u64) {
         let pause = end_ns.saturating_sub(start_ns).saturating_mul(OWNER_LOOKUP_SHARE);
         self.owners_after_ns = end_ns.saturating_add(pause);
     }
 
-    /// The tick is over, with what was lost since the one before. A connection
-    /// whose end was lost would stay in the table for ever.
+    /// Called when the tick is over, with the losses since the tick before. A connection
+    /// whose close record was lost would otherwise stay in the table for ever.
     pub(super) fn end(&mut self, lost: &Loss) {
         self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
     }
@@ -227,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_looked_up_as_seldom_as_that_is_slow() {
+    fn a_slow_look_up_of_owners_is_followed_by_a_long_pause() {
         let ownerless = Findings { ownerless: 1, deferred: 1, ..FEW };
         let mut sampling = Sampling::new(false);
-        assert!(!sampling.begin(1000, Moment::Between).look_up_owners, "none is missing");
+        assert!(!sampling.begin(1000, Moment::Between).look_up_owners, "no socket lacks an owner");
         assert_eq!(sampling.after_pass(1000, ownerless), Next::LookUpOwners);
         sampling.owners_looked_up(1000, 1010);
         assert_eq!(sampling.after_pass(1000, ownerless), Next::Again, "not again so soon");
@@ -252,7 +253,7 @@ mod tests {
         assert!(!sampling.begin(7, Moment::Between).look_up_owners);
     }
 
-    /// UDP alone: there is no pass over sockets.
+    /// With UDP alone there is no pass over sockets.
     #[test]
     fn without_tcp_nothing_is_tracked() {
         let mut sampling = Sampling::new(false);

@@ -1,8 +1,8 @@
-//! The connections that are older than tcptop.
+//! Finds the connections that are older than tcptop.
 //!
-//! Owns which iterators find them, and the walk through network namespaces. Sends
-//! nothing: the programs create the sockets' storage, and the next pass samples
-//! them like any other.
+//! Owns the choice of iterators for that, and the walk through the network namespaces.
+//! Sends no events: the iterators' programs create storage for the sockets, and the next
+//! sampling pass visits these sockets like all others.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{iterate, names};
 
-/// Every socket that some process holds, in all network namespaces.
+/// Finds every socket that a process has open, in all network namespaces.
 ///
 /// # Errors
 /// Where the iterator cannot be read.
@@ -23,10 +23,11 @@ pub(super) fn held(link: &Link) -> Result<()> {
     iterate::run(link).context("failed to list the sockets of all processes")
 }
 
-/// Every TCP socket that no process holds: not yet accepted, or closed and still
-/// sending. The iterator sees the namespace of the thread that opens it, so a
-/// thread of its own visits one after the other. Where that is not allowed (it
-/// needs CAP_SYS_ADMIN) such sockets of other namespaces stay unknown.
+/// Finds every TCP socket that no process has open: those that are not yet accepted, and
+/// those that are closed and still send. The iterator sees only the network namespace of
+/// the thread that opens it, so another thread enters one namespace after the other.
+/// Entering needs CAP_SYS_ADMIN; without it such sockets of other namespaces are not
+/// found.
 ///
 /// # Errors
 /// Where the iterator cannot be read in tcptop's own namespace.
@@ -50,7 +51,7 @@ pub(super) fn unheld(link: &Link) -> Result<()> {
     })
 }
 
-/// One descriptor for each network namespace that a process is in, without our own.
+/// A descriptor for each network namespace that has a process, except tcptop's own.
 fn other_network_namespaces() -> Vec<File> {
     let mut known = HashSet::new();
     known.extend(names::own_network_namespace().map(u64::from));

@@ -1,7 +1,7 @@
-//! How tcptop is told to end.
+//! Waits for the end: a signal, the end of the work, or a reader that goes away.
 //!
-//! Owns the signal handlers and the watch over the reader of the output. Runs
-//! in the main thread; ends by letting go of the collector's pipe.
+//! Owns the signal handlers, and notices when the reader of the output goes away. Runs
+//! in the main thread, which then asks the collector to stop.
 
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,14 +15,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
-/// Why the wait was over.
+/// Why the wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// SIGINT or SIGTERM: finish the interval. A second one kills.
+    /// SIGINT or SIGTERM came: finish the interval. A second one kills tcptop.
     Signal,
-    /// Nobody reads standard output any more.
+    /// The reader of the standard output has gone away.
     ReaderGone,
-    /// The work is done, or failed.
+    /// The work is done, or has failed.
     Done,
 }
 
@@ -39,16 +39,17 @@ impl Signals {
     /// Where the kernel refuses them.
     pub(super) fn install() -> Result<Signals> {
         let (stream, sender) = UnixStream::pair().context("failed to make a socket pair")?;
-        let told = Arc::new(AtomicBool::new(false));
+        let ending = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first one only sets the flag, the second finds it set.
-            flag::register_conditional_default(signal, Arc::clone(&told))
-                .and_then(|_| flag::register(signal, Arc::clone(&told)))
+            // The order matters. At the first signal the flag is not set when it is
+            // tested, and is set afterwards; the second signal finds it set and kills.
+            flag::register_conditional_default(signal, Arc::clone(&ending))
+                .and_then(|_| flag::register(signal, Arc::clone(&ending)))
                 .and_then(|_| pipe::register(signal, sender.try_clone()?))
                 .context("failed to install the signal handlers")?;
         }
-        // A file that reaches its size limit (`ulimit -f`) is a failed write, which
-        // can be told, instead of a signal that kills.
+        // With a handler, a file that reaches its size limit (`ulimit -f`) makes the write
+        // fail, and tcptop can report that. Without one, SIGXFSZ would kill tcptop.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
             .context("failed to install the signal handlers")?;
         Ok(Signals { stream })
@@ -59,19 +60,20 @@ impl Signals {
     /// # Errors
     /// Where the kernel refuses the handler.
     pub(super) fn hang_up() -> Result<Arc<AtomicBool>> {
-        let told = Arc::new(AtomicBool::new(false));
-        flag::register(SIGHUP, Arc::clone(&told)).context("failed to install a signal handler")?;
-        Ok(told)
+        let hung_up = Arc::new(AtomicBool::new(false));
+        flag::register(SIGHUP, Arc::clone(&hung_up))
+            .context("failed to install a signal handler")?;
+        Ok(hung_up)
     }
 
-    /// Waits for a signal, for the other end of `done` to be closed or, where the
-    /// data goes to standard output, for its reader to go away.
+    /// Waits until a signal comes, the other end of `done` is closed or, with
+    /// `to_stdout`, the reader of the standard output goes away.
     ///
     /// # Errors
     /// Where poll(2) fails.
     pub(super) fn wait(&mut self, done: &OwnedFd, to_stdout: bool) -> Result<End> {
         let stdout = io::stdout();
-        // A terminal that hangs up sends SIGHUP; only a pipe needs watching.
+        // A terminal that goes away sends SIGHUP, so only a pipe must be watched.
         let watched = to_stdout && !stdout.is_terminal();
         loop {
             let mut waiting = vec![
@@ -79,7 +81,7 @@ impl Signals {
                 PollFd::new(done.as_fd(), PollFlags::POLLIN),
             ];
             if watched {
-                // Asks for nothing: an error is reported all the same (poll(2)).
+                // No event is asked for: poll(2) always reports errors.
                 waiting.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
             }
             match poll(&mut waiting, PollTimeout::NONE) {

@@ -1,7 +1,7 @@
-//! The kernel side as Rust sees it: the skeleton and the records on the wire.
+//! The BPF side as Rust sees it: the skeleton, and the records in the ring buffer.
 //!
-//! Owns the generated code and the claim that its records are plain bytes. The
-//! records themselves are defined once, in `bpf/event.h`.
+//! Owns the generated code, and the promise that its records may be read from plain
+//! bytes. The records themselves are defined in `bpf/event.h` only.
 
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 #![allow(
@@ -26,9 +26,9 @@ pub use types::tcptop_pass as Pass;
 pub use types::tcptop_protocol as Protocol;
 pub use types::tcptop_state as State;
 
-// SAFETY: every field is an integer, an array of integers or an enum of C, which Rust
-// sees as a struct around an integer, so that unknown values do no harm; the struct has no
-// padding (its size below is the sum of its fields), and any bytes are valid.
+// SAFETY: every field is an integer, an array of integers or a C enum. Rust sees a C enum
+// as a struct around an integer, so unknown values are valid as well. The struct has no
+// padding (its size below is the sum of its fields). So any bytes are a valid Event.
 unsafe impl plain::Plain for Event {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Pass {}
@@ -36,7 +36,7 @@ unsafe impl plain::Plain for Pass {}
 const _: () = assert!(size_of::<Event>() == 160);
 const _: () = assert!(size_of::<Pass>() == 24);
 
-/// What each of the kernel side's loss counters counts.
+/// The cause of loss that each counter of the BPF side stands for.
 pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as usize] = [
     (KernelLoss::TCPTOP_LOST_RING_FULL, LossCause::RingFull),
     (KernelLoss::TCPTOP_LOST_STORAGE_FULL, LossCause::StorageFull),

@@ -1,6 +1,7 @@
-//! The exchange on loopback, and what the collector told of it.
+//! The exchange on loopback, and what the collector reported about it.
 //!
-//! Owns the traffic whose bytes are known, and the comparison. Judges nothing.
+//! Owns the traffic, whose number of bytes is known, and the comparison of that number
+//! with the collector's. The verdicts are those of the parent module.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -17,17 +18,18 @@ use super::super::plan::{Need, Plan};
 use crate::connection::{Closed, Counters, Protocol, Sample};
 use crate::event::{Batch, CollectorEvent};
 
-/// Bytes that the exchange sends each way: nothing else on the host is likely to.
+/// The bytes that the exchange sends each way. Other programs are unlikely to send
+/// exactly as many.
 const TO_SERVER: usize = 12_345;
 const TO_CLIENT: usize = 54_321;
-/// Bytes and datagrams of the UDP exchange.
+/// The bytes of a datagram, and the number of datagrams, in the UDP exchange.
 const DATAGRAM: usize = 1_111;
 const DATAGRAMS: u64 = 7;
 
-/// How long an expected report may take.
+/// How long to wait for an expected report.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What was seen of the exchange over one address family.
+/// What the collector reported about the exchange over one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Exact,
@@ -35,10 +37,10 @@ pub(super) enum Outcome {
     Other(String),
 }
 
-/// Per need the address families, and what was seen of each.
+/// For each need, the address families and the outcome of each.
 pub(super) type Outcomes = HashMap<Need, Vec<(&'static str, Outcome)>>;
 
-/// What the collector has told so far.
+/// What the collector has reported so far.
 pub(super) struct Seen {
     received: Receiver<Batch>,
     pub(super) listed: bool,
@@ -51,7 +53,8 @@ impl Seen {
         Seen { received, listed: false, open: Vec::new(), closed: Vec::new() }
     }
 
-    /// Listens until `enough`, for as long as patience lasts.
+    /// Takes reports until `enough` is true, but no longer than `patience`. Returns
+    /// whether it is.
     pub(super) fn wait(&mut self, patience: Duration, enough: impl Fn(&Seen) -> bool) -> bool {
         let deadline = Instant::now() + patience;
         while !enough(self) {
@@ -81,7 +84,8 @@ impl Seen {
         self.closed.iter().find(|closed| (closed.sample.local, closed.sample.remote) == ends)
     }
 
-    /// What was seen of both ends of an exchange, as soon as that is what was done.
+    /// Waits until the reports about both ends of an exchange are exact, but no longer
+    /// than [`PATIENCE`], and returns the outcome.
     fn outcome(
         &mut self,
         look: impl Fn(&Seen, Ends) -> Option<Counters>,
@@ -92,16 +96,17 @@ impl Seen {
         compare(self)
     }
 
-    /// The collector may wait for room in the channel: it is to end.
+    /// Drops the receiver. The collector may be waiting for room in the channel, and can
+    /// then end.
     pub(super) fn ignore_the_rest(&mut self) {
         self.received = crossbeam_channel::never();
     }
 }
 
-/// The local and the remote end.
+/// The local and the remote address.
 type Ends = (SocketAddr, SocketAddr);
 
-/// What was seen of two ends, and what was done.
+/// Compares, for two ends, what was reported with what was done.
 pub(super) fn compare(ends: [(Option<Counters>, Counters); 2]) -> Outcome {
     if ends.iter().all(|(seen, _)| seen.is_none()) {
         return Outcome::Nothing;
@@ -110,13 +115,13 @@ pub(super) fn compare(ends: [(Option<Counters>, Counters); 2]) -> Outcome {
     match ends.iter().find(differs) {
         None => Outcome::Exact,
         Some((seen, done)) => {
-            let seen = seen.map_or("nothing".to_owned(), words);
-            Outcome::Other(format!("{seen} instead of {}", words(*done)))
+            let seen = seen.map_or("nothing".to_owned(), describe);
+            Outcome::Other(format!("{seen} instead of {}", describe(*done)))
         }
     }
 }
 
-fn words(counters: Counters) -> String {
+fn describe(counters: Counters) -> String {
     let Counters { bytes_in, bytes_out, packets_in, packets_out } = counters;
     match (packets_in, packets_out) {
         (0, 0) => format!("in={bytes_in} out={bytes_out}"),
@@ -124,7 +129,8 @@ fn words(counters: Counters) -> String {
     }
 }
 
-/// Does something that each need of the plan should tell of, and looks.
+/// For each need of the plan, makes traffic that the need should report, and waits for
+/// the report.
 pub(super) fn make(seen: &mut Seen, plan: &Plan) -> Result<Outcomes> {
     let mut outcomes = Outcomes::new();
     for (version, address) in loopbacks() {
@@ -147,7 +153,7 @@ pub(super) fn make(seen: &mut Seen, plan: &Plan) -> Result<Outcomes> {
     Ok(outcomes)
 }
 
-/// IPv6 can be switched off.
+/// The loopback addresses of this host. IPv6 can be switched off.
 pub(super) fn loopbacks() -> Vec<(&'static str, SocketAddr)> {
     let all = [
         ("IPv4", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
@@ -156,7 +162,7 @@ pub(super) fn loopbacks() -> Vec<(&'static str, SocketAddr)> {
     all.into_iter().filter(|(_, address)| TcpListener::bind(address).is_ok()).collect()
 }
 
-/// A connection with both ends here, over which the known bytes went.
+/// A connection with both ends in this process, over which the known bytes were sent.
 struct Tcp {
     client: TcpStream,
     server: TcpStream,
@@ -173,7 +179,7 @@ impl Tcp {
         let (mut server, client_address) = listener.accept()?;
         client.set_read_timeout(Some(PATIENCE))?;
         let server_address = server.local_addr()?;
-        // Less than a socket buffer: neither side waits for the other.
+        // Fits into a socket buffer, so neither side waits for the other.
         client.write_all(&[1; TO_SERVER])?;
         server.read_exact(&mut [0; TO_SERVER])?;
         server.write_all(&[2; TO_CLIENT])?;
@@ -181,7 +187,7 @@ impl Tcp {
         Ok(Tcp { client, server, client_address, server_address, more: 0 })
     }
 
-    /// Both ends, and what went over them.
+    /// Both ends, and the bytes that they sent and received.
     fn done(&self) -> [(Ends, Counters); 2] {
         let (client, server) = (self.client_address, self.server_address);
         let (up, down) = (TO_SERVER as u64, TO_CLIENT as u64 + self.more);
@@ -194,7 +200,7 @@ impl Tcp {
         seen.outcome(look, &self.done())
     }
 
-    /// Another process uses the server's end: it must be shown for it.
+    /// Lets another process use the server's end: it must then be shown as the owner.
     fn owner(&mut self, seen: &mut Seen) -> Result<Outcome> {
         let worker = Worker::start(&self.server)?;
         let byte = self.client.read_exact(&mut [0; 1]);
@@ -218,13 +224,13 @@ impl Tcp {
     }
 }
 
-/// TCP's packets depend on how the bytes were cut.
+/// The byte counters alone: TCP's packets depend on how it divides the bytes.
 fn bytes_of(sample: &Sample) -> Counters {
     Counters { packets_in: 0, packets_out: 0, ..sample.counters }
 }
 
-/// `opener` made the connection and then left it alone: where it is still shown,
-/// the hook saw nothing of who uses it.
+/// `opener` made the connection and did not use it later. If it is still shown as the
+/// owner, the hook did not see the process that uses the connection.
 fn judge_owner(seen: Option<u32>, expected: u32, opener: u32) -> Outcome {
     match seen {
         Some(pid) if pid == expected => Outcome::Exact,
@@ -233,7 +239,7 @@ fn judge_owner(seen: Option<u32>, expected: u32, opener: u32) -> Outcome {
     }
 }
 
-/// A process of its own that sends one byte over a connection and lives until dropped.
+/// Another process, which sends one byte over a connection and is killed when dropped.
 struct Worker {
     child: Child,
 }

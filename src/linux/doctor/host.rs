@@ -1,6 +1,6 @@
-//! What the host says of itself.
+//! Facts about the host.
 //!
-//! Owns the facts that a report begins with. Only reads.
+//! Owns the first part of the report. Only reads.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ pub(super) struct Fact {
     pub(super) value: String,
 }
 
-/// What may explain why a hook does not work here.
+/// The facts that can explain why a hook does not work here.
 pub(super) fn facts() -> Vec<Fact> {
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let kernel = read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
