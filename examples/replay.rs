@@ -1,5 +1,6 @@
-//! A recorded list of events becomes lines, as those of the running kernel do: needs
-//! neither root nor Linux. `cargo run --example replay --no-default-features`
+//! Turns a recorded list of events into lines, as tcptop does with the events of the
+//! running kernel. Needs neither root nor Linux.
+//! Run it with `cargo run --example replay --no-default-features`.
 
 use chrono::DateTime;
 use tcptop::connection::*;

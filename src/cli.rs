@@ -1,10 +1,9 @@
 //! The command line: what was typed becomes a [`Task`] with checked [`Settings`].
 //!
-//! Owns what help says beside the options, and which of them contradict each
-//! other. The options themselves, with their words and bounds, are the fields of
-//! [`settings`](crate::settings). Reads nothing but the arguments. The texts of the
-//! manual page that are not options are in `manual.rs`, and so are the examples and exit
-//! statuses, which help shows too.
+//! Owns the texts of help around the options, and the check for options that contradict
+//! each other. The options themselves, with their help texts and bounds, are the fields
+//! of [`settings`](crate::settings). Reads only the arguments. `manual.rs` has the other
+//! texts of the manual page, and the examples and exit statuses that help shows too.
 
 use std::ffi::OsString;
 
@@ -21,7 +20,7 @@ use crate::settings::{FormatName, Settings};
 pub enum Task {
     /// To stream connections.
     Stream(Box<Settings>),
-    /// To tell which hooks work on this kernel, and prove it.
+    /// To report which hooks work on this kernel, and prove it.
     Doctor(Box<Settings>),
     /// To print its manual page or a shell's completions.
     Generate(Generated),
@@ -60,8 +59,9 @@ impl Generated {
 /// Checks the arguments, the program's name first.
 ///
 /// # Errors
-/// Also for `-h` and `-V`: [`clap::Error::exit`] prints each where it belongs
-/// and ends with status 0, or 2 for a mistake.
+/// For a mistake, and for `-h` and `-V` too. [`clap::Error::exit`] prints help and
+/// version to stdout and ends with status 0; it prints mistakes to stderr and ends with
+/// status 2.
 pub fn parse<I, T>(arguments: I) -> Result<Task, clap::Error>
 where
     I: IntoIterator<Item = T>,
@@ -71,7 +71,7 @@ where
     check(Args::from_arg_matches(&matches)?, &matches)
 }
 
-/// The description that help, manual page and completions are made from.
+/// The description of the options. Help, manual page and completions are made from it.
 pub fn command() -> clap::Command {
     let wide = format!("{}. JSON always has them; lines always have 13 fields.", wide_names());
     Args::command().mut_arg("wide", |argument| {
@@ -82,10 +82,10 @@ pub fn command() -> clap::Command {
 
 const SHORT_HELP: &str = "'tcptop --help' tells more and has examples.";
 
-/// What `--help` says below the options.
+/// The text of `--help` below the options.
 fn long_help() -> String {
     let examples = EXAMPLES.iter().map(|Example { command, shows }| {
-        // The manual page, whose section is the administrator's, goes without sudo.
+        // Here with sudo; the manual page, which is for the administrator, has none.
         format!("  sudo {command}\n          {shows}\n")
     });
     let statuses = EXIT_STATUSES
@@ -136,8 +136,8 @@ struct Args {
 /// The heading of the options that are declared here.
 const MORE: &str = "More";
 
-/// The options that go with `--doctor`, which examines the host and not its
-/// connections, by clap's names for them.
+/// The ids of the options that have an effect with `--doctor`. All others are refused:
+/// `--doctor` examines the host and shows no connections.
 const FOR_THE_DOCTOR: [&str; 4] = ["doctor", "asked_format", "without", "verbose"];
 
 fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
@@ -150,31 +150,31 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
         return for_the_doctor(matches, output.asked_format).map(|()| Task::Doctor(settings));
     }
     if query.tcp && query.udp {
-        return Err(contradiction("--tcp and --udp: no row is both; leave both out to see both"));
+        return Err(conflict("--tcp and --udp: no row is both; leave both out to see both"));
     }
     if query.ipv4 && query.ipv6 {
-        return Err(contradiction("-4 and -6: no row is both; leave both out to see both"));
+        return Err(conflict("-4 and -6: no row is both; leave both out to see both"));
     }
     if times.once && times.count.is_some() {
-        return Err(contradiction("--once is --count 1; give one of them"));
+        return Err(conflict("--once is --count 1; give one of them"));
     }
     if output.log.is_some() && output.format() == FormatName::Lines {
-        return Err(contradiction(
+        return Err(conflict(
             "--log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
         ));
     }
     if output.append && output.log.is_none() {
-        return Err(contradiction("--append goes with --log FILE"));
+        return Err(conflict("--append goes with --log FILE"));
     }
     if output.wide && output.format() == FormatName::Lines {
-        return Err(contradiction(
+        return Err(conflict(
             "--wide goes with --log FILE or --format csv; lines always have 13 fields",
         ));
     }
     Ok(Task::Stream(settings))
 }
 
-/// Refuses what was typed beside `--doctor` and would have no effect.
+/// Refuses options that were typed with `--doctor` and have no effect there.
 fn for_the_doctor(matches: &ArgMatches, format: Option<FormatName>) -> Result<(), clap::Error> {
     let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let mut command = command();
@@ -184,19 +184,17 @@ fn for_the_doctor(matches: &ArgMatches, format: Option<FormatName>) -> Result<()
         !FOR_THE_DOCTOR.contains(&id) && typed(id)
     });
     if let Some(argument) = useless {
-        return Err(contradiction(&format!(
-            "the argument '--doctor' cannot be used with '{argument}'"
-        )));
+        return Err(conflict(&format!("the argument '--doctor' cannot be used with '{argument}'")));
     }
     match format {
         None | Some(FormatName::Json) => Ok(()),
         Some(FormatName::Lines | FormatName::Csv) => {
-            Err(contradiction("--doctor writes text or, with --format json, JSON"))
+            Err(conflict("--doctor writes text or, with --format json, JSON"))
         }
     }
 }
 
-fn contradiction(reason: &str) -> clap::Error {
+fn conflict(reason: &str) -> clap::Error {
     command().error(ErrorKind::ArgumentConflict, reason)
 }
 
@@ -218,7 +216,7 @@ mod tests {
         }
     }
 
-    /// The first line of what is refused.
+    /// The first line of the error for arguments that must be refused.
     fn refused(arguments: &str) -> String {
         let error = typed(arguments).expect_err(arguments);
         assert_eq!((error.exit_code(), error.use_stderr()), (2, true), "{arguments}");
@@ -354,15 +352,15 @@ mod tests {
         for (arguments, reason) in [
             (
                 "--interval 0",
-                "error: invalid value '0' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to tell a rate",
+                "error: invalid value '0' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
             ),
             (
                 "--interval -1",
-                "error: invalid value '-1' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to tell a rate",
+                "error: invalid value '-1' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
             ),
             (
                 "--interval 0.0099",
-                "error: invalid value '0.0099' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to tell a rate",
+                "error: invalid value '0.0099' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
             ),
             (
                 "--interval NaN",
@@ -382,11 +380,11 @@ mod tests {
             ),
             (
                 "--udp-timeout 0",
-                "error: invalid value '0' for '--udp-timeout <SECONDS>': too short, at least 0.01 seconds are needed to tell a rate",
+                "error: invalid value '0' for '--udp-timeout <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
             ),
             (
                 "--duration 0",
-                "error: invalid value '0' for '--duration <SECONDS>': too short, at least 0.01 seconds are needed to tell a rate",
+                "error: invalid value '0' for '--duration <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
             ),
             (
                 "--duration 1e9",
@@ -418,7 +416,7 @@ mod tests {
             ),
             (
                 "--process=",
-                "error: invalid value '' for '--process <NAME>': every name has that part; leave it out to see all processes",
+                "error: invalid value '' for '--process <NAME>': the empty text is part of every name; leave the option out to see all processes",
             ),
             (
                 "--process a-name-that-is-long",
@@ -513,7 +511,7 @@ mod tests {
                 let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli");
                 std::fs::write(format!("{path}/{name}-help.txt"), &text).expect("writable");
             } else {
-                assert_eq!(text, golden, "BLESS=1 cargo test takes the new text");
+                assert_eq!(text, golden, "BLESS=1 cargo test accepts the new text");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The vocabulary: what a connection is and what is known of it.
+//! The vocabulary: types for a connection and the facts about it.
 //!
 //! Owns the types that every stage from the collector to the output shares.
 //! Pure: nothing here touches the kernel, a clock or a file.
@@ -43,17 +43,17 @@ pub enum Family {
 pub enum TcpState {
     /// The handshake is done; data flows.
     Established,
-    /// A SYN is out, its answer is awaited.
+    /// A SYN was sent; this end waits for the answer.
     SynSent,
-    /// A SYN came and was answered (a TCP Fast Open child stays here with data).
+    /// A SYN arrived and was answered. A TCP Fast Open connection can have data already.
     SynRecv,
     /// This end closed; its FIN is not yet acknowledged.
     FinWait1,
-    /// This end closed, the peer has acknowledged and still may send.
+    /// This end closed, and the peer has acknowledged that. The peer may still send.
     FinWait2,
-    /// The peer closed; this end still may send.
+    /// The peer closed; this end may still send.
     CloseWait,
-    /// Both ends closed, the peer first; the last ACK is awaited.
+    /// Both ends closed, the peer first; this end waits for the last ACK.
     LastAck,
     /// Both ends closed at the same time.
     Closing,
@@ -78,7 +78,7 @@ impl TcpState {
 /// Why a TCP connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// Both ends said FIN, or this end did and left the rest to the kernel.
+    /// Both ends sent a FIN, or this end did and the kernel finished the connection alone.
     Fin,
     /// The peer sent a reset.
     Reset,
@@ -86,11 +86,11 @@ pub enum CloseReason {
     Timeout,
     /// The peer refused the connection.
     Refused,
-    /// No way to the peer: ICMP or the neighbour table said so.
+    /// The peer cannot be reached: an ICMP error or the neighbour table said so.
     Unreachable,
     /// This host sent the reset.
     Abort,
-    /// The kernel did not tell.
+    /// The kernel gave no reason.
     Unknown,
 }
 
@@ -119,8 +119,8 @@ impl ProcessName {
         ProcessName(comm)
     }
 
-    /// The raw bytes, without the terminating NUL. Not necessarily UTF-8, and
-    /// free to hold blanks, quotes and escape codes.
+    /// The raw bytes, without the terminating NUL. They need not be UTF-8, and can
+    /// contain blanks, quotes and escape codes.
     pub fn as_bytes(&self) -> &[u8] {
         let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         &self.0[..end]
@@ -138,8 +138,8 @@ impl fmt::Debug for ProcessName {
     }
 }
 
-/// The process that last connected, accepted, sent or received on a socket;
-/// before that, one that holds it.
+/// The process that last connected, accepted, sent or received on a socket. Until one
+/// has done so: a process that has the socket open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// Thread-group id, as seen from the initial PID namespace. Never 0.
@@ -148,10 +148,11 @@ pub struct Owner {
     pub name: ProcessName,
 }
 
-/// What keeps two connections apart, also with the same addresses and ports:
-/// a reused tuple, one tuple in two network namespaces, both ends on one host.
+/// Identifies a connection. Two connections have different keys even where their
+/// addresses and ports are the same: when a port is used again, in two network
+/// namespaces, or when both ends are on this host.
 ///
-/// Opaque: the collector makes it, everyone else only compares it.
+/// Opaque: the collector makes it, and all other code only compares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey {
     /// Identifies the socket (TCP) or the flow (UDP) at one moment.
@@ -181,16 +182,16 @@ impl Counters {
     }
 }
 
-/// What the kernel said of one connection at one moment.
+/// What the kernel reported about one connection at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Which connection.
     pub key: ConnectionKey,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// The end of this host's socket. An IPv4-mapped IPv6 address is given as IPv4.
+    /// Address and port of this host's socket. An IPv4-mapped IPv6 address is IPv4 here.
     pub local: SocketAddr,
-    /// The other end.
+    /// Address and port of the peer.
     pub remote: SocketAddr,
     /// `None` for UDP.
     pub state: Option<TcpState>,
@@ -205,13 +206,13 @@ pub struct Sample {
     pub min_rtt_us: Option<u32>,
     /// Retransmitted segments (`tcp_sock.total_retrans`).
     pub retransmits: u32,
-    /// True where the connection is older than tcptop. Whether its counters lack
-    /// its past, [`lacks_past`](Sample::lacks_past) tells.
+    /// True where the connection is older than tcptop. Its counters may still be
+    /// complete: see [`lacks_past`](Sample::lacks_past).
     pub partial: bool,
     /// User id of the socket's creator, in the initial user namespace.
     pub uid: u32,
-    /// Index, in the socket's network namespace, of the device it is bound to
-    /// or its route uses; 0 where there is none.
+    /// Index of the device that the socket is bound to or, without that, the device of
+    /// its route. Valid in the socket's network namespace; 0 for none.
     pub ifindex: u32,
     /// Inode number of the network namespace, as in `/proc/PID/ns/net`.
     pub netns: u32,
@@ -220,15 +221,15 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// True where the totals lack what the connection moved before tcptop started.
-    /// With `lifetime` those of TCP do not: the kernel has counted them since the
-    /// connection opened. Of a UDP flow nobody has.
+    /// True where the totals do not include what the connection moved before tcptop
+    /// started. With `lifetime`, the totals of TCP always include it, because the kernel
+    /// has counted since the connection opened. Nobody has counted for a UDP flow.
     pub fn lacks_past(&self, lifetime: bool) -> bool {
         self.partial && !(lifetime && self.protocol == Protocol::Tcp)
     }
 }
 
-/// The last word on a TCP connection.
+/// A TCP connection that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
     /// Final totals. `state` is the last one before CLOSE.

@@ -1,8 +1,8 @@
-//! What a collector tells: the events that cross the channel to the reporter.
+//! The events that a collector sends through the channel to the reporter.
 //!
-//! Owns the [`NetworkCollector`] trait and its [`CollectorEvent`]s. Where they come
-//! from is none of its business: the running kernel ([`linux`](crate::linux)), a
-//! recorded list (`examples/replay.rs`) or another platform.
+//! Owns the [`NetworkCollector`] trait and its [`CollectorEvent`]s. Does not depend on
+//! where the events come from: the running kernel ([`linux`](crate::linux)), a recorded
+//! list (`examples/replay.rs`) or another platform.
 
 use chrono::{DateTime, Utc};
 use crossbeam_channel::Sender;
@@ -10,16 +10,16 @@ use crossbeam_channel::Sender;
 use crate::connection::{Closed, ConnectionKey, Sample};
 use crate::loss::Loss;
 
-/// Something the collector saw. A [`Tick`](CollectorEvent::Tick) ends an
-/// interval: whatever was sampled for it came before.
+/// Something the collector saw. A [`Tick`](CollectorEvent::Tick) ends an interval: all
+/// samples of the interval come before its tick.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CollectorEvent {
-    /// A connection that is open, with its totals. Sent when they moved.
+    /// The totals of an open connection. Sent when they have changed.
     Sample(Sample),
-    /// A TCP connection that ended. The last event with its key, but for a
-    /// sample that raced with the close (see `table.rs`).
+    /// A TCP connection that ended. No other event with its key follows, except for a
+    /// sample that was taken while the connection closed (see `table.rs`).
     Closed(Closed),
-    /// A UDP flow that was idle for the timeout and is forgotten.
+    /// A UDP flow that had no datagram for `--udp-timeout` and is forgotten.
     Expired(ConnectionKey),
     /// The interval is over.
     Tick(Tick),
@@ -28,17 +28,17 @@ pub enum CollectorEvent {
 /// The end of an interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tick {
-    /// When sampling began, in nanoseconds of a clock that only goes forward: the
-    /// one that the events' other times are of (CLOCK_MONOTONIC on Linux).
+    /// When sampling began, in nanoseconds of a clock that only goes forward
+    /// (CLOCK_MONOTONIC on Linux). The other times in events are of the same clock.
     pub now_ns: u64,
     /// The same moment as a time of day.
     pub time: DateTime<Utc>,
-    /// What was lost since the tick before.
+    /// What was lost since the previous tick.
     pub lost: Loss,
-    /// True for the listing at start, which ends no interval.
+    /// True for the listing at start, which is not the end of an interval.
     pub listing: bool,
-    /// True where every open connection was sampled for this tick, so that one
-    /// which was not is gone: records of its end were lost.
+    /// True where every open connection was sampled for this tick. A connection without
+    /// a sample has ended, and the record of its end was lost.
     pub complete: bool,
 }
 
@@ -48,12 +48,12 @@ pub type Batch = Vec<CollectorEvent>;
 
 /// A source of connections.
 pub trait NetworkCollector {
-    /// Lists what exists (ending with a tick whose `listing` is set), then
-    /// streams batches into `batches`, each interval ending with a tick, until
-    /// it is told to stop, its intervals are over or the receiver is gone.
+    /// Sends the open connections and a tick whose `listing` is set. Then sends the
+    /// events of each interval, followed by a tick. Returns when it is asked to stop,
+    /// when the last interval is over, or when the receiver is gone.
     ///
     /// # Errors
-    /// Where the source cannot start, before anything was sent, or fails for
-    /// good. One lost record is not an error but counted in [`Tick::lost`].
+    /// Where the source cannot start (nothing was sent then) or fails for good. A lost
+    /// record is not an error: it is counted in [`Tick::lost`].
     fn run(&mut self, batches: Sender<Batch>) -> anyhow::Result<()>;
 }

@@ -1,15 +1,16 @@
 //! Which connections the user asked for.
 //!
-//! Owns the decision about one connection. Pure: what the names of devices
-//! mean is looked up before. Follows the owner, so a connection that changes
-//! hands comes and goes.
+//! Owns the decision about one connection. Pure: the caller has already turned the
+//! names of devices into numbers. `--pid` and `--process` look at the present owner, so
+//! a connection that changes its owner can appear and disappear.
 
 use std::net::SocketAddr;
 
 use crate::connection::{Family, Sample};
 use crate::settings::Query;
 
-/// All conditions that are given must hold; within one, any of its values.
+/// Every option that was given must match. An option with several values matches when
+/// one of its values does.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     query: Query,
@@ -18,14 +19,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// `interfaces` are the indices of the devices asked for, in the network
-    /// namespace with the inode number `own_netns`: tcptop's own, since the
-    /// names of devices are those that the user sees.
+    /// `interfaces` are the indices of the devices that were asked for. They are valid
+    /// in the network namespace with the inode number `own_netns`. This is tcptop's own
+    /// namespace, because the user types the device names that are visible there.
     pub fn new(query: Query, interfaces: Vec<u32>, own_netns: u32) -> Filter {
         Filter { query, interfaces, own_netns }
     }
 
-    /// True where every condition holds.
+    /// True where every option matches.
     pub fn matches(&self, sample: &Sample) -> bool {
         let query = &self.query;
         let port = |endpoint: &SocketAddr| query.ports.contains(&endpoint.port());

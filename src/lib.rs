@@ -1,16 +1,16 @@
 //! tcptop: who is talking to whom, and how much.
 //!
-//! A command first; the library is what it is made of. Meant to be used by other
-//! programs, and kept stable as far as a 0.x version can:
+//! tcptop is a command, and this library contains its parts. Other programs may use the
+//! following parts, which are kept as stable as a 0.x version can be:
 //!
 //! - the vocabulary: [`connection`], [`event`], [`loss`], [`settings`];
-//! - the table and what is made of it: [`table`], [`filter`], [`report`];
+//! - the connection table and what reads it: [`table`], [`filter`], [`report`];
 //! - the formats: [`output`], with `CsvLogger` and `CsvRow`;
 //! - [`linux::Host`], which collects on this host. It needs the feature `linux`, which
 //!   is on by default; everything else builds without it.
 //!
-//! Everything below `linux` but `Host`, and [`cli`] and [`view`], may change at any time.
-//! ARCHITECTURE.md shows the way of a datum through these modules.
+//! Everything else may change at any time: [`cli`], [`view`], and all of `linux` except
+//! `Host`. ARCHITECTURE.md shows how data flows through these modules.
 
 pub mod cli;
 pub mod connection;

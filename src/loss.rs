@@ -9,24 +9,24 @@ use std::ops::{AddAssign, Index, IndexMut};
 /// Why something was lost. Each cause is counted in its own unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LossCause {
-    /// A close record found the ring buffer full: one connection's final totals.
+    /// A close record did not fit into the ring buffer: one connection's final totals.
     RingFull,
-    /// A socket could not get its storage (kernel out of memory): one connection unseen.
+    /// The kernel had no memory for a socket's storage: one connection is not seen.
     StorageFull,
     /// The reporter was blocked and the backlog of close records was full:
     /// one connection's final totals.
     ChannelFull,
     /// A record could not be decoded (unknown kind, family or size).
     Malformed,
-    /// UDP datagrams that found the flow table full.
+    /// UDP datagrams of flows for which the flow table had no room.
     FlowTableDatagrams,
     /// Payload bytes of those datagrams.
     FlowTableBytes,
-    /// Who received on a UDP socket could not be kept: the owner of the flows that
-    /// only receive there may stay unknown, or the one before.
+    /// The table of receivers had no room for the process that received on a UDP
+    /// socket. Flows that only receive there may show no owner, or the previous one.
     ReceiverTableFull,
-    /// The kernel did not start a program for a UDP datagram (or a batch of them), since
-    /// it was preempted on the same processor and still running.
+    /// The kernel did not run a program for a UDP datagram or a batch of them, because
+    /// the same program was preempted on that processor and had not finished.
     Skipped,
 }
 
@@ -57,7 +57,7 @@ impl LossCause {
         }
     }
 
-    fn words(self) -> &'static str {
+    fn description(self) -> &'static str {
         match self {
             LossCause::RingFull => "closed connections (ring buffer full)",
             LossCause::StorageFull => "connections (no memory for socket storage)",
@@ -81,7 +81,7 @@ impl Loss {
         self.0.iter().all(|&count| count == 0)
     }
 
-    /// The causes that have a count, with it.
+    /// The causes whose count is not zero, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (LossCause, u64)> + '_ {
         LossCause::ALL
             .into_iter()
@@ -118,7 +118,7 @@ impl fmt::Display for Loss {
         }
         for (position, (cause, count)) in self.iter().enumerate() {
             let comma = if position == 0 { "" } else { ", " };
-            write!(f, "{comma}{count} {}", cause.words())?;
+            write!(f, "{comma}{count} {}", cause.description())?;
         }
         Ok(())
     }

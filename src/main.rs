@@ -5,8 +5,8 @@
 //!  bpf/          linux/        report    table   output/
 //! ```
 //!
-//! Owns what is said at the end, and the exit status. What platform this is only
-//! the `use` of its [`Host`] tells.
+//! Owns the messages at the end and the exit status. The only line that depends on the
+//! platform is the `use` of its [`Host`].
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ const NOT_PRIVILEGED: u8 = 77;
 fn main() -> ExitCode {
     let task = match cli::parse(std::env::args_os()) {
         Ok(task) => task,
-        // Prints help and version as well, each to where it belongs.
+        // Help and version come here too: exit() prints them to stdout, mistakes to stderr.
         Err(error) => error.exit(),
     };
     match perform(task) {
@@ -108,7 +108,7 @@ fn doctor(settings: Settings) -> Result<ExitCode> {
     report.failure().map_or(Ok(ExitCode::FAILURE), Err)
 }
 
-/// Writes to the standard output, whose reader may go away.
+/// Writes to the standard output. A reader that has gone away is not an error.
 fn print(text: &[u8]) -> Result<()> {
     let mut stdout = io::stdout();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {

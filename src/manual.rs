@@ -1,8 +1,8 @@
 //! The manual page, tcptop(8).
 //!
-//! Owns the sections that no option tells: fields, exit status, overhead,
-//! examples. The options come from [`cli`](crate::cli), so they cannot differ
-//! from what is accepted; exit statuses and examples go from here into `--help`.
+//! Owns the sections that are not about options: fields, exit status, overhead,
+//! examples. The options come from [`cli`](crate::cli), so the page always has exactly
+//! the options that are accepted. `--help` shows the exit statuses and examples too.
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
@@ -38,13 +38,13 @@ pub(crate) const EXAMPLES: &[Example] = &[
     },
 ];
 
-/// How tcptop can end, as `--help` and the manual page tell it.
+/// An exit status, as `--help` and the manual page explain it.
 pub(crate) struct ExitStatus {
     /// What the shell sees.
     pub(crate) status: u8,
-    /// When it ends so: the middle of a sentence.
+    /// When tcptop ends with it: the middle of a sentence.
     pub(crate) meaning: &'static str,
-    /// What the manual page adds: nothing, or a blank and whole sentences.
+    /// What the manual page adds: empty, or a blank and whole sentences.
     pub(crate) more: &'static str,
 }
 
@@ -57,24 +57,25 @@ pub(crate) const EXIT_STATUSES: &[ExitStatus] = &[
     ExitStatus {
         status: 1,
         meaning: "an error: one line on stderr says what failed",
-        more: " It says what to do, too.",
+        more: " The line says what to do, too.",
     },
     ExitStatus { status: 2, meaning: "a mistake in the arguments", more: "" },
     ExitStatus { status: 3, meaning: "--strict, and something was lost", more: "" },
     ExitStatus {
         status: 77,
         meaning: "not privileged",
-        more: " That is neither root nor CAP_BPF and CAP_PERFMON.",
+        more: " tcptop needs root, or CAP_BPF and CAP_PERFMON.",
     },
 ];
 
 /// The page, in roff, for `command`.
 pub(crate) fn page(command: clap::Command) -> Vec<u8> {
-    // One section for all options: the groups of --help would each become one.
+    // One section for all options: otherwise each group of --help would become a section.
     let command = command.mut_args(|argument| argument.help_heading(None::<&str>));
     let man = clap_mangen::Man::new(command);
-    // The title by hand: it has no date, and render_title() leaves that out
-    // instead of writing an empty one, so that the next word takes its place.
+    // The title is written by hand because it has no date: render_title() would leave
+    // the date out instead of writing an empty one, and the next word would take its
+    // place.
     let mut page = format!(
         ".TH TCPTOP 8 \"\" \"tcptop {}\" \"System Administration\"\n",
         env!("CARGO_PKG_VERSION")
@@ -121,8 +122,8 @@ fn item(roff: &mut Roff, term: Inline, text: &str) {
 fn fields(roff: &mut Roff) {
     heading(roff, "FIELDS");
     roff.text([roman(
-        "A row of the default format has exactly 13 blank-separated fields, whatever a process \
-         calls itself, so that awk can count on them. The header is printed once.",
+        "A row of the default format has exactly 13 blank-separated fields, even if the name \
+         of a process has blanks, so that awk can rely on them. The header is printed once.",
     )]);
     for column in Selection::lines().iter() {
         item(roff, bold(column.title), column.about);
@@ -131,23 +132,23 @@ fn fields(roff: &mut Roff) {
         roff,
         bold("[PARTIAL]"),
         "A 14th field: the connection is older than tcptop and was counted from tcptop's start. \
-         Never for TCP with --lifetime.",
+         With --lifetime TCP connections never have it.",
     );
     paragraph(
         roff,
-        "Sizes are exact, and from 1024 on have a readable form behind them, in powers of 1024: \
-         340B, 1258291(1.2M). Since a number's beginning is the exact count, awk's $7+0 is it. \
-         Rates: 0B/s, 512B/s, 1.5KB/s. Round-trip times: 87us, 5.0ms, 1.2s. What is not known is \
-         a dash. In names blanks, control characters and characters that cannot be seen become _, \
-         and what is not UTF-8 becomes U+FFFD.",
+        "A size begins with the exact count, so awk's $7+0 reads it. From 1024 on a readable form \
+         follows, in powers of 1024: 340B, 1258291(1.2M). Rates: 0B/s, 512B/s, 1.5KB/s. \
+         Round-trip times: 87us, 5.0ms, 1.2s. A value that is not known is a dash. In names, \
+         blanks, control characters and invisible characters become _, and bytes that are not \
+         UTF-8 become U+FFFD.",
     );
     paragraph(
         roff,
-        "With --timestamp the interval's time (RFC 3339, UTC, milliseconds) comes before all of \
-         them. With --raw sizes are bytes, rates bytes per second and RTT microseconds, all \
-         plain integers.",
+        "With --timestamp the interval's time (RFC 3339, UTC, milliseconds) is the first field. \
+         With --raw sizes are bytes, rates bytes per second and RTT microseconds, all plain \
+         integers.",
     );
-    paragraph(roff, "A TCP connection that ended is told in one line:");
+    paragraph(roff, "A TCP connection that ended has one line:");
     example(
         roff,
         "[CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291(1.2M) \
@@ -158,14 +159,14 @@ fn fields(roff: &mut Roff) {
         ("retrans", "Segments sent again."),
         (
             "age",
-            "Seconds from its start to its end; - where it is older than tcptop. With --raw \
-                 six decimals and no unit.",
+            "Seconds from the connection's start to its end; - where it is older than tcptop. \
+                 With --raw it has six decimals and no unit.",
         ),
         (
             "end",
             "fin: closed in good order. rst: the peer reset it. abort: this host reset it. \
-                 timeout: the peer did not answer. refused: the peer refused it. unreachable: no \
-                 way to the peer. - where it is not known.",
+                 timeout: the peer did not answer. refused: the peer refused it. unreachable: the \
+                 peer cannot be reached. - where it is not known.",
         ),
     ] {
         item(roff, bold(name), text);
@@ -175,18 +176,19 @@ fn fields(roff: &mut Roff) {
 fn csv(roff: &mut Roff) {
     heading(roff, "CSV");
     roff.text([roman(
-        "--log FILE or --format csv: a header, then every interval a row per open connection, \
-         idle ones too, and one row with state CLOSED and the final totals for each TCP \
-         connection that ended in it. Summing the CLOSED rows and the last rows of what is still \
-         open accounts for every byte. Lines end with a newline alone.",
+        "--log FILE or --format csv: a header, then in every interval a row for each open \
+         connection, idle ones too, and one row with state CLOSED and the final totals for each \
+         TCP connection that ended in it. The sum of the CLOSED rows and of the last rows of the \
+         connections that are still open accounts for every byte. Lines end with a newline and no \
+         carriage return.",
     )]);
     columns(roff, Usual::Always);
     paragraph(
         roff,
         "Rates have two decimals, and are 0.00 in a CLOSED row. rtt_us is N/A where there is \
-         none; other values that are not known are empty. Names are raw.",
+         none; other values that are not known are empty. Names are written unchanged.",
     );
-    paragraph(roff, "--wide appends these, empty where they are not known:");
+    paragraph(roff, "--wide appends these columns, empty where the value is not known:");
     columns(roff, Usual::Wide);
 }
 
@@ -205,10 +207,11 @@ fn json(roff: &mut Roff) {
     let causes = LossCause::ALL.map(LossCause::name).join(", ");
     roff.text([roman(format!(
         "--format json: one object a line, with the keys of the CSV columns, those of --wide \
-         included. Numbers are numbers, partial is true or false, what is not known is null. \
-         Every object has \"schema\": 1 (it changes when a key changes its meaning or goes; new \
-         keys may come) and \"event\": sample for an open connection, closed for one that ended, \
-         lost for what could not be kept in the interval, with a count by cause: {causes}."
+         included. Numbers are numbers, partial is true or false, a value that is not known is \
+         null. Every object has \"schema\": 1 (it changes when a key is removed or changes its \
+         meaning; new keys may be added without a change) and \"event\": sample for an open \
+         connection, closed for one that ended, lost for the losses of an interval, with a count \
+         for each cause: {causes}."
     ))]);
 }
 
@@ -220,16 +223,19 @@ fn exit_status(roff: &mut Roff) {
     }
 }
 
-/// `words` as the beginning of a sentence.
-fn capitalized(words: &str) -> String {
-    let (first, rest) = words.split_at(words.chars().next().map_or(0, char::len_utf8));
+/// `text` as the beginning of a sentence.
+fn capitalized(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
     first.to_uppercase() + rest
 }
 
 fn signals(roff: &mut Roff) {
     heading(roff, "SIGNALS");
     for (signal, text) in [
-        ("SIGINT, SIGTERM", "Finish the interval, write the summary, end. A second SIGINT kills."),
+        (
+            "SIGINT, SIGTERM",
+            "Finish the interval, write the summary, end. A second SIGINT kills tcptop.",
+        ),
         ("SIGHUP", "Open the file of --log again, for logrotate(8)."),
     ] {
         item(roff, bold(signal), text);
@@ -238,7 +244,7 @@ fn signals(roff: &mut Roff) {
     item(
         roff,
         bold("NO_COLOR"),
-        "Where it is set and not empty, --color auto means never. So does TERM=dumb.",
+        "Where it is set and not empty, --color auto means never. TERM=dumb has the same effect.",
     );
 }
 
@@ -246,16 +252,17 @@ fn overhead(roff: &mut Roff) {
     heading(roff, "OVERHEAD");
     roff.text([roman(
         "No program runs per byte or per TCP segment: the totals are the kernel's own, read from \
-         the socket once an interval and when it closes. A call that sends or receives pays some \
-         25 ns for the owner. An interval costs between 0.2 and 0.6 microseconds per open \
-         connection, so a host with 100,000 of them is better served by --interval 10 than by \
-         0.1. Each UDP datagram is counted by itself, for 25 to 60 ns. Filters by port, protocol \
-         and address family are applied in the kernel: what they leave out is not recorded.",
+         the socket once an interval and when it closes. A call that sends or receives takes \
+         about 25 ns longer, to note the owner. An interval costs between 0.2 and 0.6 \
+         microseconds per open connection, so a host with 100,000 of them is better served by \
+         --interval 10 than by 0.1. Counting a UDP datagram takes 25 to 60 ns. Filters by port, \
+         protocol and address family are applied in the kernel: connections that do not match are \
+         not recorded.",
     )]);
     paragraph(
         roff,
-        "What could not be kept (a full buffer, a full table, a reader that stopped) is counted \
-         by cause, told on stderr in the interval where it happened and totalled at the end.",
+        "Losses (a full buffer, a full table, a reader that stopped) are counted by cause, \
+         reported on stderr in the interval in which they happen, and in total at the end.",
     );
 }
 
@@ -290,5 +297,5 @@ fn see_also(roff: &mut Roff) {
         bold("udp"),
         roman("(7)"),
     ]);
-    paragraph(roff, "--doctor tells which kernel hooks serve on this host.");
+    paragraph(roff, "--doctor reports which kernel hooks tcptop uses on this host.");
 }

@@ -1,9 +1,9 @@
-//! The end of the path: the rows of an interval become bytes, and go somewhere.
+//! The last step: the rows of an interval become bytes, and the bytes are written.
 //!
 //! Owns the [`Format`] trait, the [`Writer`] that brings a format and a
-//! [`Destination`] together, and what the formats share. A format knows nothing of
-//! where its bytes go, a destination nothing of rows but where one ends. Pure but
-//! for the destination: no clock, no kernel, no terminal queries.
+//! [`Destination`] together, and what the formats share. A format does not know where
+//! its bytes go. A destination knows where a row ends, and nothing else about rows.
+//! Everything except the destination is pure: no clock, no kernel, no terminal queries.
 
 use std::io;
 
@@ -22,72 +22,73 @@ pub mod text;
 
 pub use destination::Destination;
 
-/// What one interval has to say, ready to be written.
+/// The content of one interval, ready to be written.
 pub struct Interval<'a> {
-    /// The wall-clock time of its end: one for all its rows.
+    /// The wall-clock time at which the interval ended. All its rows carry this time.
     pub time: DateTime<Utc>,
-    /// The same moment on CLOCK_MONOTONIC, in nanoseconds (ages count from it).
+    /// The same moment on CLOCK_MONOTONIC, in nanoseconds. Ages are computed from it.
     pub now_ns: u64,
     /// The rows to write, filtered, ordered and cut to `--top`.
     pub rows: &'a [&'a ConnectionRecord],
-    /// The TCP connections that ended, in order.
+    /// The TCP connections that ended in the interval, in the order in which they ended.
     pub closed: &'a [Closed],
     /// What was lost in the interval.
     pub lost: &'a Loss,
-    /// True for the listing at start, which ends no interval.
+    /// True for the listing at start, which is not the end of an interval.
     pub listing: bool,
 }
 
 /// How intervals become text.
 pub trait Format {
-    /// What its files look like.
+    /// What a file of this format looks like.
     fn document(&self) -> Document;
 
     /// Puts the rows of an interval on the page.
     ///
     /// # Errors
-    /// Those of the page: what it is written to failed.
+    /// When the page cannot be written to its destination.
     fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()>;
 
-    /// What comes behind the last interval of a file; nothing in most formats.
+    /// The text after the last interval of a file. Most formats have none.
     fn footer(&self) -> String {
         String::new()
     }
 }
 
-/// What the files of a format look like.
+/// What a file of a format looks like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document {
-    /// What stands at the beginning, once; empty for nothing.
+    /// The text at the beginning of a file or stream; empty for none.
     pub header: String,
-    /// What every file of this format begins with, by which one is known.
+    /// The bytes with which every file of this format begins. A file that begins with
+    /// other bytes is not continued.
     pub beginning: String,
-    /// Why a file that begins with something else cannot be continued.
-    pub alien: &'static str,
-    /// A newline between double quotes is part of a value and ends no row.
+    /// The reason that the user is given when a file has another beginning.
+    pub mismatch: &'static str,
+    /// True where a newline between double quotes is part of a value, not a row's end.
     pub quotes: bool,
 }
 
-/// Where a format puts its text, on the way to the destination.
+/// The buffer that a format fills, and the destination that the buffer is written to.
 pub struct Page<'a> {
     text: &'a mut Vec<u8>,
     destination: &'a mut Destination,
 }
 
-/// As much as a pipe holds: a longer interval would be cut there anyway, and takes
-/// no memory this way.
+/// The size of a pipe's buffer. The kernel would split a longer write there anyway, so
+/// a long interval is written in pieces of this size and needs no more memory.
 const CHUNK: usize = 64 * 1024;
 
 impl Page<'_> {
-    /// The text of the row that is being put together, behind those before it.
+    /// The buffer to append the next row to. Earlier rows may still be in it.
     pub fn text(&mut self) -> &mut Vec<u8> {
         self.text
     }
 
-    /// The row is whole.
+    /// Marks the end of a row. Writes the buffer once it is full.
     ///
     /// # Errors
-    /// Where there was enough to be written, and that failed.
+    /// When the buffer was full and writing it failed.
     pub fn end_row(&mut self) -> io::Result<()> {
         if self.text.len() < CHUNK { Ok(()) } else { self.write() }
     }
@@ -102,7 +103,7 @@ impl Page<'_> {
     }
 }
 
-/// A format on its way to a destination. One call writes and flushes one interval.
+/// A format and the destination of its bytes. One call writes and flushes one interval.
 pub struct Writer {
     format: Box<dyn Format + Send>,
     destination: Destination,
@@ -130,8 +131,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file that was moved away, and opens the path anew (on SIGHUP). For
-    /// a stream there is nothing to do.
+    /// Ends the file that was moved away and opens the path again (on SIGHUP). Does
+    /// nothing for a stream.
     ///
     /// # Errors
     /// Those of opening and writing.
@@ -143,7 +144,7 @@ impl Writer {
         self.destination.reopen()
     }
 
-    /// Nothing more comes: writes what belongs behind the last interval.
+    /// Writes the footer of the format. No interval may follow.
     ///
     /// # Errors
     /// Those of writing.
@@ -153,16 +154,16 @@ impl Writer {
     }
 }
 
-/// Names for the numbers of a connection, for the formats that write them.
+/// Looks up names for the numbers of a connection, such as the index of its device.
 pub trait Names {
-    /// An interval begins: what may have changed is to be asked for anew.
+    /// Called when an interval begins: names that may have changed are looked up again.
     fn refresh(&mut self);
 
-    /// Where a connection is.
+    /// The names of where a connection is.
     fn place(&mut self, sample: &Sample) -> Place<'_>;
 }
 
-/// Where a connection is, by names; `None` where one is not known.
+/// The names of where a connection is; `None` for a name that is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place<'a> {
     /// Name of the device.
@@ -178,7 +179,7 @@ fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// What stands in the state column: `UDP` for what has no state.
+/// The text of the state column. A UDP flow has no state and shows `UDP`.
 fn state_name(sample: &Sample) -> &'static str {
     match sample.state {
         Some(state) => state.name(),
@@ -186,8 +187,7 @@ fn state_name(sample: &Sample) -> &'static str {
     }
 }
 
-/// Gives back the memory that a burst left behind, once it is far more than an
-/// interval needs.
+/// Shrinks a buffer that a burst has made far larger than an interval needs.
 fn release(buffer: &mut Vec<u8>) {
     if buffer.capacity() > CHUNK.max(buffer.len().saturating_mul(8)) {
         buffer.shrink_to(CHUNK.max(buffer.len().saturating_mul(2)));

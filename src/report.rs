@@ -1,7 +1,7 @@
 //! The reporter: batches of events in, written intervals out.
 //!
-//! Owns the connection table and the writer. Runs in a thread of its own and may
-//! block on its output as long as it likes: the collector goes on counting.
+//! Owns the connection table and the writer. Runs in its own thread. It may block on its
+//! output for any time: the kernel goes on counting.
 
 use std::io;
 use std::sync::Arc;
@@ -21,33 +21,33 @@ use crate::view;
 
 /// What is reported, and how much of it.
 pub struct Reporter {
-    /// Which rows, in which order; what their totals mean; the ready file.
+    /// What the user asked for: which rows, their order, the meaning of totals, and more.
     pub settings: Settings,
-    /// How and where it is written.
+    /// The format and the destination.
     pub writer: Writer,
-    /// Which connections.
+    /// The connections that are reported.
     pub filter: Filter,
-    /// Said on stderr once everything works and the first interval begins.
+    /// Printed on stderr once the listing is written and the first interval begins.
     pub greeting: Option<String>,
-    /// Set by SIGHUP: open the destination again.
+    /// SIGHUP sets this: the destination is opened again.
     pub reopen: Arc<AtomicBool>,
 }
 
-/// What was seen from start to end, of the connections asked for.
+/// Totals from start to end, of the connections that the filter lets pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Connections that were open at the end.
     pub open: usize,
     /// Connections that ended.
     pub closed: u64,
-    /// What could not be kept, whichever connections it was of.
+    /// What was lost, of all connections.
     pub lost: Loss,
-    /// The reader of the output went away.
+    /// True where the reader of the output went away.
     pub reader_gone: bool,
 }
 
 impl Reporter {
-    /// Reports until the collector hangs up or the reader of the output goes away.
+    /// Reports until the collector closes the channel or the reader of the output goes away.
     ///
     /// # Errors
     /// Where the output cannot be written.
@@ -85,7 +85,8 @@ impl Reporter {
         Ok(summary)
     }
 
-    /// Returns how many connections of those asked for ended.
+    /// Writes one interval. Returns how many connections ended in it, of those that the
+    /// filter lets pass.
     fn write(
         &mut self,
         table: &ConnectionTable,
@@ -124,10 +125,10 @@ impl Reporter {
     }
 }
 
-/// The memory of an interval's rows, between two intervals.
+/// An empty list of rows that is kept between two intervals for its memory.
 type Rows = Vec<&'static ConnectionRecord>;
 
-/// A message on stderr. One that cannot be written is no reason to end.
+/// Prints a message on stderr. Goes on where that fails.
 pub fn say(message: &str) {
     let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{message}\n").as_bytes());
 }

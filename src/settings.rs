@@ -1,12 +1,11 @@
-//! What the user asked for: every option once, with its words and its bounds.
+//! What the user asked for: every option once, with its help text and its bounds.
 //!
-//! Owns [`Settings`]: one struct for each section of `--help`, its value parsers,
-//! and what several options mean together. It is filled once, by
-//! [`cli`](crate::cli), and embedded from there on: nothing copies it field by
-//! field. Touches nothing but the arguments: whether a device or a process exists
-//! is asked elsewhere.
+//! Owns [`Settings`], which has one struct for each section of `--help`, the parsers of
+//! values, and the meaning of several options together. [`cli`](crate::cli) fills it
+//! once; other structs embed it whole and do not copy single fields. Checks only the
+//! arguments themselves: whether a device or a process exists is checked elsewhere.
 
-// The doc comments are the words of help, where [PARTIAL] is no link.
+// The doc comments of options are the texts of help, where [PARTIAL] is not a link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
@@ -17,7 +16,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use crate::connection::{Family, Protocol};
 
-/// Everything that can be asked for. Every value is within its bounds.
+/// All options. Every value is within its bounds.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Which connections to show.
@@ -32,13 +31,13 @@ pub struct Settings {
     /// What is written, and where.
     #[command(flatten)]
     pub output: Output,
-    /// The rest.
+    /// All other options.
     #[command(flatten)]
     pub more: More,
 }
 
 impl Default for Settings {
-    /// What holds where nothing is asked for.
+    /// The settings of tcptop without arguments.
     fn default() -> Settings {
         #[derive(Parser)]
         struct Nothing {
@@ -49,8 +48,8 @@ impl Default for Settings {
     }
 }
 
-/// Which connections to show. What is not given lets everything pass; otherwise
-/// every option must hold, and of one that is repeated any of its values.
+/// Which connections to show. An option that is not given lets every connection pass.
+/// Every option that is given must match; a repeated one matches with any of its values.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Filters")]
 pub struct Query {
@@ -143,14 +142,15 @@ pub struct Rows {
 
     /// Keep the first N rows of each interval
     ///
-    /// Connections that close are told all the same.
+    /// Connections that close are always reported.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = top)]
     pub top: Option<usize>,
 
     /// Count TCP from the connection's start, not from tcptop's
     ///
-    /// No TCP connection is [PARTIAL] then. UDP has no totals of the past.
+    /// TCP connections are never marked [PARTIAL] then. For UDP nobody has counted
+    /// before tcptop.
     #[arg(long)]
     pub lifetime: bool,
 
@@ -198,14 +198,14 @@ pub struct Times {
 
     /// Stop after this many seconds
     ///
-    /// 0.01 to 31622400, a year. With --count, what comes first.
+    /// 0.01 to 31622400 (a year). With --count, tcptop stops at whichever comes first.
     #[arg(long, value_name = "SECONDS")]
     #[arg(value_parser = up_to_a_year, allow_negative_numbers = true)]
     pub duration: Option<Duration>,
 }
 
 impl Times {
-    /// Stop after so many intervals; at least 1.
+    /// The number of intervals after which to stop, at least 1; `None` to go on.
     pub fn intervals(&self) -> Option<u64> {
         self.count.or(self.once.then_some(1))
     }
@@ -257,15 +257,15 @@ pub struct Output {
 }
 
 impl Output {
-    /// What is written: what was asked for, or else CSV into a file and lines to
-    /// the standard output.
+    /// The format to write: the one that was asked for, otherwise CSV into a file and
+    /// lines to the standard output.
     pub fn format(&self) -> FormatName {
         let usual = if self.log.is_some() { FormatName::Csv } else { FormatName::Lines };
         self.asked_format.unwrap_or(usual)
     }
 }
 
-/// What is written.
+/// A format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FormatName {
     /// A row per connection that changed, for people and awk
@@ -277,7 +277,7 @@ pub enum FormatName {
 }
 
 impl FormatName {
-    /// What people call it.
+    /// Its name in messages.
     pub fn name(self) -> &'static str {
         match self {
             FormatName::Lines => "lines",
@@ -300,14 +300,14 @@ pub enum ColorChoice {
 }
 
 impl ColorChoice {
-    /// Whether to colour what goes to the standard output. `terminal` tells
-    /// whether that is one; `variable` reads the environment.
+    /// Whether to colour lines. `terminal` is true where the standard output is a
+    /// terminal; `variable` reads a variable of the environment.
     pub fn resolve(self, terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
         match self {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
             ColorChoice::Auto => {
-                // https://no-color.org: set, and not to the empty string.
+                // https://no-color.org: the variable is set and not empty.
                 let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
                 let dumb = variable("TERM").is_some_and(|value| value == "dumb");
                 terminal && !refused && !dumb
@@ -316,19 +316,19 @@ impl ColorChoice {
     }
 }
 
-/// What belongs to no other section.
+/// Options that belong to no other section.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "More")]
 pub struct More {
     /// End with status 3 where something was lost
     ///
-    /// What could not be kept is always counted, and told on stderr.
+    /// Losses are always counted and reported on stderr.
     #[arg(long)]
     pub strict: bool,
 
     /// Room for N UDP flows in the kernel at a time
     ///
-    /// 16 to 16777216. What finds no room is counted as lost.
+    /// 16 to 16777216. Datagrams of flows for which there is no room are counted as lost.
     #[arg(long, value_name = "N", default_value = "65536")]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 24))]
     #[arg(allow_negative_numbers = true)]
@@ -344,8 +344,8 @@ pub struct More {
 
     /// Tell which kernel hooks serve, and prove on loopback that they fire
     ///
-    /// Per signal the provider in use, the better ones that do not work here with
-    /// the kernel's reason, and what a loopback exchange showed. Status 0 where
+    /// Per signal: the provider in use, the better providers that do not work here with
+    /// the kernel's reason, and the result of an exchange on loopback. Status 0 where
     /// all work. With --format json for machines.
     #[arg(long)]
     pub doctor: bool,
@@ -368,17 +368,18 @@ fn up_to_a_year(text: &str) -> Result<Duration, String> {
     seconds(text, 366 * DAY, "a year")
 }
 
-/// At least 10 ms: shorter ones would mostly watch tcptop itself.
-fn seconds(text: &str, most: u32, words: &str) -> Result<Duration, String> {
+/// Parses a time of at least 10 ms and at most `most` seconds, which the error message
+/// calls `limit`. With shorter intervals tcptop would mostly measure itself.
+fn seconds(text: &str, most: u32, limit: &str) -> Result<Duration, String> {
     let seconds: f64 = match text.trim().parse() {
         Ok(seconds) if !f64::is_nan(seconds) => seconds,
         _ => return Err("not a number of seconds, such as 0.5, 1 or 60".to_owned()),
     };
     if seconds < 0.01 {
-        return Err("too short, at least 0.01 seconds are needed to tell a rate".to_owned());
+        return Err("too short, at least 0.01 seconds are needed to measure a rate".to_owned());
     }
     if seconds > f64::from(most) {
-        return Err(format!("too long, at most {most} seconds ({words})"));
+        return Err(format!("too long, at most {most} seconds ({limit})"));
     }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -401,7 +402,8 @@ fn top(text: &str) -> Result<usize, String> {
 
 fn process(text: &str) -> Result<String, String> {
     match text.len() {
-        0 => Err("every name has that part; leave it out to see all processes".to_owned()),
+        0 => Err("the empty text is part of every name; leave the option out to see all processes"
+            .to_owned()),
         1..=15 => Ok(text.to_owned()),
         _ => Err("never found: the kernel keeps only the first 15 bytes of a name".to_owned()),
     }

@@ -1,9 +1,9 @@
 //! The connection table: events in, the rows of an interval out.
 //!
-//! Owns every tracked connection and the arithmetic of rates. Pure: the clock
-//! comes with each tick, and nothing here knows where events come from or how
-//! rows are written. An idle connection costs a tick nothing: only those that
-//! moved in this interval or the one before are visited.
+//! Owns every tracked connection and the arithmetic of rates. Pure: the time comes with
+//! each tick, and nothing here knows where events come from or how rows are written. A
+//! tick visits only the connections that changed in its interval or the interval
+//! before, so an idle connection costs it nothing.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::event::CollectorEvent;
 /// A tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConnectionRecord {
-    /// What the kernel said last.
+    /// The newest sample.
     pub sample: Sample,
     /// Bytes per second received in the last interval.
     pub rate_in: f64,
@@ -27,18 +27,18 @@ pub struct ConnectionRecord {
     pub is_new: bool,
     bytes_in_before: u64,
     bytes_out_before: u64,
-    /// True where a sample since the last tick brought something new.
+    /// True where a sample since the last tick differed from the sample before it.
     moved: bool,
-    /// Number of the tick that visited this record last; 0 for none.
+    /// Number of the last tick that visited this record; 0 for none.
     visited: u32,
-    /// Number of the tick before the last sample.
+    /// Number of the last tick before the newest sample.
     sampled: u32,
 }
 
 impl ConnectionRecord {
     fn new(sample: Sample, lifetime: bool, ticks: u32) -> ConnectionRecord {
-        // Totals that go further back than tcptop: what an older connection moved
-        // before tcptop started is no traffic of this interval.
+        // The totals include what the connection moved before tcptop started. That is
+        // not traffic of this interval, so rates start from the present totals.
         let has_past = sample.partial && !sample.lacks_past(lifetime);
         let (bytes_in_before, bytes_out_before) =
             if has_past { (sample.counters.bytes_in, sample.counters.bytes_out) } else { (0, 0) };
@@ -60,8 +60,9 @@ impl ConnectionRecord {
         self.rate_in + self.rate_out
     }
 
-    /// Takes the newest sample. Totals never step back: a sample can catch the
-    /// kernel between the count of a FIN or a retransmission and its correction.
+    /// Takes the newest sample. Totals never decrease: a sample can be taken after the
+    /// kernel has counted a FIN or a retransmission and before the count that corrects
+    /// it has changed, so the next sample can be lower.
     fn absorb(&mut self, sample: Sample) {
         let before = self.sample;
         self.moved |= sample.counters != before.counters
@@ -75,8 +76,8 @@ impl ConnectionRecord {
         now.packets_out = forward(before.counters.packets_out, now.packets_out);
     }
 
-    /// Ends an interval of `elapsed_ns` (0: no rate can be told). Returns
-    /// whether it has something to tell: the connection is new, had traffic, a
+    /// Ends an interval of `elapsed_ns` (0 where its length is not known: rates are 0
+    /// then). Returns true where the connection changed: it is new, had traffic, has a
     /// new state or owner, or its rate has just fallen to zero.
     fn tick(&mut self, elapsed_ns: u64) -> bool {
         let had_rate = self.rate() > 0.0;
@@ -95,9 +96,9 @@ impl ConnectionRecord {
     }
 }
 
-/// The count of packets after `before` that a sample gives as `now`. The kernel
-/// counts segments modulo 2^32 (`tcp_sock.segs_in`), so the distance counts; one
-/// of half the range is a step back.
+/// The total number of packets, where it was `before` and the sample says `now`. The
+/// kernel counts segments modulo 2^32 (`tcp_sock.segs_in`), so the difference modulo
+/// 2^32 is added. A difference of 2^31 or more is a step back and changes nothing.
 fn forward(before: u64, now: u64) -> u64 {
     let distance = (now as u32).wrapping_sub(before as u32);
     if now >= before {
@@ -109,37 +110,38 @@ fn forward(before: u64, now: u64) -> u64 {
     }
 }
 
-/// Every connection that is open, and those that closed in the last interval.
+/// The open connections, and those that closed in the last interval.
 #[derive(Debug, Default)]
 pub struct ConnectionTable {
     records: IndexMap<ConnectionKey, ConnectionRecord, FxBuildHasher>,
     lifetime: bool,
-    /// Records that got a sample since the last tick; a key may stand here twice.
+    /// Keys of the records that got a sample since the last tick; may have duplicates.
     sampled: Vec<ConnectionKey>,
-    /// Records that the last tick found changed.
+    /// Keys of the records that the last tick found changed.
     changed: Vec<ConnectionKey>,
     /// Connections that closed since the last tick.
     closing: Vec<Closed>,
     /// Connections that closed in the interval before the last tick.
     closed: Vec<Closed>,
-    /// Keys closed since the last tick, and in the interval before it. The
-    /// tracepoint fires before the kernel stores the new state, so the iterator
-    /// on another processor can sample a socket whose close record is already
-    /// in the ring; such a sample must not raise a dead connection.
+    /// Keys of the connections that closed since the last tick. The tracepoint runs
+    /// before the kernel stores the new state, so the iterator on another processor can
+    /// sample a socket whose close record is in the ring already. Such a sample must not
+    /// bring the connection back.
     buried: HashSet<ConnectionKey, FxBuildHasher>,
+    /// The same for the interval before the last tick.
     buried_before: HashSet<ConnectionKey, FxBuildHasher>,
     ticks: u32,
     last_tick_ns: u64,
 }
 
 impl ConnectionTable {
-    /// An empty table. With `lifetime`, samples carry totals since a
-    /// connection opened, also for those older than tcptop.
+    /// An empty table. With `lifetime`, the totals of a TCP sample count from the opening
+    /// of the connection, even where it is older than tcptop.
     pub fn new(lifetime: bool) -> ConnectionTable {
         ConnectionTable { lifetime, ..ConnectionTable::default() }
     }
 
-    /// Takes connections that existed before the first tick.
+    /// Takes samples of connections that existed before the first tick.
     pub fn seed(&mut self, samples: impl IntoIterator<Item = Sample>) {
         for sample in samples {
             self.sample(&sample);
@@ -199,8 +201,8 @@ impl ConnectionTable {
         self.buried.contains(key) || self.buried_before.contains(key)
     }
 
-    /// Ends an interval at `now_ns` (CLOCK_MONOTONIC). Rates are over the time
-    /// since the tick before; the first tick can tell none.
+    /// Ends an interval at `now_ns` (CLOCK_MONOTONIC). Rates are over the time since the
+    /// previous tick. At the first tick all rates are 0.
     pub fn tick(&mut self, now_ns: u64) {
         let elapsed_ns = match self.ticks {
             0 => 0,
@@ -212,8 +214,8 @@ impl ConnectionTable {
         self.closed.clear();
         std::mem::swap(&mut self.closed, &mut self.closing);
 
-        // Those that moved, and those that moved last time: their rate may fall
-        // to zero now, and they are no longer new.
+        // Visits the records with a sample, and those that the last tick found changed:
+        // their rate may fall to zero now, and they are no longer new.
         let mut visit = std::mem::take(&mut self.sampled);
         visit.append(&mut self.changed);
         visit.retain(|key| match self.records.get_mut(key) {
@@ -228,8 +230,8 @@ impl ConnectionTable {
         self.release();
     }
 
-    /// Gives back the memory of connections that are gone, once it is far more
-    /// than the present ones need: a burst of UDP flows is over in seconds.
+    /// Shrinks the table once its memory is far more than the present connections need.
+    /// A burst of UDP flows, for example, is over in seconds.
     fn release(&mut self) {
         const KEEP: usize = 1024;
         let ample = |length: usize| KEEP.max(length.saturating_mul(2));
@@ -242,8 +244,8 @@ impl ConnectionTable {
         }
     }
 
-    /// Forgets TCP connections that had no sample since the last tick although
-    /// each open one was sampled: the record of their end was lost (and counted).
+    /// Forgets the TCP connections without a sample since the last tick. Called when
+    /// every open connection was sampled: the record of their end was lost and counted.
     fn drop_unsampled(&mut self) {
         let ticks = self.ticks;
         self.records
@@ -255,14 +257,14 @@ impl ConnectionTable {
         self.records.values()
     }
 
-    /// The connections with something to tell of the interval that the last
-    /// tick ended: new ones, those with traffic, a new state or owner, and
-    /// those whose rate has just fallen to zero.
+    /// The connections that changed in the interval that the last tick ended: new ones,
+    /// those with traffic, a new state or owner, and those whose rate has just fallen to
+    /// zero.
     pub fn changed(&self) -> impl Iterator<Item = &ConnectionRecord> {
         self.changed.iter().filter_map(|key| self.records.get(key))
     }
 
-    /// The TCP connections that closed in that interval, in order.
+    /// The TCP connections that closed in that interval, in the order of their end.
     pub fn closed(&self) -> &[Closed] {
         &self.closed
     }
@@ -332,7 +334,7 @@ mod tests {
         table.tick(SECOND);
         assert_eq!(changed(&table), [1], "new");
         table.tick(2 * SECOND);
-        assert_eq!(changed(&table), [] as [u64; 0], "idle from the start");
+        assert_eq!(changed(&table), [] as [u64; 0], "idle since it began");
         table.update(&CollectorEvent::Sample(sample(1, 10, 0)));
         table.tick(3 * SECOND);
         assert_eq!(changed(&table), [1], "traffic");
@@ -367,7 +369,7 @@ mod tests {
         assert_eq!(table.closed()[0].sample.counters.bytes_in, 77);
         assert_eq!(table.all().count(), 0);
         table.tick(2 * SECOND);
-        assert!(table.closed().is_empty(), "told once");
+        assert!(table.closed().is_empty(), "reported once");
     }
 
     #[test]
@@ -440,7 +442,8 @@ mod tests {
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
     }
 
-    /// Nobody has counted what it moved before: all of its total is of this interval.
+    /// Nobody has counted what the flow moved before tcptop started, so its whole total
+    /// belongs to this interval.
     #[test]
     fn a_flow_has_no_past_also_with_lifetime_totals() {
         let mut table = ConnectionTable::new(true);

@@ -1,22 +1,22 @@
 //! Which rows come first, and how many.
 //!
-//! Owns `--sort` and `--top`. Pure: the rows of an interval in, the same rows
-//! ordered and cut out. What a row looks like is the business of `output`.
+//! Owns `--sort` and `--top`. Pure: takes the rows of an interval, orders them and
+//! drops those after the first N. `output` decides what a row looks like.
 
 use std::cmp::Ordering;
 
 use crate::settings::Sort;
 use crate::table::ConnectionRecord;
 
-/// The order of two rows. Where they are equal their keys decide, so that
-/// the same rows always come in the same order.
+/// The order of two rows. The keys decide between rows of equal value, so that the same
+/// rows always come in the same order.
 fn compare(sort: Sort, a: &ConnectionRecord, b: &ConnectionRecord) -> Ordering {
     let (first, second) = (&a.sample, &b.sample);
     let order = match sort {
         Sort::Rate => b.rate().total_cmp(&a.rate()),
         Sort::Bytes => second.counters.bytes().cmp(&first.counters.bytes()),
         Sort::Rtt => second.rtt_us.cmp(&first.rtt_us),
-        // What is older than tcptop was first seen when it started.
+        // A connection that is older than tcptop has the time of tcptop's start here.
         Sort::Age => first.key.born_ns.cmp(&second.key.born_ns),
     };
     order.then_with(|| first.key.cmp(&second.key))
@@ -24,7 +24,8 @@ fn compare(sort: Sort, a: &ConnectionRecord, b: &ConnectionRecord) -> Ordering {
 
 /// Orders `rows` and keeps the first `top` of them.
 ///
-/// With `top`, only those are sorted: the first ten of 100,000 cost one pass.
+/// With `top`, only the rows that stay are sorted: to find the first ten of 100,000
+/// takes one pass.
 pub fn arrange(rows: &mut Vec<&ConnectionRecord>, sort: Sort, top: Option<usize>) {
     if let Some(top) = top.filter(|&top| top < rows.len()) {
         if top > 0 {
@@ -35,9 +36,8 @@ pub fn arrange(rows: &mut Vec<&ConnectionRecord>, sort: Sort, top: Option<usize>
     rows.sort_unstable_by(|a, b| compare(sort, a, b));
 }
 
-/// An empty list of rows in the memory of an earlier one, whose borrow of the
-/// table is over: an interval then allocates only where it has more rows than
-/// any before.
+/// Empties a list of rows and returns it for other rows, with its memory. With this an
+/// interval allocates only when it has more rows than every interval before.
 pub fn reuse<'new>(mut rows: Vec<&ConnectionRecord>) -> Vec<&'new ConnectionRecord> {
     rows.clear();
     // Collecting a vector's own iterator keeps its memory.

@@ -310,7 +310,7 @@ fn mistakes_are_answered() {
         (
             &["--interval", "0"],
             "error: invalid value '0' for '--interval <SECONDS>': too short, at least 0.01 \
-             seconds are needed to tell a rate",
+             seconds are needed to measure a rate",
         ),
         (
             &["--top", "0"],

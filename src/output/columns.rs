@@ -1,9 +1,9 @@
-//! The columns: every value that a row can have, once.
+//! The columns: every value that a row can have is described here, and only here.
 //!
-//! Owns the table [`COLUMNS`]: a value's name, unit, type, source, its sentence for
-//! people, and how it is taken from a row. CSV's header and rows, JSON, the rows of
-//! lines, the manual page and README's tables all follow from it. Knows nothing of
-//! files, quoting or colours. To add a column is to add an entry here.
+//! Owns the table [`COLUMNS`]: a value's name, unit, type and source, the sentence that
+//! explains it, and how it is taken from a row. The header and rows of CSV, JSON, the
+//! rows of lines, the manual page and README's tables are all made from it. Knows
+//! nothing about files, quoting or colours. To add a column, add an entry here.
 
 use std::net::SocketAddr;
 
@@ -11,14 +11,14 @@ use super::Place;
 use crate::connection::{Closed, ProcessName, Sample};
 use crate::table::ConnectionRecord;
 
-/// One value, by what it is: each format spells it in its own way.
+/// One value and its meaning. Each format writes it in its own way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// Not known, or there is none.
+    /// Not known, or the connection has none.
     Unknown,
-    /// One of a few words of our own.
+    /// A fixed word of tcptop, such as a state.
     Word(&'static str),
-    /// Text of the host's, which may hold anything.
+    /// Text that comes from the host and may contain any character.
     Text(&'a str),
     /// The name of a process, which need not be UTF-8.
     Name(&'a ProcessName),
@@ -28,7 +28,7 @@ pub enum Value<'a> {
     Host(&'a SocketAddr),
     /// An address with its port.
     Endpoint(&'a SocketAddr),
-    /// A number that counts or names something.
+    /// A count or an id.
     Number(u64),
     /// Bytes.
     Bytes(u64),
@@ -36,30 +36,30 @@ pub enum Value<'a> {
     Rate(f64),
     /// Microseconds.
     Micros(u64),
-    /// A time span in nanoseconds, told in seconds.
+    /// A time span in nanoseconds. Formats write it in seconds.
     Span(u64),
     /// Yes or no.
     Flag(bool),
 }
 
 impl Value<'_> {
-    /// A number, where there is one.
+    /// A number; unknown for `None`.
     fn number(number: Option<impl Into<u64>>) -> Self {
         number.map_or(Value::Unknown, |number| Value::Number(number.into()))
     }
 
-    /// Microseconds, where there are some.
+    /// Microseconds; unknown for `None`.
     fn micros(us: Option<u32>) -> Self {
         us.map_or(Value::Unknown, |us| Value::Micros(us.into()))
     }
 
-    /// Text of the host's, where there is some.
+    /// Text that comes from the host; unknown for `None`.
     fn text<'a>(text: Option<&'a str>) -> Value<'a> {
         text.map_or(Value::Unknown, Value::Text)
     }
 }
 
-/// Of what type a column is, as CSV's readers and JSON's see it.
+/// The type of a column for readers of CSV and JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A string.
@@ -71,7 +71,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// JSON's word for it.
+    /// The name of the type in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Text => "string",
@@ -81,24 +81,24 @@ impl Kind {
     }
 }
 
-/// Which formats have a column without being asked for it. Lines have a list of
-/// their own, [`LINES`].
+/// The formats that have a column by default. The columns of lines are in their own
+/// list, [`LINES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usual {
     /// CSV and JSON.
     Always,
     /// CSV with `--wide`, and JSON.
     Wide,
-    /// Lines only: CSV and JSON have the same in two columns.
+    /// Lines only. CSV and JSON have address and port in two columns instead.
     Lines,
 }
 
-/// What is known of a row, from which the columns take their values.
+/// Everything that is known about a row. The columns take their values from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     /// The time of the interval (RFC 3339).
     pub time: &'a str,
-    /// What the kernel said last.
+    /// The newest sample of the connection.
     pub sample: &'a Sample,
     /// The state, `UDP`, or `CLOSED` in a final row.
     pub state: &'static str,
@@ -106,19 +106,19 @@ pub struct Row<'a> {
     pub rate_in: f64,
     /// Bytes per second sent in this interval.
     pub rate_out: f64,
-    /// Nanoseconds since the connection began, to its end in a final row; `None`
-    /// where it is older than tcptop.
+    /// How long the connection has lasted, in nanoseconds; in a final row until its end.
+    /// `None` where it is older than tcptop.
     pub age_ns: Option<u64>,
-    /// The totals lack what was moved before tcptop started.
+    /// True where the totals do not include what was moved before tcptop started.
     pub partial: bool,
-    /// Why it ended; `None` where it has not, or the reason is not known.
+    /// Why the connection ended; `None` where it is open, or the reason is not known.
     pub end: Option<&'static str>,
-    /// Where it is, by names, in a format that has asked for them.
+    /// The names of device, cgroup and container, if the format has looked them up.
     pub place: Place<'a>,
 }
 
 impl<'a> Row<'a> {
-    /// Of a connection that is open at `now_ns` (CLOCK_MONOTONIC).
+    /// The row of a connection that is open at `now_ns` (CLOCK_MONOTONIC).
     pub fn open(row: &'a ConnectionRecord, time: &'a str, now_ns: u64, lifetime: bool) -> Row<'a> {
         let sample = &row.sample;
         Row {
@@ -134,7 +134,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Of one that ended: there is no interval left to tell a rate of.
+    /// The final row of a connection that ended. Its rates are 0.
     pub fn closed(closed: &'a Closed, time: &'a str, lifetime: bool) -> Row<'a> {
         let sample = &closed.sample;
         Row {
@@ -157,27 +157,27 @@ pub struct Column {
     pub name: &'static str,
     /// Its title in lines.
     pub title: &'static str,
-    /// The width that it has at least in lines.
+    /// Its smallest width in lines, in characters.
     pub width: usize,
     /// Its type.
     pub kind: Kind,
     /// Its unit; empty where it has none.
     pub unit: &'static str,
-    /// Which formats have it without being asked.
+    /// The formats that have it by default.
     pub usual: Usual,
-    /// What CSV writes where the value is not known.
+    /// The text that CSV writes where the value is not known.
     pub unknown: &'static str,
     /// Where the value comes from.
     pub source: &'static str,
-    /// What it is, in a sentence for the manual page and README.
+    /// The sentence that explains it in the manual page and README.
     pub about: &'static str,
-    /// Names have to be looked up for it (see [`Names`](super::Names)).
+    /// True where names must be looked up for it (see [`Names`](super::Names)).
     pub needs_names: bool,
     /// Its value in a row.
     pub value: for<'r> fn(&Row<'r>) -> Value<'r>,
 }
 
-/// What most columns have in common.
+/// The values that most columns have in common.
 const COLUMN: Column = Column {
     name: "",
     title: "",
@@ -192,8 +192,8 @@ const COLUMN: Column = Column {
     value: |_| Value::Unknown,
 };
 
-/// Every column. CSV and JSON have them in this order for ever: new ones are added
-/// at the end.
+/// Every column, in the order of CSV and JSON. Users rely on this order: new columns are
+/// added at the end.
 pub static COLUMNS: &[Column] = &[
     Column {
         name: "timestamp",
@@ -216,8 +216,8 @@ pub static COLUMNS: &[Column] = &[
         name: "local_addr",
         title: "LOCAL_ADDR",
         source: "the socket (UDP: the packet)",
-        about: "Address of this host's end. An IPv4-mapped IPv6 address is told as IPv4; a \
-                link-local one carries its scope: fe80::1%2.",
+        about: "Address of this host's end. An IPv4-mapped IPv6 address is shown as IPv4; a \
+                link-local address is followed by its scope: fe80::1%2.",
         value: |row| Value::Host(&row.sample.local),
         ..COLUMN
     },
@@ -254,7 +254,7 @@ pub static COLUMNS: &[Column] = &[
         kind: Kind::Number,
         source: "task_struct.tgid",
         about: "The process that last connected, accepted, sent or received on the socket; \
-                before that, one that holds it.",
+                until then, a process that has the socket open.",
         value: |row| Value::number(row.sample.owner.map(|owner| owner.pid)),
         ..COLUMN
     },
@@ -263,7 +263,7 @@ pub static COLUMNS: &[Column] = &[
         title: "PROCESS",
         width: 15,
         source: "task_struct.comm of the thread-group leader",
-        about: "Its name, at most 15 bytes, as the kernel has it.",
+        about: "The name of that process, at most 15 bytes, as the kernel keeps it.",
         value: |row| {
             row.sample.owner.as_ref().map_or(Value::Unknown, |owner| Value::Name(&owner.name))
         },
@@ -275,7 +275,7 @@ pub static COLUMNS: &[Column] = &[
         width: 11,
         source: "sock.skc_state",
         about: "ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK or \
-                CLOSING; UDP for UDP. CLOSED in the last row of CSV and JSON.",
+                CLOSING; UDP for UDP. CSV and JSON have CLOSED in a connection's last row.",
         value: |row| Value::Word(row.state),
         ..COLUMN
     },
@@ -297,7 +297,7 @@ pub static COLUMNS: &[Column] = &[
         kind: Kind::Number,
         unit: "bytes",
         source: "tcp_sock.bytes_sent - bytes_retrans (UDP: payload of datagrams)",
-        about: "Payload sent; what TCP sends again counts once.",
+        about: "Payload sent. What TCP sends again is not counted again.",
         value: |row| Value::Bytes(row.sample.counters.bytes_out),
         ..COLUMN
     },
@@ -328,7 +328,7 @@ pub static COLUMNS: &[Column] = &[
         kind: Kind::Number,
         unit: "bytes/s",
         source: "bytes_in",
-        about: "Bytes received in this interval by its measured length.",
+        about: "Bytes received in this interval, divided by its measured length.",
         value: |row| Value::Rate(row.rate_in),
         ..COLUMN
     },
@@ -339,7 +339,7 @@ pub static COLUMNS: &[Column] = &[
         kind: Kind::Number,
         unit: "bytes/s",
         source: "bytes_out",
-        about: "Bytes sent in this interval by its measured length.",
+        about: "Bytes sent in this interval, divided by its measured length.",
         value: |row| Value::Rate(row.rate_out),
         ..COLUMN
     },
@@ -351,8 +351,8 @@ pub static COLUMNS: &[Column] = &[
         unit: "us",
         unknown: "N/A",
         source: "tcp_sock.srtt_us / 8",
-        about: "The kernel's smoothed round-trip time (RFC 6298). There is none for UDP and \
-                before the first measurement.",
+        about: "The kernel's smoothed round-trip time (RFC 6298). UDP has none, and TCP has \
+                none before the first measurement.",
         value: |row| Value::micros(row.sample.rtt_us),
         ..COLUMN
     },
@@ -372,7 +372,7 @@ pub static COLUMNS: &[Column] = &[
         kind: Kind::Number,
         usual: Usual::Wide,
         source: "tcp_sock.total_retrans",
-        about: "Segments sent again.",
+        about: "Segments that were sent again.",
         value: |row| Value::Number(row.sample.retransmits.into()),
         ..COLUMN
     },
@@ -394,7 +394,7 @@ pub static COLUMNS: &[Column] = &[
         unit: "s",
         usual: Usual::Wide,
         source: "CLOCK_MONOTONIC",
-        about: "Seconds since the connection began; not known where it is older than tcptop.",
+        about: "Seconds since the connection began; unknown for one that is older than tcptop.",
         value: |row| row.age_ns.map_or(Value::Unknown, Value::Span),
         ..COLUMN
     },
@@ -413,7 +413,7 @@ pub static COLUMNS: &[Column] = &[
         title: "IFNAME",
         usual: Usual::Wide,
         source: "the bound device, or that of the route",
-        about: "Name of the device, in tcptop's own network namespace.",
+        about: "Name of the device; known only in tcptop's own network namespace.",
         needs_names: true,
         value: |row| Value::text(row.place.interface),
         ..COLUMN
@@ -497,7 +497,7 @@ pub const LINES: [&str; 13] = [
     "rate_out_bytes_sec",
 ];
 
-/// Columns in an order, and whether names have to be looked up for them.
+/// Some columns in an order, and whether names must be looked up for them.
 #[derive(Clone)]
 pub struct Selection {
     columns: Vec<&'static Column>,
@@ -510,12 +510,12 @@ impl Selection {
         Selection { columns, needs_names }
     }
 
-    /// Those of a row of lines.
+    /// The columns of lines.
     pub fn lines() -> Selection {
         Selection::new(LINES.iter().filter_map(|name| column(name)).collect())
     }
 
-    /// Those of CSV, with or without `--wide`.
+    /// The columns of CSV, with or without `--wide`.
     pub fn csv(wide: bool) -> Selection {
         let asked = |column: &&Column| match column.usual {
             Usual::Always => true,
@@ -536,7 +536,7 @@ impl Selection {
     }
 }
 
-/// The column of that name.
+/// The column with this name.
 pub fn column(name: &str) -> Option<&'static Column> {
     COLUMNS.iter().find(|column| column.name == name)
 }
@@ -567,7 +567,7 @@ mod tests {
         assert_eq!(Selection::lines().iter().len(), LINES.len());
     }
 
-    /// A value is of the type that its column says, or not known.
+    /// A value has the type that its column declares, or is unknown.
     #[test]
     fn values_are_of_their_kind() {
         let row = record(tcp(), 1.0, 2.0);

@@ -1,13 +1,13 @@
-//! CSV (RFC 4180): a header, then each interval a row per open connection and
-//! a final one, state `CLOSED`, per connection that ended in it.
+//! CSV (RFC 4180): a header, then in each interval a row for each open connection and
+//! a final row, with state `CLOSED`, for each connection that ended in it.
 //!
 //! Owns how a value looks in a cell; the columns are those of
-//! [`columns`](super::columns). Names are written as they are: quoted where CSV
-//! needs it, and not changed for spreadsheets that take a leading `=` for a formula.
-//! Rows end with a newline alone, for grep and awk.
+//! [`columns`](super::columns). Names are quoted where CSV needs it and otherwise
+//! written unchanged, even where a spreadsheet would take a leading `=` for a formula.
+//! Rows end with a newline and no carriage return, for grep and awk.
 //!
-//! The listing at start ends no interval and has no rows here; connections that
-//! closed by then have theirs.
+//! The listing at start is not the end of an interval and has no rows for open
+//! connections. Connections that closed before the listing have their final rows.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use super::columns::{Row, Selection, Value};
 use super::text::{Cents, Host, RawAge, Short};
 use super::{Document, Format, Interval, Names, Page, Place, timestamp};
 
-/// Rows that are put on the page at once: fewer than a chunk of it holds.
+/// The number of rows that are put on the page before it is checked for being full.
 const ROWS: usize = 256;
 
 /// Intervals as CSV.
@@ -26,8 +26,9 @@ pub struct CsvLogger {
 }
 
 impl CsvLogger {
-    /// With these columns. `names` is asked where they need it. With `lifetime`,
-    /// totals of TCP are since the connections opened, so none of those is partial.
+    /// Writes these columns. `names` is used if one of them needs it. With `lifetime`,
+    /// the totals of TCP count from the opening of each connection, so no TCP connection
+    /// is partial.
     pub fn new(columns: Selection, names: Box<dyn Names + Send>, lifetime: bool) -> CsvLogger {
         CsvLogger { columns, names, lifetime }
     }
@@ -43,7 +44,7 @@ impl Format for CsvLogger {
         Document {
             header: self.header(),
             beginning: self.header(),
-            alien: "it does not begin with the header of this CSV (made by something else, or \
+            mismatch: "it does not begin with the header of this CSV (made by something else, or \
                     with or without --wide)",
             quotes: true,
         }
@@ -80,19 +81,19 @@ impl Format for CsvLogger {
     }
 }
 
-/// One row: its cells in the order of the columns.
+/// One row of CSV.
 pub struct CsvRow<'a> {
-    /// Which columns, in which order.
+    /// The columns in their order.
     pub columns: &'a Selection,
-    /// What they are filled from.
+    /// The row that the values come from.
     pub row: &'a Row<'a>,
 }
 
 impl CsvRow<'_> {
-    /// Writes the row, quoted where it has to be.
+    /// Writes the row, with quotes where CSV needs them.
     ///
     /// # Errors
-    /// Those of the writer below.
+    /// Those of the writer that `csv` writes to.
     pub fn write(&self, csv: &mut ::csv::Writer<impl io::Write>) -> ::csv::Result<()> {
         for column in self.columns.iter() {
             match (column.value)(self.row) {
@@ -109,7 +110,7 @@ impl CsvRow<'_> {
                 Value::Flag(flag) => csv.write_field(if flag { "true" } else { "false" }),
             }?;
         }
-        // Without fields of its own, this ends the record.
+        // Writes no further field and ends the record.
         csv.write_record(None::<&[u8]>)
     }
 }
@@ -128,7 +129,7 @@ mod tests {
         CsvLogger::new(Selection::csv(wide), Box::new(Known), false)
     }
 
-    /// What is written into a stream, behind its header.
+    /// The header and what is written after it.
     fn write(format: CsvLogger, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
         let rows: Vec<_> = rows.iter().collect();
         format.header() + &written(format, &[interval(&rows, ended)])
@@ -195,7 +196,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         let listing = Interval { listing: true, ..interval(&rows, &ended) };
         let text = written(csv(false), &[listing]);
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains(",CLOSED,"), "the end of a connection is told nowhere else");
+        assert!(text.contains(",CLOSED,"), "no later row reports the end of this connection");
     }
 
     #[test]
@@ -230,7 +231,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
-    /// More rows than are put on the page at once, and than the page holds.
+    /// There are more rows than one piece takes, and more than the page holds.
     #[test]
     fn no_row_is_lost_between_two_pieces() {
         let row = record(tcp(), 0.0, 0.0);
@@ -267,7 +268,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
                 prop_assert_eq!(row[column].parse(), Ok(number));
             }
             for (column, rate) in (13..15).zip(rates) {
-                // Half a cent, and the steps between numbers of this size.
+                // The rounding to two decimals, and the precision of a number of this size.
                 prop_assert!((row[column].parse::<f64>().unwrap() - rate).abs() < 0.0055);
                 prop_assert_eq!(row[column].rfind('.'), Some(row[column].len() - 3));
             }

@@ -1,12 +1,12 @@
-//! Where the bytes go: the standard output, or a file that holds whole rows whatever
-//! happens to it.
+//! Where the bytes go: to the standard output, or into a file. A file is kept to whole
+//! rows: a row that could not be written whole is cut off.
 //!
-//! Owns opening, reopening (logrotate), the header of an empty file, and what to do
-//! when a write fails half-way. Knows of a format only its [`Document`]: what stands
-//! at the beginning, and where a row ends.
+//! Owns opening, reopening (logrotate), the header of an empty file, and the repair when
+//! a write fails half-way. All it knows about a format is the [`Document`]: how a file
+//! begins, and where a row ends.
 //!
-//! A file is always written at its end (`O_APPEND`), so that one that someone
-//! truncates in place (logrotate's `copytruncate`) goes on without a hole.
+//! A file is opened with `O_APPEND`: when another program truncates it (logrotate's
+//! `copytruncate`), the next row is written at its new end and leaves no hole.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -38,19 +38,19 @@ impl Destination {
         Destination { kind: Kind::Stream { out: Box::new(out), header } }
     }
 
-    /// The file at `path`, which the first write empties. To `append`, it keeps
-    /// what is there, but for a last row that is not whole, and the header is
-    /// written only where it is empty.
+    /// The file at `path`. Without `append`, the first write empties it. With `append`,
+    /// its rows stay, an unfinished last row is cut off, and the header is written only
+    /// into an empty file.
     ///
     /// # Errors
-    /// Where it cannot be opened for writing, and to `append` where it is of
-    /// another format; the message names the path.
+    /// Where the file cannot be opened for writing or, with `append`, has another
+    /// format. The message names the path.
     pub fn file(path: &Path, append: bool, document: Document) -> io::Result<Destination> {
         Ok(Destination { kind: Kind::File(LogFile::open(path, document, append)?) })
     }
 
-    /// The length, in bytes, of the unfinished row that an earlier run left at the
-    /// end of the file, and that is cut off; 0 for none.
+    /// The length, in bytes, of the unfinished row that an earlier run left at the end
+    /// of the file; 0 for none. The first write cuts this row off.
     pub fn repaired(&self) -> u64 {
         match &self.kind {
             Kind::File(file) => file.repaired,
@@ -58,7 +58,7 @@ impl Destination {
         }
     }
 
-    /// Writes what comes before the first row, where that was not done yet.
+    /// Writes the header, if it was not written yet.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::File(file) => file.begin(),
@@ -72,9 +72,9 @@ impl Destination {
     /// Writes and flushes whole rows.
     ///
     /// # Errors
-    /// Where not all could be written. A regular file is cut back to its last whole
-    /// row first. For a file the message names it and the reason; for a stream
-    /// `BrokenPipe` means that the reader went away.
+    /// Where not all bytes could be written. A regular file is cut back to its last
+    /// whole row then. The message for a file names the file and the reason. For a
+    /// stream, `BrokenPipe` means that the reader went away.
     pub(super) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         match &mut self.kind {
             Kind::File(file) => file.write(rows),
@@ -82,8 +82,8 @@ impl Destination {
         }
     }
 
-    /// True where there is nothing to be opened again: a stream, or a file that
-    /// its path still leads to.
+    /// True where reopening would change nothing: for a stream, and for a file that is
+    /// still at its path.
     pub(super) fn is_in_place(&self) -> bool {
         match &self.kind {
             Kind::File(file) => file.is_in_place(),
@@ -91,8 +91,8 @@ impl Destination {
         }
     }
 
-    /// Opens the path of a file again, where another program may have put another
-    /// file or none, and goes on at its end.
+    /// Opens the path of a file again and continues at the end of the file that is there
+    /// now. Creates the file if there is none.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::File(file) => file.reopen(),
@@ -101,26 +101,26 @@ impl Destination {
     }
 }
 
-/// A file that rows are appended to.
+/// A file that rows are appended to, and its state.
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
     file: File,
-    /// False for a pipe or a device, where nothing can be taken back.
+    /// False for a pipe or a device: bytes that were written there cannot be cut off.
     regular: bool,
     document: Document,
-    /// True until the first write: the file is opened, and yet untouched.
+    /// True until the first write. Until then the open file is left unchanged.
     untouched: bool,
-    /// Where to cut the file before the first write; `None` to keep all.
+    /// The length to cut the file to before the first write; `None` to keep all of it.
     cut: Option<u64>,
     repaired: u64,
 }
 
 impl LogFile {
-    /// Opens `path` and changes nothing in it yet: the first write empties it
-    /// or, to `append`, cuts off a last row that is not whole.
+    /// Opens `path` without changing the file. The first write empties it or, with
+    /// `append`, cuts off an unfinished last row.
     fn open(path: &Path, document: Document, append: bool) -> io::Result<LogFile> {
-        let failed = |error| told(path, "open", error);
+        let failed = |error| failure(path, "open", error);
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
         let regular = meta.is_file();
@@ -140,7 +140,7 @@ impl LogFile {
         if append {
             let whole = whole_rows(path, &log.document).map_err(failed)?;
             let Some(whole) = whole else {
-                let reason = log.document.alien;
+                let reason = log.document.mismatch;
                 return Err(io::Error::new(
                     ErrorKind::InvalidData,
                     format!("cannot append to {}: {reason}; choose another file", path.display()),
@@ -152,7 +152,7 @@ impl LogFile {
         Ok(log)
     }
 
-    /// Opens the path again, and goes on at its end.
+    /// Opens the path again and continues at the end of the file that is there now.
     fn reopen(&mut self) -> io::Result<()> {
         if self.is_in_place() {
             return Ok(());
@@ -162,11 +162,11 @@ impl LogFile {
         self.begin()
     }
 
-    /// Empties or repairs the file and writes the header where it is missing.
+    /// Empties or repairs the file at the first call, and writes the header if it is empty.
     fn begin(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.untouched) {
             if let Some(length) = self.cut.take() {
-                self.file.set_len(length).map_err(|error| told(&self.path, "write", error))?;
+                self.file.set_len(length).map_err(|error| failure(&self.path, "write", error))?;
             }
             if !self.regular {
                 return self.put_header();
@@ -185,18 +185,17 @@ impl LogFile {
         result
     }
 
-    /// Appends whole rows, all of them or as many as fit.
+    /// Appends whole rows: all of them or, if writing fails, as many as fit.
     fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         if self.regular && !self.untouched && self.links()? == 0 {
-            // Removed: what is written now would be gone without a word.
+            // The file was removed: rows that are written to it now would be lost silently.
             return self.reopen().and_then(|()| self.put(rows));
         }
         self.begin()?;
         self.put(rows)
     }
 
-    /// True where the path leads to the file that is open: it need not be
-    /// looked through again.
+    /// True where the path still leads to the open file.
     fn is_in_place(&self) -> bool {
         match (self.file.metadata(), std::fs::metadata(&self.path)) {
             (Ok(open), Ok(there)) => {
@@ -207,12 +206,15 @@ impl LogFile {
     }
 
     fn length(&self) -> io::Result<u64> {
-        self.file.metadata().map(|meta| meta.len()).map_err(|error| told(&self.path, "read", error))
+        self.file
+            .metadata()
+            .map(|meta| meta.len())
+            .map_err(|error| failure(&self.path, "read", error))
     }
 
     fn links(&self) -> io::Result<u64> {
         let meta = self.file.metadata();
-        meta.map(|meta| meta.nlink()).map_err(|error| told(&self.path, "read", error))
+        meta.map(|meta| meta.nlink()).map_err(|error| failure(&self.path, "read", error))
     }
 
     fn put(&mut self, rows: &[u8]) -> io::Result<()> {
@@ -222,21 +224,22 @@ impl LogFile {
         let before = if self.regular { self.length()? } else { 0 };
         let Err((written, error)) = write_all(&mut self.file, rows) else { return Ok(()) };
         let mut note = "";
-        // Unless someone else wrote behind what is to be taken back.
+        // Not if another process has appended since: cutting would remove its bytes too.
         if self.regular && self.length()? == before + written as u64 {
             let whole = last_row_end(&rows[..written], self.document.quotes);
             if self.file.set_len(before + whole as u64).is_ok() {
                 note = "; it keeps the rows before";
             }
         }
-        let error = told(&self.path, "write", error);
+        let error = failure(&self.path, "write", error);
         Err(io::Error::new(error.kind(), format!("{error}{note}")))
     }
 }
 
-/// Says what failed, and why. A FIFO whose reader left is an error like any
-/// other: only the standard output may go away quietly.
-fn told(path: &Path, verb: &str, error: io::Error) -> io::Error {
+/// Adds the action that failed and the path to an error. `BrokenPipe` becomes `Other`:
+/// the end of a FIFO's reader is a real error, and only the end of the standard output's
+/// reader ends tcptop quietly.
+fn failure(path: &Path, verb: &str, error: io::Error) -> io::Error {
     let kind = match error.kind() {
         ErrorKind::BrokenPipe => ErrorKind::Other,
         kind => kind,
@@ -244,7 +247,7 @@ fn told(path: &Path, verb: &str, error: io::Error) -> io::Error {
     io::Error::new(kind, format!("cannot {verb} {}: {error}", path.display()))
 }
 
-/// As [`Write::write_all`], but tells how much was written before it failed.
+/// As [`Write::write_all`], but the error includes how many bytes were written.
 fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while written < bytes.len() {
@@ -265,8 +268,8 @@ fn last_row_end(rows: &[u8], quotes: bool) -> usize {
     scan.whole as usize
 }
 
-/// Finds row ends: a newline is one unless, in a format with such `quotes`, it stands
-/// between two of them (a process may have one in its name).
+/// Finds the ends of rows. A newline ends a row, except between double quotes in a format
+/// with `quotes`: the name of a process may contain a newline.
 #[derive(Default)]
 struct Scan {
     quotes: bool,
@@ -288,8 +291,8 @@ impl Scan {
     }
 }
 
-/// How much of the file at `path` is whole rows; `None` where it is not such a
-/// document. A beginning that is cut short counts as nothing.
+/// The length of the whole rows in the file at `path`; `None` where the file has another
+/// beginning than `document`. It is 0 for a file that ends within this beginning.
 fn whole_rows(path: &Path, document: &Document) -> io::Result<Option<u64>> {
     let beginning = document.beginning.as_bytes();
     let mut file = File::open(path)?;
@@ -321,13 +324,13 @@ mod tests {
 
     fn csv() -> Document {
         let header = "a,b\n".to_owned();
-        let alien = "it does not begin with the header";
-        Document { beginning: header.clone(), header, alien, quotes: true }
+        let mismatch = "it does not begin with the header";
+        Document { beginning: header.clone(), header, mismatch, quotes: true }
     }
 
     fn json() -> Document {
-        let alien = "it holds no JSON lines";
-        Document { beginning: "{".to_owned(), alien, ..Document::default() }
+        let mismatch = "it holds no JSON lines";
+        Document { beginning: "{".to_owned(), mismatch, ..Document::default() }
     }
 
     struct Fixture {
@@ -431,7 +434,11 @@ mod tests {
         file.reopen().unwrap();
         file.write(b"7,8\n").unwrap();
         assert_eq!(fs::read_to_string(rotated).unwrap(), "a,b\n1,2\n3,4\n");
-        assert_eq!(log.text(), "a,b\n5,6\n7,8\n", "the same file again: no second header");
+        assert_eq!(
+            log.text(),
+            "a,b\n5,6\n7,8\n",
+            "reopening the same file writes no second header"
+        );
     }
 
     #[test]
@@ -500,8 +507,8 @@ mod tests {
         assert!(error.to_string().contains("Broken pipe"), "{error}");
     }
 
-    /// A limit on the size of files fails as a full disk does: a short write,
-    /// then an error. It holds for a whole process, so this test gets its own.
+    /// A limit on the size of files has the effect of a full disk: a short write, then
+    /// an error. The limit is per process, so this test runs in a process of its own.
     #[test]
     fn a_full_disk_keeps_whole_rows() {
         use nix::sys::{resource, signal};

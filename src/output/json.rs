@@ -1,19 +1,20 @@
-//! JSON lines: an object per open connection and interval, per connection that
-//! ended, and per interval that lost something.
+//! JSON lines: in each interval an object for each open connection, one for each
+//! connection that ended, and one more if something was lost.
 //!
-//! Owns how a value looks here; the keys are the names of
-//! [`columns`](super::columns). Schema 1, told in every object:
+//! Owns how a value looks in JSON; the keys are the names of
+//! [`columns`](super::columns). An object for a connection has these keys:
 //!
 //! | key | value |
 //! |---|---|
-//! | `schema` | 1; grows when a key goes or changes its meaning, not for a new key |
-//! | `event` | `sample`: open; `closed`: ended, final totals; `lost`: could not be kept |
+//! | `schema` | 1; increased when a key is removed or changes its meaning, not for a new key |
+//! | `event` | `sample`: open; `closed`: ended, final totals; `lost`: counts of losses |
 //! | `timestamp`, `protocol`, … | the CSV columns, those of `--wide` included |
 //!
-//! Numbers are numbers, `partial` is a boolean, and what is not known is null,
-//! `rtt_us` where there is none as well. The rates of `closed` are 0. A `lost`
-//! object has, after the time, a count for each [`LossCause`] by its name. The
-//! listing at start ends no interval and has no `sample`s.
+//! Numbers are numbers, `partial` is a boolean, and a value that is not known is null;
+//! so is `rtt_us` where the connection has none. The rates of `closed` are 0. A `lost`
+//! object has only `schema`, `event`, `timestamp` and a count for each [`LossCause`],
+//! under its name. The listing at start is not the end of an interval and has no
+//! `sample` objects.
 
 use std::io;
 
@@ -35,8 +36,9 @@ pub struct JsonLogger {
 }
 
 impl JsonLogger {
-    /// With these columns. `names` is asked where they need it. With `lifetime`,
-    /// totals of TCP are since the connections opened, so none of those is partial.
+    /// Writes these columns. `names` is used if one of them needs it. With `lifetime`,
+    /// the totals of TCP count from the opening of each connection, so no TCP connection
+    /// is partial.
     pub fn new(columns: Selection, names: Box<dyn Names + Send>, lifetime: bool) -> JsonLogger {
         JsonLogger { columns, names, lifetime }
     }
@@ -56,7 +58,7 @@ impl Format for JsonLogger {
         Document {
             header: String::new(),
             beginning: format!("{{\"schema\":{SCHEMA},"),
-            alien: "it does not begin as tcptop's JSON lines do",
+            mismatch: "it does not begin as tcptop's JSON lines do",
             quotes: false,
         }
     }
@@ -85,13 +87,13 @@ fn line(value: &impl Serialize, page: &mut Page<'_>) -> io::Result<()> {
     page.end_row()
 }
 
-/// One object: what happened, and the columns.
+/// The object of one connection.
 pub struct JsonRow<'a> {
     /// `sample` or `closed`.
     pub event: &'static str,
-    /// Which columns, in which order.
+    /// The columns in their order.
     pub columns: &'a Selection,
-    /// What they are filled from.
+    /// The row that the values come from.
     pub row: &'a Row<'a>,
 }
 
@@ -123,7 +125,7 @@ impl Serialize for Member<'_> {
             Value::Number(number) | Value::Bytes(number) | Value::Micros(number) => {
                 serializer.serialize_u64(number)
             }
-            // As CSV has it: two decimals.
+            // Two decimals, as in CSV.
             Value::Rate(rate) => serializer.serialize_f64(Cents(rate).whole() as f64 / 100.0),
             Value::Span(ns) => serializer.serialize_f64((ns / 1000) as f64 / 1e6),
             Value::Flag(flag) => serializer.serialize_bool(flag),

@@ -1,13 +1,13 @@
 //! Lines: one row per connection, for a person and for awk.
 //!
-//! Owns how a value looks in a row, the widths, the `[CLOSED]` line and colours; the
-//! columns are those of [`columns`](super::columns). Which rows there are, and in
-//! which order, was decided before; whether to colour is given, never asked of a
-//! terminal. Nothing moves the cursor.
+//! Owns how a value looks in a row, the widths, the `[CLOSED]` line and the colours. The
+//! columns are those of [`columns`](super::columns). The caller decides which rows there
+//! are, their order, and whether to colour; nothing here asks a terminal. Nothing moves
+//! the cursor.
 //!
-//! A row has exactly 13 blank-separated fields, and `[PARTIAL]` where it
-//! applies as a 14th; a time (`-t`) comes before all of them. A `[CLOSED]` line
-//! ends with `end=WHY`, and there too with `[PARTIAL]` where it applies.
+//! A row has exactly 13 blank-separated fields. `[PARTIAL]`, where it applies, is a
+//! 14th. The time (`-t`) comes before all of them. A `[CLOSED]` line ends with
+//! `end=WHY`, followed by `[PARTIAL]` where it applies.
 //!
 //! `age=` is in seconds (see [`Age`]). With `--raw` every number is plain:
 //! bytes, bytes per second, microseconds for round-trip times, and seconds with
@@ -36,15 +36,15 @@ pub struct LineStyle {
     pub raw: bool,
     /// The interval's time first on every line (`-t`).
     pub timestamp: bool,
-    /// Totals of TCP are since the connections opened, so none of those is marked
-    /// `[PARTIAL]`.
+    /// The totals of TCP count from the opening of each connection (`--lifetime`), so no
+    /// TCP connection is marked `[PARTIAL]`.
     pub lifetime: bool,
-    /// New rows green, closing ones red.
+    /// Colour the rows of new connections green and `[CLOSED]` lines red.
     pub color: bool,
 }
 
 impl LineStyle {
-    /// Appends a value, which is one field.
+    /// Appends a value as one field.
     #[inline]
     fn value(self, value: Value<'_>, out: &mut impl Room) {
         match value {
@@ -77,7 +77,7 @@ impl LineStyle {
     }
 }
 
-/// Characters can take more columns of the screen than one each.
+/// The number of screen columns that `text` takes; a wide character takes two.
 fn screen_width(text: &[u8]) -> usize {
     match text.is_ascii() {
         true => text.len(),
@@ -90,19 +90,19 @@ pub struct LineLogger {
     style: LineStyle,
     columns: Vec<Cell>,
     header_due: bool,
-    /// The time of the interval and a blank, or nothing.
+    /// The time of the interval and a blank; empty without `--timestamp`.
     time: String,
 }
 
-/// Where the values of a column stand, one below the other.
+/// A column and its present width, so that its values stand below each other.
 struct Cell {
     column: &'static Column,
-    /// Grows for what is wider, and never shrinks.
+    /// Grows when a value is wider, and never shrinks.
     width: usize,
 }
 
 impl LineLogger {
-    /// The header comes with the first interval.
+    /// The header is written with the first interval.
     pub fn new(style: LineStyle) -> LineLogger {
         let columns = Selection::lines();
         let columns = columns.iter().map(|column| Cell { column, width: column.width }).collect();
@@ -120,7 +120,7 @@ impl LineLogger {
     }
 
     fn row(&mut self, row: &ConnectionRecord, interval: &Interval<'_>, out: &mut Vec<u8>) {
-        // The listing at start finds everything for the first time.
+        // In the listing at start every connection is new, so none is coloured.
         let color = self.style.color && row.is_new && !interval.listing;
         self.begin(if color { NEW } else { b"" }, out);
         self.cells(row, interval, out);
@@ -180,7 +180,7 @@ impl LineLogger {
             out.put(b" [PARTIAL]");
         }
         if color {
-            // Before the newline, so that a cut line leaves no colour behind.
+            // Before the newline: a program that takes single lines gets the reset as well.
             out.put(RESET);
         }
         out.push(b'\n');
@@ -189,7 +189,7 @@ impl LineLogger {
 
 impl Format for LineLogger {
     fn document(&self) -> Document {
-        // The header is as wide as the first rows need it, so it comes with them.
+        // The header is as wide as the first rows need, so it is written with them.
         Document::default()
     }
 
@@ -199,7 +199,7 @@ impl Format for LineLogger {
             self.time.push(' ');
         }
         if std::mem::take(&mut self.header_due) {
-            // The header stands over columns that fit the first rows.
+            // Writes the rows once and drops them, to learn the widths for the header.
             for row in interval.rows {
                 self.cells(row, interval, page.text());
                 page.text().clear();
@@ -219,8 +219,8 @@ impl Format for LineLogger {
 }
 
 impl Cell {
-    /// Appends a value and as many blanks as its column needs: before a number,
-    /// behind anything else.
+    /// Appends a value and pads it to the width of its column: numbers on the left, all
+    /// other values on the right.
     fn put(&mut self, position: usize, value: Value<'_>, style: LineStyle, out: &mut Vec<u8>) {
         if position > 0 {
             out.push(b' ');
@@ -286,7 +286,7 @@ TCP   10.0.0.1:12345        93.184.216.34:443           - -               ESTABL
     }
 
     #[test]
-    fn a_close_is_told_to_the_letter() {
+    fn a_close_is_written_to_the_letter() {
         let fin = closed(tcp(), CloseReason::Fin, 12_345_600_000);
         let mut old = tcp();
         old.partial = true;

@@ -1,9 +1,9 @@
 //! How single values look: numbers, sizes, rates, times, addresses and names.
 //!
-//! Owns the spelling of one value; knows nothing of columns, rows or files.
-//! Everything is appended where the row is made, without allocating. What most
-//! rows hold (whole numbers, sizes below 1024, IPv4 addresses, names in ASCII) does
-//! without the standard library's formatting, which takes several times as long.
+//! Owns how one value is written; knows nothing about columns, rows or files. Values are
+//! appended to the buffer of the row without allocating. The values of most rows (whole
+//! numbers, sizes below 1024, IPv4 addresses, names in ASCII) are written without the
+//! standard library's formatting, which takes several times as long.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::connection::ProcessName;
 
-/// Where text goes: memory, so nothing fails.
+/// A buffer in memory that text is appended to. Appending cannot fail.
 pub trait Room {
     /// Appends `bytes`.
     fn put(&mut self, bytes: &[u8]);
@@ -26,9 +26,9 @@ impl Room for Vec<u8> {
     }
 }
 
-/// A value that has a spelling.
+/// A value that can be written as text.
 pub trait Text {
-    /// Appends the spelling to `out`.
+    /// Appends the value as text to `out`.
     fn write(&self, out: &mut impl Room);
 }
 
@@ -49,15 +49,15 @@ impl Text for &str {
     }
 }
 
-/// A short text of ASCII, spelt without allocating: there are several in each row.
+/// A short text of ASCII that is built without allocating: a row has several.
 pub struct Short {
     bytes: [u8; 64],
     length: usize,
 }
 
 impl Short {
-    /// The spelling of a value. The longest, an IPv6 address with a scope and a
-    /// port, takes 58 bytes.
+    /// The text of a value. The longest value is an IPv6 address with a scope and a port:
+    /// 58 bytes.
     pub fn of(value: impl Text) -> Short {
         let mut text = Short::default();
         value.write(&mut text);
@@ -69,7 +69,7 @@ impl Short {
         self.length
     }
 
-    /// True where nothing was put there.
+    /// True where it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -105,11 +105,11 @@ impl std::ops::Deref for Short {
     }
 }
 
-/// `number` with its last `DIGITS` digits behind a point.
+/// Appends `number` with a decimal point before its last `DIGITS` digits.
 fn decimal<const DIGITS: usize>(mut number: u64, out: &mut impl Room) {
     let mut fraction = [0; DIGITS];
     for digit in fraction.iter_mut().rev() {
-        // Of a number below 10 each is one digit.
+        // The remainder is below 10, so it is one digit.
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
@@ -118,8 +118,8 @@ fn decimal<const DIGITS: usize>(mut number: u64, out: &mut impl Room) {
     out.put(&fraction);
 }
 
-/// A number of bytes: exact, and readable from 1024 on: `340B`, `2048(2.0K)`,
-/// `1258291(1.2M)`. The exact count comes first, so awk's `$7+0` is it.
+/// A number of bytes: the exact count and, from 1024 on, a readable form: `340B`,
+/// `2048(2.0K)`, `1258291(1.2M)`. The exact count comes first, so awk's `$7+0` reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct Size(pub u64);
 
@@ -153,7 +153,7 @@ impl Text for Rate {
 
 /// A rate as a plain number of bytes per second, rounded.
 pub fn whole(rate: f64) -> u64 {
-    // `as` saturates: nothing negative, and no NaN, is left.
+    // `as` saturates: negative numbers and NaN become 0.
     rate.round() as u64
 }
 
@@ -183,14 +183,15 @@ const TENTHS: FormatSizeOptions = {
     options
 };
 
-/// `bytes`, at least 1024, in the largest unit that keeps it at or above 1: `1.2M`.
+/// Appends `bytes`, at least 1024, in the largest unit of which it is 1 or more: `1.2M`.
 ///
-/// humansize chooses the unit first and rounds then, so 1023.96 KiB would be `1024.0K`.
-/// It gets a number that is rounded already, half a tenth upwards: 1024.0 KiB, which it
-/// knows to be 1.0 MiB.
+/// humansize chooses the unit before it rounds, so it would write 1023.96 KiB as
+/// `1024.0K`. It is therefore given a number that is already rounded to a tenth (halves
+/// upwards): it writes 1024.0 KiB as 1.0 MiB.
 fn readable(bytes: u64, out: &mut impl Room) {
-    /// Of a tenth. It rounds away again, and without it the number would often be a
-    /// short one such as 17.5, which the standard library formats half as fast.
+    /// A part of a tenth that is added and then rounded away again. Without it the
+    /// number would often be a short one such as 17.5, and the standard library takes
+    /// twice as long to format those.
     const MORE: f64 = 0.3;
     let shift = bytes.ilog2() / 10 * 10;
     let unit = 1u64 << shift;
@@ -200,7 +201,7 @@ fn readable(bytes: u64, out: &mut impl Room) {
     let _ = write!(ShortUnit(out), "{}", ISizeFormatter::new(rounded, TENTHS));
 }
 
-/// Leaves `K` of humansize's `KiB`.
+/// Shortens humansize's `KiB` to `K`.
 struct ShortUnit<'a, R>(&'a mut R);
 
 impl<R: Room> fmt::Write for ShortUnit<'_, R> {
@@ -221,7 +222,7 @@ impl Text for Rtt {
             us.write(out);
             return out.put(b"us");
         }
-        // Decided on the rounded value, as above: 999,960 us are 1.0s.
+        // The unit is chosen for the rounded value: 999,960 us are 1.0s.
         let tenths_ms = us.saturating_add(50) / 100;
         let (tenths, unit) = match tenths_ms {
             0..10_000 => (tenths_ms, "ms"),
@@ -245,8 +246,8 @@ impl<T: Text> Text for OrDash<T> {
     }
 }
 
-/// How long a connection lasted, in nanoseconds: always seconds, with
-/// milliseconds, so that awk's `+0` and a sort need no unit: `0.850s`,
+/// How long a connection lasted, in nanoseconds. It is always written in seconds with
+/// three decimals, so that awk and sort need not look at the unit: `0.850s`,
 /// `7325.012s`; `-` where it is not known.
 #[derive(Clone, Copy, Debug)]
 pub struct Age(pub Option<u64>);
@@ -260,8 +261,8 @@ impl Text for Age {
     }
 }
 
-/// The same for machines: seconds with microseconds and no unit, `0.000312`;
-/// `-` where it is not known.
+/// The same for machines: seconds with six decimals and no unit, `0.000312`; `-` where
+/// it is not known.
 #[derive(Clone, Copy, Debug)]
 pub struct RawAge(pub Option<u64>);
 
@@ -289,7 +290,7 @@ impl Text for Host<'_> {
                 }
             }
             IpAddr::V6(address) => {
-                // RFC 5952's rules are the standard library's business.
+                // The standard library follows the rules of RFC 5952.
                 let _ = write!(Formatted(out), "{address}");
             }
         }
@@ -315,7 +316,7 @@ impl Text for SocketAddr {
     }
 }
 
-/// What the standard library formats, into a [`Room`].
+/// Lets the standard library format into a [`Room`].
 struct Formatted<'a, R>(&'a mut R);
 
 impl<R: Room> fmt::Write for Formatted<'_, R> {
@@ -325,8 +326,9 @@ impl<R: Room> fmt::Write for Formatted<'_, R> {
     }
 }
 
-/// A process name as one field of a line: what would split it, move the cursor
-/// or hide becomes `_`, what is not UTF-8 becomes U+FFFD, and no name is `-`.
+/// A process name as one field of a line. Characters that would split the field, move
+/// the cursor or be invisible become `_`, bytes that are not UTF-8 become U+FFFD, and
+/// an empty name becomes `-`.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a>(pub Option<&'a ProcessName>);
 
@@ -336,7 +338,7 @@ impl Text for Name<'_> {
     }
 }
 
-/// Text of the host's as one field of a line, as described at [`Name`].
+/// Text that comes from the host as one field of a line, changed as for [`Name`].
 #[derive(Clone, Copy, Debug)]
 pub struct Field<'a>(pub &'a [u8]);
 
@@ -361,8 +363,8 @@ impl Text for Field<'_> {
     }
 }
 
-/// True for what must not reach a line: blanks, control and format characters
-/// (bidirectional ones among them) and whatever takes no room.
+/// True for the characters that must not appear in a field: blanks, control characters,
+/// format characters (such as those for bidirectional text) and those of width 0.
 fn unfit(character: char) -> bool {
     if character.is_ascii() {
         return !character.is_ascii_graphic();
@@ -371,8 +373,8 @@ fn unfit(character: char) -> bool {
         || character.is_control()
         || character.general_category() == GeneralCategory::Format
         || matches!(character.width(), None | Some(0))
-        // The filler before a Hangul vowel and the empty pattern of Braille: drawn as
-        // blanks, although by category and width they are a letter and a symbol.
+        // The filler before a Hangul vowel and the empty pattern of Braille are drawn as
+        // blanks, although Unicode calls them a letter and a symbol and gives them a width.
         || matches!(character, '\u{115f}' | '\u{2800}')
 }
 
@@ -503,8 +505,8 @@ mod tests {
         text.as_bytes()
     }
 
-    /// Format characters (general category Cf) and what is drawn as a blank, written
-    /// down from the tables of Unicode 16.
+    /// Format characters (general category Cf) and characters that are drawn as blanks,
+    /// copied from the tables of Unicode 16.
     const NOT_SEEN: [RangeInclusive<char>; 23] = [
         '\u{ad}'..='\u{ad}',
         '\u{600}'..='\u{605}',
@@ -535,14 +537,14 @@ mod tests {
     fn of_all_characters_only_what_is_seen_reaches_a_line() {
         for character in '\0'..=char::MAX {
             let kept = !unfit(character);
-            let told = || format!("U+{:04X}", character as u32);
+            let code_point = || format!("U+{:04X}", character as u32);
             let width = character.width().unwrap_or(0);
             let blank = character.is_whitespace() || character.is_control();
             let listed = NOT_SEEN.iter().any(|range| range.contains(&character));
             if blank || width == 0 || listed {
-                assert!(!kept, "{}", told());
+                assert!(!kept, "{}", code_point());
             } else if character.is_alphanumeric() || character.is_ascii() {
-                assert!(kept, "{}", told());
+                assert!(kept, "{}", code_point());
             }
         }
     }
@@ -574,7 +576,7 @@ mod tests {
             prop_assert!(!text.contains("1024."));
         }
 
-        /// Near the bounds as well, where halves of a tenth lie and the unit changes.
+        /// Also tries numbers near the bounds, where a tenth is rounded and the unit changes.
         #[test]
         fn a_readable_size_is_the_exact_quotient_rounded(
             unit in 1u32..7, tenth in 10u64..=10_240, offset in -2i64..=2, any: u64,
@@ -602,8 +604,8 @@ mod tests {
             let (number, unit) = readable.split_at(readable.len() - 1);
             let power = "KMGTPE".find(unit).unwrap_or_default() as i32 + 1;
             let scaled = bytes as f64 / 1024f64.powi(power);
-            let told: f64 = number.parse().unwrap_or(f64::NAN);
-            prop_assert!((told - scaled).abs() <= 0.0500001, "{}", text);
+            let shown: f64 = number.parse().unwrap_or(f64::NAN);
+            prop_assert!((shown - scaled).abs() <= 0.0500001, "{}", text);
         }
     }
 }
