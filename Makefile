@@ -1,4 +1,4 @@
-# The front door. cargo builds; this names what people ask for.
+# The commands for people. cargo does the building.
 
 CARGO      ?= $(or $(shell command -v cargo),$(HOME)/.cargo/bin/cargo)
 PREFIX     ?= /usr/local
@@ -7,10 +7,10 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN        := $(TARGET_DIR)/release/tcptop
 # Only the finished binary runs as root, never cargo.
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
-# Which kernel's types go into vmlinux/vmlinux.h
+# The kernel type information that vmlinux/vmlinux.h is generated from
 BTF        ?= /sys/kernel/btf/vmlinux
 
-# What the binary writes about itself, below PREFIX
+# Files that the binary generates on installation, below PREFIX
 MAN_PAGE  := share/man/man8/tcptop.8
 BASH_COMP := share/bash-completion/completions/tcptop
 ZSH_COMP  := share/zsh/site-functions/_tcptop
@@ -25,56 +25,57 @@ export PATH := $(PATH):$(dir $(CARGO))
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install what is missing to build tcptop
+deps: ## Install the tools and libraries that building tcptop needs
 	@scripts/install-deps.sh
 
-run: build ## Install what is missing, build, and start tcptop as root (ARGS="--port 443")
+run: build ## Do deps and build, then start tcptop as root (ARGS="--port 443")
 	@$(SUDO) $(BIN) $(ARGS)
 
-build: deps ## Install what is missing and build the release binary
+build: deps ## Do deps, then build the release binary
 	@$(CARGO) build --release --locked
 
-check: ## Format and lints, of the kernel side too
+check: ## Check format, lints and structure, of the BPF programs too
 	@scripts/install-deps.sh --test
 	@scripts/check.sh
 
-test: ## Everything: format, lints, tests (the live ones as root), no needless rebuild
+test: ## Do check and run all tests (the live ones as root)
 	@scripts/install-deps.sh --test
 	@scripts/test.sh
 
-# Which executable cargo made of tests/live.rs
+# The executable that cargo builds from tests/live.rs
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest", FULL=1)
+test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 
 test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doctor prove that tcptop counts there
 	@kernels/arm64.sh $(KERNELS)
 
-# Runs what cargo made of benches/overhead: $(call overhead,bench,...) optimised as the
-# release is, $(call overhead,test,...) as the tests are. Made before the release build:
-# cargo bench makes another tcptop along with it, one that unwinds.
+# Runs the executable that cargo builds from benches/overhead: $(call overhead,bench,...)
+# with the release's optimisation, $(call overhead,test,...) with that of the tests. It is
+# built before the release binary, because cargo bench builds a tcptop of its own, which
+# unwinds on panic.
 overhead = exe=$$($(CARGO) $(1) --locked --no-run --features bench-reference --bench overhead \
 	--message-format=json | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p') \
 	&& $(CARGO) build --release --locked \
 	&& $(SUDO) env "PATH=$$PATH" "$$exe" --tcptop $(BIN) $(2) $(ARGS)
 
-bench: ## Measure what tcptop costs, half an hour (PEERS=1: and nethogs, iftop; ARGS="--pairs 3 --loads tcp-bulk")
-	@scripts/install-deps.sh $(if $(PEERS),--peers,--bench) || echo "without those" >&2
+bench: ## Measure what tcptop costs, half an hour (PEERS=1: also nethogs, iftop; ARGS="--pairs 3 --loads tcp-bulk")
+	@scripts/install-deps.sh $(if $(PEERS),--peers,--bench) || echo "measuring without the tools that could not be installed" >&2
 	@$(call overhead,bench,--output benches/results)
 
-bench-smoke: deps ## See in seconds that bench still works
+bench-smoke: deps ## Check in seconds that bench still works
 	@$(call overhead,test,--smoke)
 
-vmlinux: ## Generate vmlinux/vmlinux.h anew (BTF=FILE: not from the running kernel)
+vmlinux: ## Generate vmlinux/vmlinux.h again (from the running kernel, or BTF=FILE)
 	python3 vmlinux/generate.py --btf $(BTF)
 
 man: build ## Write the manual page to target/tcptop.8
 	@$(BIN) --generate man > $(TARGET_DIR)/tcptop.8
 
-# Does not build: `sudo make install` would run cargo as root.
+# Does not depend on build: `sudo make install` would run cargo as root.
 install: ## Install the built binary, its manual page and completions (PREFIX, DESTDIR)
 	@test -x $(BIN) || { echo "nothing to install yet: make build" >&2; exit 1; }
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tcptop
@@ -84,5 +85,5 @@ install: ## Install the built binary, its manual page and completions (PREFIX, D
 	$(BIN) --generate zsh > $(DESTDIR)$(PREFIX)/$(ZSH_COMP)
 	$(BIN) --generate fish > $(DESTDIR)$(PREFIX)/$(FISH_COMP)
 
-uninstall: ## Remove what install wrote
+uninstall: ## Remove the files that install wrote
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tcptop $(GENERATED))

@@ -1,5 +1,5 @@
-//! The only build step: bpf/ and vmlinux/ become a skeleton in OUT_DIR. Without the
-//! feature `linux` there is nothing to do.
+//! The only build step: compiles bpf/ and vmlinux/ to a skeleton in OUT_DIR. Does nothing
+//! without the feature `linux`.
 
 #[cfg(not(feature = "linux"))]
 fn main() {
@@ -21,7 +21,7 @@ mod linux {
 
     const SOURCE: &str = "bpf/tcptop.bpf.c";
 
-    /// What benches/ measures against.
+    /// Programs that benches/ compares tcptop with.
     const REFERENCE: &str = "benches/overhead/reference.bpf.c";
 
     pub(crate) fn main() -> Result<()> {
@@ -31,7 +31,8 @@ mod linux {
             println!("cargo:rerun-if-changed={REFERENCE}");
         }
 
-        // Naming the files, not the folders: an editor's backup is no reason to rebuild.
+        // Names the files and not the folders: an editor's backup file must not cause a
+        // rebuild.
         for folder in ["bpf", "vmlinux"] {
             for entry in fs::read_dir(Path::new(folder))
                 .with_context(|| format!("failed to list {folder}"))?
@@ -52,8 +53,8 @@ mod linux {
             .source(source)
             .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
             .reference_obj(true)
-            // Nobody reads the generated code, and rustup's rustfmt can be there and
-            // still fail, where its component is not installed: cat leaves it as it is.
+            // Nobody reads the generated code, so it is not formatted: cat leaves it
+            // unchanged. rustup's rustfmt fails where the component is not installed.
             .rustfmt("cat")
             .build_and_generate(out.join(name))
             .with_context(|| {
