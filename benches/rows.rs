@@ -1,6 +1,6 @@
-//! What a row costs on its way out: the table's tick and each format, in memory.
-//! Needs no kernel and no root: `cargo bench --bench rows`. Prints the median and the
-//! least of all rounds, in nanoseconds per row.
+//! What it costs to write a row: the table's tick, and each format into memory. Needs no
+//! kernel and no root: `cargo bench --bench rows`. Prints the median and the minimum of
+//! all rounds, in nanoseconds per row.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ use tcptop::table::ConnectionTable;
 const ROWS: u64 = 10_000;
 const ROUNDS: usize = 60;
 
-/// Names that cost nothing: the host's are looked up elsewhere.
+/// Fixed names, so that looking up the host's names is not measured.
 struct NoNames;
 
 impl Names for NoNames {

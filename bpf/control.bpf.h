@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What user space tells the programs: before they are loaded, and while they run. */
+/* The variables that user space sets for the programs: before they load, and while they run. */
 #ifndef TCPTOP_CONTROL_BPF_H
 #define TCPTOP_CONTROL_BPF_H
 
@@ -8,28 +8,28 @@
 #define FILTER_PORTS 16
 
 /*
- * Written by user space before the programs are loaded, and constant from then on: the
- * verifier takes out the code that a setting makes needless.
+ * User space writes these before it loads the programs. From then on they are constant,
+ * so the verifier removes the code that a setting makes unreachable.
  */
 struct tcptop_settings {
-	__u64 ring_bytes; /* size of the ring: asking the ring for it costs a call each time */
-	__u64 flow_seed; /* random, so that nobody can aim at a group of the flow table */
-	__u64 flow_timeout_ns; /* a UDP flow without a datagram for so long is forgotten */
-	__u32 flow_mask; /* slots of the flow table - 1; their number is a power of two */
+	__u64 ring_bytes; /* size of the ring; here, since each query of the ring is a call */
+	__u64 flow_seed; /* random, so that nobody can aim flows at one group of the table */
+	__u64 flow_timeout_ns; /* a UDP flow expires after this long without a datagram */
+	__u32 flow_mask; /* number of slots in the flow table, a power of two, minus 1 */
 	bool count_tcp;
 	bool count_udp;
-	bool lifetime; /* totals since connections opened, not since tcptop started */
+	bool lifetime; /* totals since the connection opened, not since tcptop started */
 	/*
-	 * No hook tells who uses a TCP socket: what is known of its owner is who holds it,
-	 * which is looked up again and again.
+	 * No hook shows which process uses a TCP socket. Its owner is the process that
+	 * holds it, which user space looks up regularly.
 	 */
 	bool holders_only;
-	/* UDP is counted by cgroup_skb programs, which do not see who receives. */
+	/* UDP is counted by cgroup_skb programs, which do not see the receiving process. */
 	bool track_receivers;
 	__u8 filter_family; /* enum tcptop_family; 0 for both */
 	/*
-	 * Of either end, in network order; none stands for all. Where there are more than
-	 * fit in here, user space filters by itself.
+	 * Ports of either end, in network order; a count of 0 lets every port through. If
+	 * the user names more than fit, the count is 0 and only user space filters.
 	 */
 	__u16 filter_port_count;
 	__u16 filter_ports[FILTER_PORTS];
@@ -37,30 +37,30 @@ struct tcptop_settings {
 const volatile struct tcptop_settings settings;
 
 /*
- * Written by user space while the programs run, by one thread, in place; the programs
- * only read it. Nothing depends on the moment at which a program sees a change.
+ * One thread of user space writes these in place while the programs run; the programs
+ * only read them. It does not matter when exactly a program sees a change.
  */
 struct tcptop_control {
 	/*
-	 * Before each tick, where marks matter: one more. What was remembered of uses in
-	 * the round before counts no longer, so that each round marks anew what is used.
+	 * Incremented before each tick if marks_matter. This invalidates all of
+	 * recent_uses, so that in each round the first use of a socket marks it again.
 	 */
 	__u32 mark_rounds;
-	/* Cleared once, when the sockets that are older than tcptop have been seen. */
+	/* Cleared once, after the seed has visited the sockets that are older than tcptop. */
 	bool starting;
 	/*
-	 * Before each tick. True where records were lost: every socket is sampled, changed
-	 * or not, so that those that are gone can be told from those that are idle.
+	 * Set before each tick. True after records were lost: then every socket is sampled,
+	 * changed or not, so that user space can tell closed sockets from idle ones.
 	 */
 	bool sample_all;
 	/*
-	 * Before each tick. True where there are so many sockets that touching each of them
-	 * is what a tick costs: only those marked active are visited, which their storage
-	 * tells. Progress without a system call (a long send, data that waits to be read)
-	 * makes no mark, so every few ticks all are visited.
+	 * Set before each tick. True if so many sockets exist that reading each of them
+	 * would make the tick expensive: then only those whose storage is marked active are
+	 * compared. Progress without a system call (a long send, data that waits to be read)
+	 * sets no mark, so every few ticks this is false.
 	 */
 	bool marked_only;
-	/* Before each tick. True where marked_only may be true at the next one. */
+	/* Set before each tick. True if marked_only may be true at the next tick. */
 	bool marks_matter;
 };
 struct tcptop_control control = { .starting = true };

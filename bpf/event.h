@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The wire: what the kernel side writes for user space, and the numbers that stand
- * in it.
+ * The wire: the records that the kernel side writes for user space, and the numbers
+ * in them.
  *
- * The only definition. The Rust side takes all of it from the skeleton, which takes
- * it from this object's BTF, and asserts the same sizes.
+ * This is the only definition. Rust gets it through the skeleton, which is made from
+ * this object's BTF, and asserts the same sizes.
  */
 #ifndef TCPTOP_EVENT_H
 #define TCPTOP_EVENT_H
@@ -12,7 +12,7 @@
 #include "vmlinux.h"
 
 enum tcptop_kind {
-	/* An open connection's totals; state is the present one. */
+	/* An open connection's totals; state is the current one. */
 	TCPTOP_SAMPLE = 1,
 	/* A TCP connection ended; state is the last one before CLOSE. */
 	TCPTOP_CLOSED = 2,
@@ -20,7 +20,7 @@ enum tcptop_kind {
 	TCPTOP_EXPIRED = 3,
 } __attribute__((packed));
 
-/* include/linux/socket.h; IPv4-mapped addresses are of the second. */
+/* include/linux/socket.h; an IPv4-mapped address belongs to AF_INET6. */
 enum tcptop_family {
 	AF_INET = 2,
 	AF_INET6 = 10,
@@ -31,7 +31,7 @@ enum tcptop_protocol {
 	TCPTOP_UDP = IPPROTO_UDP,
 } __attribute__((packed));
 
-/* Of TCP, as far as it is a connection's (include/net/tcp_states.h); UDP has none, 0. */
+/* The TCP states that a connection can have (include/net/tcp_states.h); 0 for UDP. */
 enum tcptop_state {
 	TCPTOP_NO_STATE = 0,
 	TCPTOP_ESTABLISHED = TCP_ESTABLISHED,
@@ -45,11 +45,11 @@ enum tcptop_state {
 } __attribute__((packed));
 
 enum tcptop_flags {
-	/* Older than tcptop: the counters lack its past. */
+	/* Older than tcptop: the counters lack what it moved before tcptop started. */
 	TCPTOP_PARTIAL = 1,
 	/* The peer's FIN came in (SOCK_DONE). */
 	TCPTOP_FIN_RECEIVED = 2,
-	/* TCP_LINGER2 below 0: FIN_WAIT2 ends with a reset of our own. */
+	/* TCP_LINGER2 below 0: in FIN_WAIT2 this host sends a reset. */
 	TCPTOP_NO_FIN_WAIT2 = 4,
 	/* No process has the socket any more (SOCK_DEAD). */
 	TCPTOP_ORPHAN = 8,
@@ -64,9 +64,9 @@ struct tcptop_event {
 	__u8 pad;
 	__u16 error; /* sk_err, an errno; 0 for none */
 	/*
-	 * What keeps two connections apart: the socket's address (UDP: the number of
-	 * the flow's slot) and the moment (CLOCK_MONOTONIC) at which this use of it was
-	 * first seen.
+	 * Together these two identify a connection: the address of the struct sock (UDP:
+	 * 1 + the number of the flow's slot), and the CLOCK_MONOTONIC time at which
+	 * tcptop first saw this connection or flow there.
 	 */
 	__u64 object;
 	__u64 born_ns;
@@ -95,11 +95,11 @@ struct tcptop_event {
 };
 _Static_assert(sizeof(struct tcptop_event) == 160, "wire size");
 
-/* What a pass of a sampling iterator ends with, read from its descriptor. */
+/* The totals of one pass of a sampling iterator. Its descriptor yields nothing else. */
 struct tcptop_pass {
 	__u64 visited; /* sockets or flows looked at */
-	__u64 deferred; /* changed, but left for another pass: the ring was half full */
-	__u64 ownerless; /* for a while now no process was seen using them */
+	__u64 deferred; /* changed, but left for another pass: no room in the ring */
+	__u64 ownerless; /* old enough to have an owner, but no process is known */
 };
 _Static_assert(sizeof(struct tcptop_pass) == 24, "wire size");
 
@@ -109,15 +109,15 @@ enum tcptop_loss {
 	TCPTOP_LOST_STORAGE_FULL, /* sockets without storage */
 	TCPTOP_LOST_FLOW_DATAGRAMS, /* UDP datagrams that found the flow table full */
 	TCPTOP_LOST_FLOW_BYTES, /* their payload */
-	TCPTOP_LOST_RECEIVERS, /* UDP sockets whose receiver found no place in its table */
+	TCPTOP_LOST_RECEIVERS, /* failed updates of `receivers`, the table of UDP receivers */
 	TCPTOP_LOSS_CAUSES,
 };
 
 /* How the table of UDP flows is laid out. */
 enum tcptop_flow_table {
-	/* A flow may lie in any slot of two groups of so many. */
+	/* Slots in a group. A flow may lie in any slot of two groups. */
 	FLOW_WAYS = 8,
-	/* Slots that one element of the map of taken ones stands for. */
+	/* Slots that one element of `taken_slots` stands for, a bit each. */
 	SLOTS_PER_WORD = 64,
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What the user asked for, as far as a socket or a packet tells it cheaply: the
- * rest is decided in user space, which decides on these as well.
+ * The user's filters that can be checked cheaply on a socket or a packet: address
+ * family and ports. User space applies all filters, these included.
  */
 #ifndef TCPTOP_FILTER_BPF_H
 #define TCPTOP_FILTER_BPF_H
@@ -23,7 +23,7 @@ static __always_inline bool ports_wanted(__u16 local, __u16 remote)
 	return false;
 }
 
-/* Whether the address (16 bytes) is of the family that is asked for. */
+/* Whether the address (16 bytes, IPv4 as IPv4-mapped) is of the wanted family. */
 static __always_inline bool address_wanted(const __u64 *address)
 {
 	__u64 high = address[0], low = address[1];
@@ -32,8 +32,8 @@ static __always_inline bool address_wanted(const __u64 *address)
 	return mapped == (settings.filter_family == AF_INET);
 }
 
-/* Ports in network order. A socket that has no local port yet passes: it is
- * asked again once it has. */
+/* Ports in network order. A socket without a local port is wanted: it is checked
+ * again when it has one. */
 static __always_inline bool tcp_wanted(struct sock *sk, __u16 local_port)
 {
 	if (settings.filter_family) {

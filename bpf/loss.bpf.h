@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Loss: a per-CPU counter for every cause, so that nothing is lost silently. */
+/* Loss: one per-CPU counter for each cause, so that nothing is lost silently. */
 #ifndef TCPTOP_LOSS_BPF_H
 #define TCPTOP_LOSS_BPF_H
 
@@ -17,7 +17,7 @@ static __always_inline void lost(__u32 cause, __u64 amount)
 {
 	__u64 *count = bpf_map_lookup_elem(&losses, &cause);
 
-	/* A program can be interrupted by another one on the same CPU. */
+	/* Atomic: another program can interrupt this one on the same CPU. */
 	if (count)
 		__sync_fetch_and_add(count, amount);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The ring buffer that all records go into. */
+/* The ring buffer that carries all records to user space. */
 #ifndef TCPTOP_RING_BPF_H
 #define TCPTOP_RING_BPF_H
 
@@ -11,15 +11,15 @@ struct {
 	__uint(max_entries, 1 << 20); /* bytes; user space sets the real size */
 } events SEC(".maps");
 
-/* Room for lifecycle records: samples may fill half of the ring only. */
+/* Samples may fill only half of the ring: the rest is room for close records. */
 static __always_inline bool ring_half_full(void)
 {
 	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > settings.ring_bytes / 2;
 }
 
 /*
- * Waking the reader costs more than the record (2.5 us against 0.4), so it
- * polls, and is woken only where the ring might fill before it does.
+ * Waking the reader costs more than the record (2.5 us against 0.4). So the reader
+ * polls, and is woken only if the ring might fill up before the next poll.
  */
 static __always_inline __u64 wake_when_filling(void)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What a struct sock tells: addresses, counters, namespace, device, cgroup. */
+/* Reads a struct sock: cookie, addresses, namespace, user, device, cgroup. */
 #ifndef TCPTOP_SOCK_BPF_H
 #define TCPTOP_SOCK_BPF_H
 
@@ -9,7 +9,7 @@
 
 #define SOCK_DGRAM 2
 
-/* Not a raw socket of that protocol. */
+/* A raw socket can have the same protocol; the type distinguishes them. */
 static __always_inline bool is_udp(struct sock *sk)
 {
 	__u16 family = sk->__sk_common.skc_family;
@@ -18,8 +18,8 @@ static __always_inline bool is_udp(struct sock *sk)
 	       (family == AF_INET || family == AF_INET6);
 }
 
-/* The socket's number on this host, which is never used again; 0 until it is first
- * asked for, by a call. */
+/* The socket's cookie: a number that this host never uses again. 0 until somebody asks
+ * the kernel for it with sock_cookie(). */
 static __always_inline __u64 sock_known_cookie(struct sock *sk)
 {
 	return sk->__sk_common.skc_cookie.counter;
@@ -34,8 +34,8 @@ static __always_inline __u64 sock_cookie(struct sock *sk)
 
 /*
  * Before Linux 5.15 the pointer to the cgroup shared a word with two ids
- * ("cgroup: consolidate cgroup v1 and v2 socket data", 8520e224f547); there the
- * cgroup stays unknown.
+ * ("cgroup: consolidate cgroup v1 and v2 socket data", 8520e224f547); on such a
+ * kernel the cgroup is unknown.
  */
 static __always_inline __u64 sock_cgroup(struct sock *sk)
 {
@@ -44,8 +44,8 @@ static __always_inline __u64 sock_cgroup(struct sock *sk)
 	return sk->sk_cgrp_data.cgroup->kn->id;
 }
 
-/* The device the socket is bound to, else the one its packets came in by, else
- * its cached route's. */
+/* The device that the socket is bound to; else the one that received its last packet;
+ * else the device of its cached route. */
 static __always_inline __u32 sock_ifindex(struct sock *sk)
 {
 	__u32 ifindex = sk->__sk_common.skc_bound_dev_if;

@@ -16,8 +16,8 @@ static __always_inline bool fin_received(struct sock *sk)
 	return sk->__sk_common.skc_flags & (1UL << SOCK_DONE);
 }
 
-/* Payload received in order. A FIN takes a sequence number and so counts as a
- * byte in bytes_received; tcp_fin() sets SOCK_DONE. */
+/* Payload received in order. The kernel counts a received FIN as a byte in
+ * bytes_received, since it takes a sequence number; tcp_fin() sets SOCK_DONE. */
 static __always_inline __u64 tcp_bytes_in(struct sock *sk, struct tcp_sock *tp)
 {
 	__u64 bytes = tp->bytes_received;
@@ -34,14 +34,14 @@ static __always_inline __u64 tcp_bytes_out(struct tcp_sock *tp)
 	return sent > again ? sent - again : 0;
 }
 
-/* Network order. Not skc_num: that is 0 once the port was given back. */
+/* Network order. Not skc_num: it is 0 after the socket has released its port. */
 static __always_inline __u16 tcp_local_port(struct tcp_sock *tp)
 {
 	return tp->inet_conn.icsk_inet.inet_sport;
 }
 
-/* Count from here: what the socket did before is not this connection's, or not
- * of tcptop's time. */
+/* Counts from now on: what the socket moved before belongs to an earlier connection,
+ * or to the time before tcptop. */
 static __always_inline void tcp_set_base(struct tracked *tracked, struct sock *sk,
 					 struct tcp_sock *tp)
 {
@@ -52,9 +52,9 @@ static __always_inline void tcp_set_base(struct tracked *tracked, struct sock *s
 	tracked->base_retrans = tp->total_retrans;
 }
 
-/* The kernel's counter since the base; a counter that went backwards
- * (TCP_REPAIR can write them) has no past to subtract. */
-static __always_inline __u64 since(__u64 now, __u64 base)
+/* What a kernel counter grew by since the base was taken. A counter below its base was
+ * written (TCP_REPAIR can do this): then nothing is subtracted. */
+static __always_inline __u64 counted_since(__u64 now, __u64 base)
 {
 	return now >= base ? now - base : now;
 }
@@ -75,8 +75,8 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	event->error = sk->sk_err;
 	event->object = (__u64)sk;
 	event->born_ns = tracked->born_ns;
-	event->bytes_in = since(tcp_bytes_in(sk, tp), tracked->base_bytes_in);
-	event->bytes_out = since(tcp_bytes_out(tp), tracked->base_bytes_out);
+	event->bytes_in = counted_since(tcp_bytes_in(sk, tp), tracked->base_bytes_in);
+	event->bytes_out = counted_since(tcp_bytes_out(tp), tracked->base_bytes_out);
 	event->packets_in = (__u32)(tp->segs_in - tracked->base_segs_in);
 	event->packets_out = (__u32)(tp->segs_out - tracked->base_segs_out);
 	event->srtt_us = tp->srtt_us >> 3;
@@ -88,7 +88,7 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	fill_sock(event, sk);
 }
 
-/* connect() or listen(): the socket starts a new life. */
+/* connect() or listen(): the socket begins a new connection, or to listen. */
 static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 {
 	struct tracked fresh = {};
@@ -114,9 +114,9 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 }
 
 /*
- * The last ACK of a handshake made a socket of its own. Its storage is a copy of
- * the listener's: the owner stays, the rest starts anew. The child's counters
- * began at 0.
+ * The last ACK of a handshake has made a new socket, the listener's child. Its storage
+ * is a copy of the listener's: the owner is kept, everything else is reset. The kernel's
+ * counters of the child began at 0.
  */
 static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 {
@@ -142,7 +142,8 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 	tracked->born_ns = bpf_ktime_get_ns();
 }
 
-/* The state is news at the next tick, also where no process does anything. */
+/* Marks the socket, so that the next tick reports its new state even if no process
+ * uses it. */
 static __always_inline void tcp_moves_on(struct sock *sk)
 {
 	struct tracked *tracked;
@@ -155,10 +156,10 @@ static __always_inline void tcp_moves_on(struct sock *sk)
 }
 
 /*
- * The socket's counters are final: nothing is sent or received in CLOSE. Not
- * reported: a listener; a socket that closes twice; a connect() that failed
- * before it had a port; a child that the kernel threw away before it was a
- * connection (its peer's SYN had been answered twice).
+ * The connection ends. The socket's counters are final: in CLOSE nothing is sent or
+ * received. Four kinds of sockets are not reported: a listener; a socket that closes a
+ * second time; a socket whose connect() failed before it had a port; a child that the
+ * kernel dropped before it was a connection (its peer's SYN had been answered twice).
  */
 static __always_inline void tcp_ends(struct sock *sk, int old_state)
 {
@@ -192,9 +193,9 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
 }
 
 /*
- * Nothing to tell of a TCP socket since its last sample. Looks at as little as
- * possible, since that is what an idle socket costs: not even at the state, which
- * changes with a segment, or is soon followed by one.
+ * True if a TCP socket did not change since its last sample. Reads as little as
+ * possible: this check is the whole cost of an idle socket. It does not read the state,
+ * since a segment comes with each change of state or soon after it.
  */
 static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked)
 {
@@ -202,13 +203,13 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 
 	if (!bpf_ksym_exists(bpf_rdonly_cast))
 		return false;
-	/* Without a sample it can be a UDP socket as well. */
+	/* A socket that was never sampled may be a UDP socket. */
 	if (!tracked->sampled_state || tracked->owner.evidence < EVIDENCE_HOLDS ||
 	    control.sample_all)
 		return false;
 	tp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
 	return tp->segs_in + tp->segs_out == tracked->sampled_segs &&
-	       !owner_is_news(&tracked->owner);
+	       !owner_changed_since_sample(&tracked->owner);
 }
 
 static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
@@ -224,17 +225,17 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return;
-	/* In the cache line of the state, as the other one's place is not. */
+	/* skc_num, since it shares the cache line of skc_state; inet_sport does not. */
 	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num))) {
 		mark_idle(tracked);
 		return;
 	}
 	if (tracked->owner.evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
 	    bpf_ktime_get_ns() - tracked->born_ns > OWNERLESS_FOR_NS)
-		pass.ownerless++;
+		socket_pass.ownerless++;
 	segs = tp->segs_in + tp->segs_out;
 	version = tracked->owner.version;
-	if (tracked->sampled_epoch == epoch)
+	if (tracked->sampled_epoch == socket_epoch)
 		return;
 	if (!control.sample_all && segs == tracked->sampled_segs &&
 	    state == tracked->sampled_state && version == tracked->owner.sampled_version) {
@@ -246,12 +247,12 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	if (!tcp_local_port(tp))
 		return;
 	if (ring_half_full()) {
-		pass.deferred++;
+		socket_pass.deferred++;
 		return;
 	}
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
-		pass.deferred++;
+		socket_pass.deferred++;
 		return;
 	}
 	event->kind = TCPTOP_SAMPLE;
@@ -262,15 +263,15 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	tracked->sampled_segs = segs;
 	tracked->sampled_state = state;
 	tracked->owner.sampled_version = version;
-	tracked->sampled_epoch = epoch;
+	tracked->sampled_epoch = socket_epoch;
 }
 
 /*
- * A socket that existed before tcptop. The hooks are attached already, so a
- * socket that has storage is known better than it can be learnt here, but for an
- * owner: a process that holds it is better than none or than the listener's. Of
- * several holders the last wins, which is the youngest: the worker that a server
- * has split off.
+ * A socket that the seed found. The hooks are attached already: if the socket has
+ * storage, a hook has made it, and only the owner can still be improved. A process that
+ * holds the socket is a better owner than none or the listener's. If several processes
+ * hold it, the last one found becomes the owner: it is the youngest, the worker that a
+ * server has forked.
  */
 static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder)
 {
@@ -284,7 +285,7 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return;
-	/* Neither is known of what a listener will accept. */
+	/* A listener is always kept: the peers that it will accept are not known yet. */
 	if (state != TCP_LISTEN && !tcp_wanted(sk, tcp_local_port(tp)))
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* TCP: a process sends or receives, and so becomes the owner. */
+/* TCP: a process that sends or receives becomes the owner. */
 #ifndef TCPTOP_TCP_USE_BPF_H
 #define TCPTOP_TCP_USE_BPF_H
 
@@ -9,8 +9,8 @@
 
 #define PF_KTHREAD 0x00200000
 
-/* What a process has sent can go on in a worker of the kernel (TLS, sockmap),
- * which owns no socket but the kernel's, and those have no file. */
+/* True if the task is a kernel thread that finishes what a process has sent (TLS,
+ * sockmap). A kernel thread owns only the kernel's own sockets, which have no file. */
 static __always_inline bool works_for_another(struct sock *sk, struct task_struct *task)
 {
 	struct socket *socket;
@@ -22,12 +22,12 @@ static __always_inline bool works_for_another(struct sock *sk, struct task_struc
 }
 
 /*
- * The current process uses the TCP socket, and so owns it.
+ * The current process uses the TCP socket: makes it the owner.
  *
- * `locked`: the hook runs under the socket's lock. Where no process holds that, a
- * softirq does, and the current process is any that it has interrupted.
+ * `locked`: the hook runs under the socket's lock. If no process holds the lock, a
+ * softirq does, and the current process is just the one that it has interrupted.
  */
-static __always_inline void tcp_used(struct sock *sk, bool locked)
+static __always_inline void tcp_use_seen(struct sock *sk, bool locked)
 {
 	__u64 number = tcp_socket_number(sk);
 	struct tracked *tracked;

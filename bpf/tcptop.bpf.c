@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * The kernel side: which hooks there are, and why.
+ * The kernel side: all hooks, and why each is there.
  *
  *   inet_sock_set_state      a TCP connection begins or ends      lifecycle
  *   tcp_sendmsg_locked, ...  a process sends or receives          owner
@@ -8,13 +8,14 @@
  *   bpf_sk_storage_map       every tick, each tracked socket      samples
  *   task_file, tcp           once at start, each existing socket  seed
  *   ip_send_skb, ...         a UDP datagram is sent or received   UDP
- *   cgroup_skb               the same, without BPF trampolines    UDP
+ *   cgroup_skb               the same, if trampolines are refused UDP
  *   taken_slots              every tick, each UDP flow            UDP samples
  *
- * No program runs per byte or per segment: the kernel counts those in every
- * tcp_sock, and here they are only read.
+ * No program runs per TCP byte or segment: the kernel counts them in every tcp_sock,
+ * and the programs only read its counters.
  *
- * None is loaded by itself ("?"): user space chooses.
+ * The "?" in SEC("?...") keeps libbpf from loading a program by default: user space
+ * chooses which ones to load.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -33,8 +34,8 @@
 #include "udp_sample.bpf.h"
 
 /*
- * Never set. A type gets into this object's BTF, from where Rust takes it, by being the
- * type of something: these are not, otherwise.
+ * Never used at run time. Rust takes types from this object's BTF, and the compiler puts
+ * a type there only if some variable or function has it. For these types that is `wire`.
  */
 struct tcptop_wire {
 	struct tcptop_event event;
@@ -47,11 +48,10 @@ struct tcptop_wire *wire;
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /*
- * Lifecycle. Sees every transition of every TCP socket in every network
- * namespace, before the new state is stored, often in softirq: only connect()
- * and listen() are sure to run in the process that asked for them. Does not see
- * request and TIME_WAIT sockets (they are no struct sock), and fires for other
- * protocols too.
+ * Lifecycle. The hook inet_sock_set_state sees every state change of every TCP socket in
+ * every network namespace, before the new state is stored. It often runs in softirq; only
+ * connect() and listen() always run in the process that called them. It misses request
+ * and TIME_WAIT sockets (they are not a struct sock), and also fires for other protocols.
  */
 static __always_inline bool is_beginning(int old_state, int new_state)
 {
@@ -74,8 +74,9 @@ static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_s
 	return 0;
 }
 
-/* A beginning or an end for which no program has run. */
-static __always_inline int tcp_catch(struct sock *sk, int old_state, int new_state)
+/* Handles a beginning or an end that the program before this one has missed: then the
+ * socket's storage does not have the new state. */
+static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int new_state)
 {
 	struct tracked *tracked;
 
@@ -96,60 +97,67 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 }
 
 /*
- * The same for what the one before has missed. The kernel does not start a program on
- * a processor where it runs already: not for the packet whose softirq interrupts a
- * process that just connects or closes, and since Linux 7.0, which can preempt a
- * program, not for other processes, for milliseconds. The third is for those.
+ * The same hook, for state changes that tcp_state missed. The kernel does not start a
+ * program on a processor where the same program already runs. If tcp_state runs in a
+ * process that connects or closes, and a packet's softirq interrupts it there, tcp_state
+ * misses the state change of that packet. Since Linux 7.0 the kernel can also preempt a
+ * program: then it misses, for milliseconds, the state changes of other processes.
+ * tcp_state_third is there for these.
  */
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch(sk, old_state, new_state);
+	return tcp_catch_missed(sk, old_state, new_state);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch(sk, old_state, new_state);
+	return tcp_catch_missed(sk, old_state, new_state);
 }
 
 /*
- * Owner, best provider: sending as TCP alone sees it (Linux 6.16), so that other
- * protocols' calls cost nothing, and receiving. The first fires under the
- * socket's lock for every 32 KiB or so that a call copies, whatever call it was,
- * and for one that then finds no room. The second fires in process context with
- * the result of the call, for every family; splice() from a socket is missed.
+ * Owner, best provider: two tracepoints, for sending and for receiving.
+ *
+ * tcp_sendmsg_locked (Linux 6.16) fires only for TCP, so other protocols' sends cost
+ * nothing. It sees every call that sends, under the socket's lock, about once per 32 KiB
+ * copied; it also sees a call that then finds no room in the send buffer.
  */
 SEC("?tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(tcp_sending, struct sock *sk)
 {
-	tcp_used(sk, true);
+	tcp_use_seen(sk, true);
 	return 0;
 }
 
+/*
+ * sock_recv_length (Linux 6.3) fires after each receiving call of every address family,
+ * in the process, with the call's result. It misses splice() from a socket.
+ */
 SEC("?tp_btf/sock_recv_length")
 int BPF_PROG(sock_received, struct sock *sk, int result, int flags)
 {
 	if (result < 0)
 		return 0;
 	if (settings.count_tcp && sk->sk_protocol == IPPROTO_TCP)
-		tcp_used(sk, false);
+		tcp_use_seen(sk, false);
 	else if (settings.track_receivers && is_udp(sk))
-		udp_received_by(sk);
+		udp_receive_seen(sk);
 	return 0;
 }
 
-/* Owner, where that one is missing: sending as sock_received sees receiving
- * (Linux 6.3). A call that failed makes no owner. */
+/* Owner, if the kernel has no tcp_sendmsg_locked tracepoint: sock_send_length (Linux 6.3)
+ * fires after each sending call, with its result. A failed call makes no owner. */
 SEC("?tp_btf/sock_send_length")
 int BPF_PROG(sock_sent, struct sock *sk, int result, int flags)
 {
 	if (result >= 0 && sk->sk_protocol == IPPROTO_TCP)
-		tcp_used(sk, false);
+		tcp_use_seen(sk, false);
 	return 0;
 }
 
-/* A process changes its name, or a thread does, which is not told. */
+/* The hook sees a thread just before its name changes. Only the name of the thread-group
+ * leader counts: it is the name of the process. */
 SEC("?tp_btf/task_rename")
 int BPF_PROG(renames, struct task_struct *task)
 {
@@ -159,30 +167,30 @@ int BPF_PROG(renames, struct task_struct *task)
 }
 
 /*
- * Owner, where those tracepoints are missing: the entry of the protocol's send
- * and receive functions. Their first argument is the socket on every kernel.
- * The result is not known yet, so a call that will fail makes an owner too.
+ * Owner, if the kernel has none of these tracepoints: the entry of TCP's send and receive
+ * functions. Their first argument is the socket on every kernel. The call's result is
+ * not known yet, so a call that fails makes an owner too.
  */
 SEC("?fentry/tcp_sendmsg")
 int BPF_PROG(tcp_sends, struct sock *sk)
 {
-	tcp_used(sk, false);
+	tcp_use_seen(sk, false);
 	return 0;
 }
 
 SEC("?fentry/tcp_recvmsg")
 int BPF_PROG(tcp_receives, struct sock *sk)
 {
-	tcp_used(sk, false);
+	tcp_use_seen(sk, false);
 	return 0;
 }
 
 /*
- * Samples. Visits every socket that has storage, in all network namespaces, and
- * puts those that changed since the last visit into the ring. The last call has
- * no socket and writes the totals of the pass, the only thing that a reader of
- * the descriptor gets. Does not lock the socket: a total can be caught between
- * two steps of the kernel's and is right in the next sample.
+ * Samples. Visits every socket that has storage, in all network namespaces, and puts a
+ * sample of each one that changed into the ring. The last call has no socket; it writes
+ * the totals of the pass, which are all that a reader of the descriptor gets. It misses
+ * sockets without storage. It does not lock a socket, so it may read a total while the
+ * kernel is updating it; the next sample is right again.
  */
 SEC("?iter/bpf_sk_storage_map")
 int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
@@ -191,8 +199,8 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct tracked *tracked = ctx->value;
 
 	if (!sk || !tracked)
-		return end_pass(ctx->meta->seq, &pass, &epoch);
-	pass.visited++;
+		return end_pass(ctx->meta->seq, &socket_pass, &socket_epoch);
+	socket_pass.visited++;
 	if (control.marked_only && !tracked->active)
 		return 0;
 	if (tcp_is_idle(sk, tracked))
@@ -203,10 +211,10 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 }
 
 /*
- * Seed: every socket that some process holds, in all network namespaces. A
- * process found to hold it is taken for its owner until one does I/O. Misses
- * sockets without a descriptor: not yet accepted, or closed by their process and
- * still sending.
+ * Seed. Visits every socket that a process holds, in all network namespaces. The process
+ * that holds a socket counts as its owner until one does I/O on it. Misses sockets
+ * without a descriptor: those not yet accepted, and those that their process has closed
+ * but that still send.
  */
 SEC("?iter/task_file")
 int seed_held(struct bpf_iter__task_file *ctx)
@@ -231,7 +239,8 @@ int seed_held(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Seed: what seed_held misses, in the network namespace of the reader. */
+/* Seed: the TCP sockets that seed_held misses, as far as they are in the network
+ * namespace of the process that opened the iterator. */
 SEC("?iter/tcp")
 int seed_unheld(struct bpf_iter__tcp *ctx)
 {
@@ -240,7 +249,7 @@ int seed_unheld(struct bpf_iter__tcp *ctx)
 
 	if (!common)
 		return 0;
-	/* Request and TIME_WAIT sockets are no tcp_sock. */
+	/* NULL for request and TIME_WAIT sockets. */
 	tp = bpf_skc_to_tcp_sock(common);
 	if (tp)
 		tcp_seed((struct sock *)tp, NULL);
@@ -248,13 +257,13 @@ int seed_unheld(struct bpf_iter__tcp *ctx)
 }
 
 /*
- * UDP, best provider: BPF trampolines on functions with one signature on every
- * kernel. Sending is seen where the IP packet is complete and not yet routed
- * through netfilter: corked sends as one datagram, a UDP_SEGMENT batch as one
- * packet with the number of its segments. Receiving is seen where a process
- * takes the datagram from the socket, in its context: what overflowed the
- * receive buffer, or failed its checksum, is not counted. Both miss in-kernel
- * users that do not go through a socket's send and receive functions (tunnels).
+ * UDP, best provider: BPF trampolines on functions whose signature is the same on every
+ * kernel. Both directions miss in-kernel users that bypass a socket's send and receive
+ * functions (tunnels).
+ *
+ * Sending: ip_send_skb and ip6_send_skb see the complete IP packet in the sender's
+ * context, before netfilter. A corked send is one datagram; a UDP_SEGMENT batch is one
+ * packet that says how many datagrams it holds.
  */
 SEC("?fentry/ip_send_skb")
 int BPF_PROG(udp_sends_ipv4, struct net *net, struct sk_buff *skb)
@@ -270,6 +279,11 @@ int BPF_PROG(udp_sends_ipv6, struct sk_buff *skb)
 	return 0;
 }
 
+/*
+ * Receiving: skb_consume_udp sees a process take the datagram from its socket, in the
+ * context of that process. Datagrams that overflowed the receive buffer or failed their
+ * checksum never come here and are not counted.
+ */
 SEC("?fentry/skb_consume_udp")
 int BPF_PROG(udp_receives, struct sock *sk, struct sk_buff *skb, int len)
 {
@@ -279,12 +293,13 @@ int BPF_PROG(udp_receives, struct sock *sk, struct sk_buff *skb, int len)
 }
 
 /*
- * UDP, where trampolines are refused: every packet of every socket of the host
- * passes here, TCP's too. Sending is seen before fragmentation and segmentation,
- * in the sender's context; receiving in softirq, for each socket that gets the
- * datagram, before the room in its receive buffer is checked: a datagram that is
- * dropped there is counted. Always lets the packet pass. Misses sockets whose
- * packets IPsec has wrapped by then.
+ * UDP, if the kernel refuses trampolines: these hooks see every packet of every socket
+ * of the host, TCP's too. They always let the packet through.
+ *
+ * The egress hook sees a packet in the sender's context, before fragmentation and
+ * segmentation. It misses packets that IPsec has already wrapped. The ingress hook runs
+ * in softirq, once for each socket that gets the datagram, before the kernel checks for
+ * room in the receive buffer: a datagram that is dropped there is counted.
  */
 SEC("?cgroup_skb/egress")
 int udp_egress(struct __sk_buff *skb)
@@ -300,7 +315,8 @@ int udp_ingress(struct __sk_buff *skb)
 	return 1;
 }
 
-/* UDP samples: each element stands for 64 slots of the flow table. */
+/* UDP samples: visits the elements of taken_slots, each of which stands for 64 slots of
+ * the flow table. */
 SEC("?iter/bpf_map_elem")
 int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What tcptop keeps in each socket it tracks. */
+/* What tcptop stores for each socket that it tracks. */
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
@@ -7,25 +7,25 @@
 #include <bpf/bpf_helpers.h>
 
 /*
- * In the socket's own storage: it dies with the socket, so nothing leaks. The first
- * 56 bytes lie in one cache line, with 8 of the kernel's: all that the owner hook
- * looks at, and a visit that finds nothing new.
+ * Lies in the socket's own storage, which the kernel frees with the socket, so nothing
+ * leaks. The first 56 bytes share one cache line with 8 bytes of the kernel's. The owner
+ * hook reads nothing else, nor does a visit that finds nothing new.
  */
 struct tracked {
 	struct owner owner;
-	__u8 active; /* used, or its state changed, since a visit found nothing new */
+	__u8 active; /* set by a use or a new state; cleared by a visit that finds no change */
 	__u8 flags; /* enum tcptop_flags */
-	__u8 state; /* the last one that began or ended a connection */
+	__u8 state; /* the last state that began or ended a connection */
 	/*
-	 * The last sample, to find what changed since: segs_in + segs_out grows with every
-	 * byte and every ACK.
+	 * The last sample, to find what changed since. sampled_segs is segs_in + segs_out,
+	 * which every segment increases, with or without payload.
 	 */
 	__u8 sampled_state;
 	__u32 sampled_segs;
 	__u32 sampled_epoch;
 	__u32 pad;
 	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
-	/* What the kernel's counters said when tcptop began to count. */
+	/* The kernel's counters when tcptop began to count. */
 	__u64 base_bytes_in;
 	__u64 base_bytes_out;
 	__u32 base_segs_in;
@@ -36,8 +36,8 @@ struct tracked {
 _Static_assert(__builtin_offsetof(struct tracked, base_bytes_in) == 56, "one cache line");
 
 /*
- * BPF_F_CLONE: an accepted socket inherits its listener's entry, and so its
- * owner until a process does I/O on it.
+ * BPF_F_CLONE: an accepted socket gets a copy of its listener's entry, and so keeps the
+ * listener's owner until a process does I/O on it.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

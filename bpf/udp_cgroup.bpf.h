@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* UDP: from a packet to its flow, as cgroup_skb programs see it. */
+/* UDP: finds the flow of a packet and counts it, for the cgroup_skb programs. */
 #ifndef TCPTOP_UDP_CGROUP_BPF_H
 #define TCPTOP_UDP_CGROUP_BPF_H
 
@@ -8,9 +8,9 @@
 #include "udp_owner.bpf.h"
 
 /*
- * Bytes of headers before the payload, 0 where this is no UDP. Of the IPv6
- * extension headers (RFC 8200, section 4) those that a sender can set with a
- * socket option are passed over.
+ * Fills in the key's addresses and ports. Returns the bytes of headers before the
+ * payload, or 0 if the packet is not UDP. Skips those IPv6 extension headers (RFC 8200,
+ * section 4) that a sender can set with a socket option.
  */
 static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key *key, bool out)
 {
@@ -74,9 +74,9 @@ static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key 
 }
 
 /*
- * A cgroup_skb program's socket is a pointer with which the verifier allows
- * nothing but its own fields. As a number, what it points to can be read with
- * the copying helper.
+ * The verifier lets a cgroup_skb program read only the fields of struct bpf_sock through
+ * its socket pointer. This returns the same address as a plain kernel address, through
+ * which the copying helper can read the struct sock.
  */
 static __always_inline struct sock *kernel_address(void *sk)
 {
@@ -88,7 +88,8 @@ static __always_inline struct sock *kernel_address(void *sk)
 	return address;
 }
 
-/* A raw socket gets copies of other sockets' datagrams, and makes its own. */
+/* A raw socket can send UDP packets of its own, and gets copies of those for other
+ * sockets: neither counts. */
 static __always_inline bool packet_is_of_udp_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -113,8 +114,8 @@ static __noinline struct flow *packet_flow_create(struct __sk_buff *skb, struct 
 			   ifindex);
 }
 
-/* The cookie of the packet's socket, where possible without the call that only the
- * first packet needs. */
+/* The cookie of the packet's socket. Only the first packet needs a call, on a kernel
+ * that lets the program read the socket itself. */
 static __always_inline __u64 packet_cookie(struct __sk_buff *skb)
 {
 	if (bpf_ksym_exists(bpf_cast_to_kern_ctx)) {
@@ -154,7 +155,7 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	if (out) {
 		flow_sent(flow, bytes, datagrams);
 		if (!owner_is(&flow->owner, bpf_get_current_task_btf()))
-			flow_used(flow, kernel_address(skb->sk));
+			flow_set_owner(flow, kernel_address(skb->sk));
 	} else {
 		flow_received(flow, bytes, datagrams);
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* UDP: a flow begins, and its datagrams are counted. */
+/* UDP: creates flows and counts their datagrams. */
 #ifndef TCPTOP_UDP_COUNT_BPF_H
 #define TCPTOP_UDP_COUNT_BPF_H
 
@@ -12,8 +12,8 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 
-/* What is the same for all datagrams of a flow. Read with a copying helper: in
- * a cgroup_skb program the socket is no BTF pointer. */
+/* Fills in the fields that all datagrams of a flow share. Reads them with a copying
+ * helper, since in a cgroup_skb program the socket is not a BTF pointer. */
 static __always_inline void flow_describe(struct flow *flow, struct sock *sk)
 {
 	flow->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
@@ -25,12 +25,12 @@ static __always_inline void flow_describe(struct flow *flow, struct sock *sk)
 }
 
 /*
- * A slot for a flow that has none. `tracked` is what its socket's storage knows,
- * if anything: its holder, and that it is older than tcptop.
+ * Puts a new flow into a free slot. `tracked` is the storage of its socket, or NULL: it
+ * says who holds the socket and whether the socket is older than tcptop.
  *
- * Two processors can see the first datagrams of one flow at the same time and
- * both make a slot for it. From then on the first in the order of probes is
- * found; the other one is its twin, which the sampler folds into it.
+ * Two processors can see the first datagrams of one flow at the same time and each
+ * take a slot for it. Lookups then find the slot that comes first in the order of
+ * probes; the sampler moves the totals of the other slot into that one (flow_fold()).
  */
 static __always_inline struct flow *flow_create(struct flow_key *key, struct sock *sk,
 						struct tracked *tracked, __u32 ifindex)
@@ -50,7 +50,7 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	flow->born_ns = bpf_ktime_get_ns();
 	flow->moved_ns = flow->born_ns;
 	flow->owner.tgid = 0;
-	flow->owner.name_age = 0;
+	flow->owner.name_stamp = 0;
 	flow->owner.evidence = EVIDENCE_NONE;
 	flow->flags = control.starting ? TCPTOP_PARTIAL : 0;
 	flow->sampled = false;
@@ -73,7 +73,7 @@ static __always_inline __u32 gso_datagrams(__u32 bytes, __u32 segments, __u32 si
 		return 1;
 	if (segments > 1)
 		return segments;
-	/* The kernel may leave the count to whoever needs it. */
+	/* The kernel does not always fill in gso_segs. */
 	return bytes > size ? (bytes + size - 1) / size : 1;
 }
 
@@ -84,45 +84,44 @@ static __always_inline void flow_lost(__u32 bytes, __u32 datagrams)
 }
 
 /*
- * A datagram costs one atomic addition, of its bytes and of itself at once, which
- * go into the totals when a tick comes, or when one of the two has half filled
- * its part of the word: the other half has room for all that other processors add
- * meanwhile.
+ * A datagram costs one atomic addition, which counts the datagram and its bytes in two
+ * parts of one word. The word is moved into the totals at each tick, and earlier when
+ * one part is half full: its other half is room for what other processors add until then.
  */
-#define LATELY_BYTES_BITS 40
-#define LATELY_BYTES ((1ULL << LATELY_BYTES_BITS) - 1)
-#define LATELY_HALF_FULL (1ULL << 63 | 1ULL << (LATELY_BYTES_BITS - 1))
+#define PENDING_BYTES_BITS 40
+#define PENDING_BYTES ((1ULL << PENDING_BYTES_BITS) - 1)
+#define PENDING_HALF_FULL (1ULL << 63 | 1ULL << (PENDING_BYTES_BITS - 1))
 
-static __noinline void flow_settle(__u64 *lately, struct total *total)
+static __noinline void flow_add_pending(__u64 *pending, struct total *total)
 {
 	__u64 amount;
 
-	if (!lately || !total)
+	if (!pending || !total)
 		return;
-	amount = __sync_lock_test_and_set(lately, 0);
+	amount = __sync_lock_test_and_set(pending, 0);
 	if (!amount)
 		return;
-	__sync_fetch_and_add(&total->bytes, amount & LATELY_BYTES);
-	__sync_fetch_and_add(&total->datagrams, amount >> LATELY_BYTES_BITS);
+	__sync_fetch_and_add(&total->bytes, amount & PENDING_BYTES);
+	__sync_fetch_and_add(&total->datagrams, amount >> PENDING_BYTES_BITS);
 }
 
-static __always_inline void flow_add(__u64 *lately, struct total *total, __u32 bytes,
+static __always_inline void flow_add(__u64 *pending, struct total *total, __u32 bytes,
 				     __u32 datagrams)
 {
-	__u64 amount = (__u64)datagrams << LATELY_BYTES_BITS | bytes;
+	__u64 amount = (__u64)datagrams << PENDING_BYTES_BITS | bytes;
 
-	if ((__sync_fetch_and_add(lately, amount) + amount) & LATELY_HALF_FULL)
-		flow_settle(lately, total);
+	if ((__sync_fetch_and_add(pending, amount) + amount) & PENDING_HALF_FULL)
+		flow_add_pending(pending, total);
 }
 
 static __always_inline void flow_received(struct flow *flow, __u32 bytes, __u32 datagrams)
 {
-	flow_add(&flow->lately_in, &flow->in, bytes, datagrams);
+	flow_add(&flow->pending_in, &flow->in, bytes, datagrams);
 }
 
 static __always_inline void flow_sent(struct flow *flow, __u32 bytes, __u32 datagrams)
 {
-	flow_add(&flow->lately_out, &flow->out, bytes, datagrams);
+	flow_add(&flow->pending_out, &flow->out, bytes, datagrams);
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* UDP: from a packet to its flow, as programs on the kernel's functions see it. */
+/* UDP: finds the flow of a packet and counts it, for the fentry programs. */
 #ifndef TCPTOP_UDP_ENTRY_BPF_H
 #define TCPTOP_UDP_ENTRY_BPF_H
 
@@ -43,7 +43,7 @@ static __always_inline bool skb_addresses(struct sk_buff *skb, __u16 family, __u
 	return true;
 }
 
-/* The device that a packet came in by, or its route leads to. */
+/* The device that received the packet; for a sent packet, the device of its route. */
 static __always_inline __u32 skb_ifindex(struct sk_buff *skb, bool out)
 {
 	struct dst_entry *route;
@@ -79,7 +79,7 @@ static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, stru
 	else
 		flow_received(flow, bytes, datagrams);
 	if (!owner_is(&flow->owner, bpf_get_current_task_btf()))
-		flow_used(flow, sk);
+		flow_set_owner(flow, sk);
 }
 
 static __always_inline void udp_sends(struct sk_buff *skb, __u16 family)
@@ -101,8 +101,9 @@ static __always_inline void udp_sends(struct sk_buff *skb, __u16 family)
 }
 
 /*
- * Whether a datagram stays in the socket. A peek is told by its length, below 0,
- * but for a length of 0: then the socket's queue holds the datagram as well.
+ * True if the process only peeks, so that the datagram stays in the socket. Then the
+ * length is negative; for an empty datagram it is 0, and the second reference that the
+ * socket's queue still holds shows the peek.
  */
 static __always_inline bool udp_peeked(struct sk_buff *skb, int len)
 {
@@ -123,7 +124,7 @@ static __always_inline void udp_consumed(struct sock *sk, struct sk_buff *skb)
 		return;
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
-	/* The UDP header was taken off when the datagram was queued. */
+	/* skb->len is the payload: the UDP header was removed before queueing. */
 	udp_count(sk, skb, &key, skb->len, false);
 }
 

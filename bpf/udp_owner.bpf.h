@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * UDP: who owns a flow. Its sender, who is seen with each datagram; of a flow that only
- * receives, who receives on its socket.
+ * UDP: who owns a flow. The process that sends its datagrams; for a flow that only
+ * receives, the process that receives on its socket.
  */
 #ifndef TCPTOP_UDP_OWNER_BPF_H
 #define TCPTOP_UDP_OWNER_BPF_H
@@ -12,9 +12,9 @@
 #include "udp_table.bpf.h"
 
 /*
- * Who last received on a socket, by its cookie: receiving runs in softirq up to the
- * socket, so a flow cannot learn it from its datagrams. Written only when the receiver
- * changes.
+ * The process that last received on a socket, by the socket's cookie. The cgroup_skb
+ * program sees a received datagram in softirq, so it cannot learn the receiver. An entry
+ * is written only when the receiver changes.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -23,17 +23,17 @@ struct {
 	__type(value, struct owner);
 } receivers SEC(".maps");
 
-/* The current task uses the flow. A socket without a file is the kernel's own
- * (a tunnel, a file system): whoever runs just now has nothing to do with it. */
-static __noinline void flow_used(struct flow *flow, struct sock *sk)
+/* Makes the current process the owner of the flow. Not if the socket has no file: such a
+ * socket is the kernel's own (a tunnel, a file system), and the process has no part in it. */
+static __noinline void flow_set_owner(struct flow *flow, struct sock *sk)
 {
 	if (flow && BPF_CORE_READ(sk, sk_socket, file))
 		owner_set(&flow->owner, bpf_get_current_task_btf(), EVIDENCE_USES);
 }
 
 /*
- * A flow that only receives has its owner from whoever receives on its socket;
- * who just holds that is no better than who was seen using the flow.
+ * Makes the process that receives on the flow's socket the owner of the flow, unless the
+ * flow's present owner has better evidence (was seen using it, not just holding it).
  */
 static __always_inline void flow_take_receiver(struct flow *flow)
 {
@@ -43,8 +43,8 @@ static __always_inline void flow_take_receiver(struct flow *flow)
 		owner_copy(&flow->owner, receiver);
 }
 
-/* Tells the socket's flows of its owner. */
-static __always_inline void tell_receiver(struct sock *sk, struct tracked *tracked)
+/* Copies the socket's owner into `receivers`, where the socket's flows find it. */
+static __always_inline void receiver_publish(struct sock *sk, struct tracked *tracked)
 {
 	__u64 cookie = sock_cookie(sk);
 
@@ -52,17 +52,20 @@ static __always_inline void tell_receiver(struct sock *sk, struct tracked *track
 		lost(TCPTOP_LOST_RECEIVERS, 1);
 }
 
-/* The table keeps those that were asked for last, and may have had no room. */
-static __always_inline bool receiver_is_told(struct sock *sk)
+/* An LRU map drops old entries, and an update may have failed. */
+static __always_inline bool receiver_is_published(struct sock *sk)
 {
 	__u64 cookie = sock_cookie(sk);
 
 	return bpf_map_lookup_elem(&receivers, &cookie);
 }
 
-/* `number`: the socket's, for a use that may be the next one as well. */
-static __always_inline void udp_owned_by(struct sock *sk, __u64 number, struct task_struct *task,
-					 __u8 evidence)
+/*
+ * Makes the task's process the owner of the socket, unless better evidence names another
+ * one. `number`: the socket's, to remember this use in recent_uses; 0 not to.
+ */
+static __always_inline void udp_set_owner(struct sock *sk, __u64 number, struct task_struct *task,
+					  __u8 evidence)
 {
 	struct tracked fresh = { .flags = control.starting ? TCPTOP_PARTIAL : 0 };
 	struct tracked *tracked;
@@ -80,8 +83,8 @@ static __always_inline void udp_owned_by(struct sock *sk, __u64 number, struct t
 	}
 	known = tracked->owner.evidence;
 	if (known > evidence) {
-		if (!receiver_is_told(sk))
-			tell_receiver(sk, tracked);
+		if (!receiver_is_published(sk))
+			receiver_publish(sk, tracked);
 		return;
 	}
 	version = tracked->owner.version;
@@ -89,24 +92,23 @@ static __always_inline void udp_owned_by(struct sock *sk, __u64 number, struct t
 	if (number)
 		forget_recent_use(number);
 	if (tracked->owner.version != version || tracked->owner.evidence != known)
-		tell_receiver(sk, tracked);
+		receiver_publish(sk, tracked);
 }
 
-/* The socket is older than tcptop, or nobody was seen using it. */
+/* The seed has found a process that holds the socket. */
 static __always_inline void udp_seed(struct sock *sk, struct task_struct *holder)
 {
-	udp_owned_by(sk, 0, holder, EVIDENCE_HOLDS);
+	udp_set_owner(sk, 0, holder, EVIDENCE_HOLDS);
 }
 
-/* The current task received on the socket. Compares first, and tells the flows only
- * of a change. */
-static __always_inline void udp_received_by(struct sock *sk)
+/* The current process has received on the socket. */
+static __always_inline void udp_receive_seen(struct sock *sk)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 number = udp_socket_number(sk);
 
 	if (!number || !used_just_now(number, task))
-		udp_owned_by(sk, number, task, EVIDENCE_USES);
+		udp_set_owner(sk, number, task, EVIDENCE_USES);
 }
 
 #endif

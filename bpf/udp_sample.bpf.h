@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* UDP: flows are sampled, and forgotten when they are silent. */
+/* UDP: samples flows, and removes those that were silent for the timeout. */
 #ifndef TCPTOP_UDP_SAMPLE_BPF_H
 #define TCPTOP_UDP_SAMPLE_BPF_H
 
@@ -22,14 +22,15 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	event->family = AF_INET6;
 	event->protocol = TCPTOP_UDP;
 	event->flags = flow->flags;
-	/* A socket's address is never that small. */
+	/* Never equal to a TCP socket's address: that is never so small. */
 	event->object = slot + 1;
 	event->born_ns = flow->born_ns;
 	event->packets_in = flow->in.datagrams;
 	event->packets_out = flow->out.datagrams;
 	flow->sampled_datagrams_in = event->packets_in;
 	flow->sampled_datagrams_out = event->packets_out;
-	/* A datagram's bytes are added before it is: these are not too few. */
+	/* A datagram's bytes are added before the datagram is counted. The datagrams were
+	 * read first, so their bytes are all in here. */
 	event->bytes_in = flow->in.bytes;
 	event->bytes_out = flow->out.bytes;
 	event->cgroup = flow->cgroup;
@@ -47,8 +48,9 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	return true;
 }
 
-/* Sets half of a total to zero. What came in since it was sampled stays, for
- * whichever flow has the slot next: it is counted, if not in the right place. */
+/* Subtracts the sampled amount from one counter of a total. The rest arrived after the
+ * sample: it stays and goes to the next flow in this slot, so it is counted, though for
+ * the wrong flow. */
 static __always_inline void total_clear(__u64 *half, __u64 sampled)
 {
 	__u64 late = __sync_lock_test_and_set(half, 0) - sampled;
@@ -57,9 +59,8 @@ static __always_inline void total_clear(__u64 *half, __u64 sampled)
 		__sync_fetch_and_add(half, late);
 }
 
-/* 1 + the slot in which datagrams of this flow are counted, if that is not this
- * one; else 0. */
-static __always_inline __u32 flow_twin(struct flow *flow, __u32 slot)
+/* If lookups find this flow in another slot: 1 + the number of that slot; else 0. */
+static __always_inline __u32 flow_find_twin(struct flow *flow, __u32 slot)
 {
 	struct flow_key key = {
 		.local = { flow->local[0], flow->local[1] },
@@ -75,7 +76,7 @@ static __always_inline __u32 flow_twin(struct flow *flow, __u32 slot)
 	return first == NO_SLOT || first == slot ? 0 : first + 1;
 }
 
-/* True where there was something to move. */
+/* True if there were datagrams to move. */
 static __always_inline bool total_move(struct total *from, struct total *to)
 {
 	__u64 bytes = __sync_lock_test_and_set(&from->bytes, 0);
@@ -88,7 +89,8 @@ static __always_inline bool total_move(struct total *from, struct total *to)
 	return datagrams;
 }
 
-/* A twin goes as a silent flow does, in steps, but without a word. */
+/* Moves the totals into the twin and removes this flow, in the same steps as a silent
+ * flow, but without a record to user space. */
 static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *taken, __u32 tag)
 {
 	__u32 to = flow->twin - 1;
@@ -106,10 +108,10 @@ static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *take
 }
 
 /*
- * A flow that was silent for the timeout goes in steps, a tick apart. First it
- * becomes DYING: no datagram finds it any more, a new one makes a new flow. By
- * the next tick whoever had found it before has added what it had to add. Only
- * when a tick finds nothing new is the slot free.
+ * A flow that was silent for the timeout is removed in steps, a tick apart. First it
+ * becomes DYING: lookups no longer find it, and a new datagram makes a new flow. A
+ * program that found the flow just before adds its datagram before the next tick. A tick
+ * that finds nothing new frees the slot.
  */
 __noinline int flow_sample(__u32 slot, __u64 now)
 {
@@ -126,10 +128,10 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	if (tag == FLOW_FREE || tag == FLOW_BUSY || flow->sampled_epoch == flow_epoch)
 		return 0;
 	flow_pass.visited++;
-	flow_settle(&flow->lately_in, &flow->in);
-	flow_settle(&flow->lately_out, &flow->out);
+	flow_add_pending(&flow->pending_in, &flow->in);
+	flow_add_pending(&flow->pending_out, &flow->out);
 	if (!flow->sampled && !flow->twin && tag != FLOW_DYING)
-		flow->twin = flow_twin(flow, slot);
+		flow->twin = flow_find_twin(flow, slot);
 	if (flow->twin) {
 		flow->sampled_epoch = flow_epoch;
 		flow_fold(flow, slot, taken, tag);
@@ -137,7 +139,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	}
 	received = flow->in.datagrams != flow->sampled_datagrams_in;
 	sent = flow->out.datagrams != flow->sampled_datagrams_out;
-	/* What arrived may be received later, by whom nobody knows yet. */
+	/* A process may receive a counted datagram later, so the receiver can still change. */
 	if (flow->owner.evidence < EVIDENCE_USES || (received && !sent))
 		flow_take_receiver(flow);
 	if (!flow->owner.tgid && now - flow->born_ns > OWNERLESS_FOR_NS)

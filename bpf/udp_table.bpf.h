@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * UDP: the table of flows. The kernel counts nothing per flow, so every datagram is
- * counted here.
+ * UDP: the table of flows. The kernel has no counters per flow, so the programs count
+ * every datagram here.
  *
- * It is an array used as a hash table of our own: a lookup in an array is a few
- * instructions that the JIT writes in line, a datagram mostly finds its flow in the
- * first slot it looks at, and what it compares and adds to lies in one cache line, the
- * owner in the next. The kernel's hash map costs a function call, a hash over the whole
- * key and a walk along a list, and three times the throughput.
+ * The table is an array that is used as a hash table. A lookup in an array is a few
+ * instructions, which the JIT inlines. A datagram mostly finds its flow in the first
+ * slot; the fields that it compares and adds to share one cache line, the owner lies in
+ * the next. The kernel's hash map needs a function call, a hash over the whole key and
+ * a walk along a list, and cost three times the throughput.
  *
- * A flow may lie in any slot of two groups of FLOW_WAYS; where all are taken the
- * datagram is counted as lost.
+ * A flow may lie in any slot of two groups of FLOW_WAYS slots. If all of them are taken,
+ * the datagram is counted as lost.
  */
 #ifndef TCPTOP_UDP_TABLE_BPF_H
 #define TCPTOP_UDP_TABLE_BPF_H
@@ -20,10 +20,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Values of flow.tag; every other one is a hash of the key, with FLOW_LIVE set. */
+/* Values of flow.tag; any other value is a hash of the key with FLOW_LIVE set. */
 #define FLOW_FREE 0
 #define FLOW_BUSY 1 /* being filled in */
-#define FLOW_DYING 2 /* was silent for the timeout: finds nobody any more */
+#define FLOW_DYING 2 /* was silent for the timeout: lookups no longer find it */
 #define FLOW_LIVE 4
 
 struct total {
@@ -32,19 +32,19 @@ struct total {
 };
 
 struct flow {
-	/* What a datagram is compared with, and what it adds to. */
+	/* The fields that a datagram is compared with, and those that it adds to. */
 	__u32 tag;
 	__u16 local_port; /* network order */
 	__u16 remote_port;
-	__u64 cookie; /* the socket's: its tuple can be another one's too */
+	__u64 cookie; /* the socket's: two sockets can have the same tuple */
 	__u64 local[2]; /* IPv4 as IPv4-mapped IPv6 */
 	__u64 remote[2];
-	__u64 lately_in; /* both of a struct total in one word, see flow_add() */
-	__u64 lately_out;
+	__u64 pending_in; /* bytes and datagrams that are not in the totals yet: flow_add() */
+	__u64 pending_out;
 	struct owner owner;
 	__u64 born_ns;
 	__u64 moved_ns; /* when the sampler last found it changed */
-	/* Totals but for what came lately. */
+	/* Totals, without what is pending. */
 	struct total in;
 	struct total out;
 	/* The last sample. */
@@ -52,19 +52,20 @@ struct flow {
 	__u64 sampled_datagrams_out;
 	__u64 cgroup;
 	__u32 sampled_epoch;
-	__u32 twin; /* 1 + the slot of the same flow, made at the same time; 0 none */
+	__u32 twin; /* 1 + the slot in which lookups find the same flow; 0 it is this one */
 	__u32 netns;
 	__u32 uid;
 	__u32 ifindex;
 	__u8 flags; /* enum tcptop_flags */
-	bool sampled; /* user space was told of it */
+	bool sampled; /* user space has a sample of it */
 	__u16 pad;
 };
-_Static_assert(__builtin_offsetof(struct flow, owner) == 64, "one cache line receives");
-_Static_assert(__builtin_offsetof(struct flow, in) < 128, "a second one sends");
+_Static_assert(__builtin_offsetof(struct flow, owner) == 64, "receiving needs one cache line");
+_Static_assert(__builtin_offsetof(struct flow, in) < 128, "sending needs two cache lines");
 _Static_assert(sizeof(struct flow) == 192, "whole cache lines");
 
-/* Mapped memory begins at a page, other arrays 8 bytes before a cache line. */
+/* BPF_F_MMAPABLE aligns the elements: its memory begins at a page. The memory of other
+ * arrays begins 8 bytes before a cache line. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -73,7 +74,7 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* Which slots are taken, a bit each: the sampler visits no others. */
+/* One bit for each slot that is taken: the sampler visits only these. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -88,19 +89,20 @@ struct flow_key {
 	__u16 local_port; /* network order */
 	__u16 remote_port;
 	__u32 tag;
-	/* Where to look first, in each of the two groups. */
+	/* The slot to look at first, in each of the two groups. */
 	__u32 slots[2];
 };
 
-/* Written as it will be read: a load of two stores waits for both. */
+/* Stores each word whole, as it will be read: a load that spans two smaller stores has
+ * to wait for both. */
 static __always_inline void key_set_ipv4(__u64 *address, __u32 ipv4)
 {
 	address[0] = 0;
 	address[1] = bpf_cpu_to_be64(0xffff00000000ULL | bpf_ntohl(ipv4));
 }
 
-/* Both IPv4 addresses fill half of their second word: one is turned round, so that
- * together they fill one. */
+/* An IPv4 address fills only half of its second word. Swapping the halves of one address
+ * keeps the two apart in the XOR. */
 static __always_inline void key_hash(struct flow_key *key)
 {
 	__u64 hash = settings.flow_seed ^ key->cookie;
@@ -123,7 +125,7 @@ static __always_inline __u32 flow_slot(const struct flow_key *key, __u32 probe)
 	return (first & ~(FLOW_WAYS - 1)) | ((first + probe) & (FLOW_WAYS - 1));
 }
 
-/* One branch for the whole key: the verifier follows each of them. */
+/* One branch for the whole key: each branch is one more path for the verifier. */
 static __always_inline bool flow_is(const struct flow *flow, const struct flow_key *key)
 {
 	__u64 ports = (flow->local_port ^ key->local_port) | (flow->remote_port ^ key->remote_port);
@@ -143,17 +145,17 @@ static __always_inline bool udp_wanted(const struct flow_key *key)
 #define NO_SLOT (~0U)
 
 /*
- * The functions from here on are global, so that the verifier looks into each of them
- * once, not at every call: the loops would be most of its work.
+ * The __noinline functions below are global (not static), so that the verifier checks
+ * each of them once and not at every call: their loops would be most of its work.
  */
-__noinline bool flow_lies_in(const struct flow_key *key, __u32 slot)
+__noinline bool flow_is_in_slot(const struct flow_key *key, __u32 slot)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 
 	return key && flow && flow_is(flow, key);
 }
 
-/* Where the flow lies, NO_SLOT where it is not in the table. */
+/* The flow's slot; NO_SLOT if it is not in the table. */
 __noinline __u32 flow_find(const struct flow_key *key)
 {
 	if (!key)
@@ -161,7 +163,7 @@ __noinline __u32 flow_find(const struct flow_key *key)
 	for (__u32 probe = 0; probe < 2 * FLOW_WAYS; probe++) {
 		__u32 slot = flow_slot(key, probe);
 
-		if (flow_lies_in(key, slot))
+		if (flow_is_in_slot(key, slot))
 			return slot;
 	}
 	return NO_SLOT;
@@ -175,11 +177,11 @@ static __always_inline struct flow *flow_lookup(const struct flow_key *key)
 	if (flow && flow_is(flow, key))
 		return flow;
 	slot = flow_find(key);
-	/* An array has no such element: the lookup fails. */
+	/* With NO_SLOT the lookup fails: the array has no such element. */
 	return bpf_map_lookup_elem(&flows, &slot);
 }
 
-/* True where the slot was free. */
+/* Takes the slot if it is free; false if it is not. */
 __noinline bool flow_slot_claim(__u32 slot)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
@@ -188,8 +190,8 @@ __noinline bool flow_slot_claim(__u32 slot)
 }
 
 /*
- * A slot of its own for a new flow, NO_SLOT where none is free. It is BUSY, and
- * becomes the flow's with flow_publish().
+ * Takes a slot for a new flow; NO_SLOT if none is free. The slot stays FLOW_BUSY until
+ * flow_publish().
  */
 __noinline __u32 flow_claim(const struct flow_key *key)
 {
@@ -211,7 +213,7 @@ static __always_inline void flow_publish(struct flow *flow, struct flow_key *key
 
 	if (taken)
 		__sync_fetch_and_or(taken, 1ULL << (number % SLOTS_PER_WORD));
-	/* An exchange, not a store: all of the above comes before it. */
+	/* An exchange, not a store: it comes after all stores to the flow. */
 	__sync_lock_test_and_set(&flow->tag, key->tag);
 }
 
@@ -219,7 +221,8 @@ static __always_inline void flow_free(struct flow *flow, __u32 slot, __u64 *take
 {
 	flow->sampled_datagrams_in = 0;
 	flow->sampled_datagrams_out = 0;
-	/* In this order: who takes the slot again sets the bit again. */
+	/* The bit first: as soon as the tag is free, another flow can take the slot and set
+	 * the bit again. */
 	__sync_fetch_and_and(taken, ~(1ULL << slot % SLOTS_PER_WORD));
 	__sync_lock_test_and_set(&flow->tag, FLOW_FREE);
 }

@@ -1,12 +1,12 @@
 #!/bin/bash
-# arm64.sh [KERNEL...] — the same BPF object on another processor: builds tcptop for
-# arm64, boots Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU, and has
-# `tcptop --doctor` prove there that every signal counts an exchange of known bytes:
-# with the hooks that it chooses, then with those of the lowest rank.  On 6.1 fentry
-# fails only when it is attached, so that the choice has to move down by itself.
+# arm64.sh [KERNEL...] — tests tcptop on another processor: builds it for arm64, boots
+# Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU and runs `tcptop --doctor`
+# there.  The doctor proves that every signal counts an exchange of known bytes: first
+# with the hooks that tcptop chooses, then with those of the lowest rank.  On 6.1 fentry
+# loads but cannot be attached, so tcptop has to choose the next hook by itself.
 #
 # For Debian and Ubuntu with Rust from rustup.  Prints a table, then "N passed,
-# N failed"; status 1 where anything failed.
+# N failed"; status 1 if anything failed.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
@@ -24,7 +24,7 @@ root=$store/arm64-root
 if [ ! -e "$root/complete" ]; then
     rm -rf "$root" "$root.debs"
     mkdir -p "$root" "$root.debs"
-    # Of this host's release, as the cross compiler is.
+    # From the same Debian release as this host and its cross compiler.
     # shellcheck source=/dev/null
     . /etc/os-release
     get() { (cd "$root.debs" && APT_CONFIG=$store/apt-arm64/conf apt-get download -qq "${@/%//$VERSION_CODENAME}"); }

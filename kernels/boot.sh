@@ -1,10 +1,11 @@
 #!/bin/bash
-# boot.sh KERNEL INITRAMFS CONSOLE [SECONDS] — boot the kernel of a directory under
-# QEMU, print what the guest's job prints, and end with its status.  124: no end
-# within the time, 125: the guest died.  The kernel's messages go to the file CONSOLE.
+# boot.sh KERNEL INITRAMFS CONSOLE [SECONDS] — boots the kernel in the directory KERNEL
+# under QEMU, prints the output of the guest's job and ends with the job's status.
+# 124: the job took longer than SECONDS; 125: the guest died.  The kernel's messages go
+# to the file CONSOLE.
 #
-# Always emulated (TCG): /dev/kvm is no promise that a stock kernel boots with it,
-# and behaviour is tested here, not speed.
+# Always emulated (TCG): a stock kernel may fail to boot even if there is a /dev/kvm,
+# and these tests are about behaviour, not speed.
 set -euo pipefail
 
 kernel=$1 initramfs=$2 console=$3 seconds=${4:-900}
@@ -12,9 +13,10 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
 case ${TCPTOP_KERNELS_ARCH:-amd64} in
-# A processor without AVX and the like, which is emulated with a quarter less work than `max`.
+# A processor without AVX and the like: emulating it is a quarter less work than `max`.
 amd64) machine=(qemu-system-x86_64 -machine q35 -cpu Nehalem) tty=ttyS0 ;;
-# Pointer authentication with the real cipher makes the emulation several times slower.
+# impdef: pointer authentication with the architecture's own cipher would make the
+# emulation several times slower.
 arm64) machine=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on") tty=ttyAMA0 ;;
 esac
 

@@ -4,7 +4,7 @@
 #
 #   SERIES/vmlinuz  SERIES/modules/  SERIES/abi (the package's name for it)
 #
-# Prints the series, one a line, `newest` replaced by its number.  What is in the
+# Prints the series, one a line, with the number instead of `newest`.  A kernel in the
 # cache is not fetched again.  The machine's own apt sources stay as they are.
 set -euo pipefail
 
@@ -19,7 +19,7 @@ flavour=cloud-$arch
 
 say() { echo "$*" >&2; }
 
-# --- an apt of its own, that knows several releases of Debian ---------------------
+# --- a separate apt configuration, with several releases of Debian ----------------
 sources() { # $1: where the oldest release is
     # the machine's own mirror, where it has one
     local mirror
@@ -33,8 +33,9 @@ sources() { # $1: where the oldest release is
 
 configure() {
     mkdir -p "$apt"/{lists/partial,cache/archives/partial,none}
-    : >"$apt/status" # nothing is ever installed from here
-    # Parts "none": a container's own snippets would switch the package cache off.
+    : >"$apt/status" # no installed packages: this apt only downloads
+    # Dir::Etc::parts is an empty directory: a container's own settings would disable the
+    # package cache.
     cat >"$apt/conf" <<END
 APT::Architecture "$arch";
 APT::Architectures { "$arch"; };
@@ -52,7 +53,7 @@ Dir::State::status "$apt/status";
 Dir::Cache "$apt/cache";
 END
     export APT_CONFIG=$apt/conf
-    # Package lists are good for a day.
+    # Package lists are used for a day.
     [ -z "$(find "$apt/fresh" -mtime -1 2>/dev/null)" ] || return 0
     sources >"$apt/sources.list"
     if ! apt-get update -qq >&2; then
@@ -64,9 +65,9 @@ END
 }
 
 # --- which packages make a kernel --------------------------------------------------
-# Up to 6.18 linux-image-ABI has it all.  From 6.19 on linux-binary-ABI has the
-# kernel and linux-modules-ABI the modules; each may be "unsigned" by name.
-# An ABI that has lost its modules is of no use.
+# Up to 6.18 linux-image-ABI has the kernel and its modules.  From 6.19 on
+# linux-binary-ABI has the kernel and linux-modules-ABI the modules.  A kernel package may
+# have "unsigned" in its name.  A kernel whose modules are gone from the archive is skipped.
 complete() { # the ABIs of this flavour, newest first
     sed -nE "s/^linux-image-(unsigned-)?([0-9].*-$flavour)(-unsigned)?\$/\2/p" <<<"$packages" |
         sort -u | { grep -vxFf <(binaries) || true; } | cat - <(binaries | grep -xFf <(modules) || true) |
@@ -100,7 +101,7 @@ fetch() { # series
     for package in "$work"/*.deb; do
         dpkg-deb -x "$package" "$work/root"
     done
-    # Where things lie depends on the packages' age.
+    # Older and newer packages have their files in different directories.
     mkdir -p "$work/kernel"
     mv "$(find "$work/root" -type f -name 'vmlinu[xz]*' -print -quit)" "$work/kernel/vmlinuz"
     mv "$(dirname "$(find "$work/root" -type d -path '*lib/modules/*/kernel' -print -quit)")" "$work/kernel/modules"

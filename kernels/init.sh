@@ -1,7 +1,7 @@
 #!/bin/sh
-# /init of the test guest: mounts, modules, loopback, then /job as root.  What the
-# job prints goes to the second serial line, ended by "guest: exit STATUS"; the
-# first one is the kernel's console.
+# /init of the test guest: mounts file systems, loads modules, sets up loopback, then runs
+# /job as root.  The job's output, and then "guest: exit STATUS", goes to the second
+# serial line; the first one is the kernel's console.
 export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/root TERM=dumb
 
 mount -t proc proc /proc
@@ -27,8 +27,8 @@ while read -r module; do
     insmod "$module"
 done </etc/modules
 ip link set lo up
-# A small machine keeps few connections in TIME_WAIT.  What does not fit is forgotten at
-# once, and a peer that still says FIN is answered with a reset.
+# By default a small machine keeps few connections in TIME_WAIT.  It forgets any others at
+# once, and then answers their peers' FIN with a reset.
 echo 262144 >/proc/sys/net/ipv4/tcp_max_tw_buckets
 # The kernel's own limit is 4096; a system's init raises it.
 # shellcheck disable=SC3045

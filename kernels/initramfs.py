@@ -4,15 +4,17 @@
     initramfs.py guest   OUT INIT [PROGRAM[:PATH] ...]
     initramfs.py modules OUT KERNEL MODULE ...
 
-guest    busybox, INIT as /init, and the programs with their shared libraries,
-         at PATH in the guest or where they are here; for another processor all of
-         that comes from the unpacked packages in the directory $TCPTOP_GUEST_ROOT
-modules  the named modules of the kernel in the directory KERNEL, and what they
-         depend on; /etc/modules lists them in the order to load them.  One that
-         the kernel has built in, or does not have, is left out.
+guest    busybox, INIT as /init, and the programs with their shared libraries: at
+         PATH in the guest, else at the same path as on the host.  For another
+         processor, busybox and the libraries come from the unpacked packages in the
+         directory $TCPTOP_GUEST_ROOT.
+modules  the named modules of the kernel in the directory KERNEL, and the modules
+         that they depend on; /etc/modules lists them in the order to load them.
+         A module that is built into the kernel, or that the kernel does not have,
+         is left out.
 
-The kernel unpacks archives that are simply concatenated, so that each part can
-be made, and kept, on its own.
+The kernel accepts several archives one after the other, so each part can be made
+and kept separately.
 """
 import gzip
 import lzma
@@ -59,7 +61,7 @@ class Archive:
 
 
 def stripped(program, scratch):
-    """A copy without debug information: a test binary has a hundred megabytes of it."""
+    """A copy without debug information, of which a test binary has a hundred megabytes."""
     copy = os.path.join(scratch, os.path.basename(program))
     done = subprocess.run(["strip", "-o", copy, program], stderr=subprocess.DEVNULL, check=False)
     return copy if done.returncode == 0 else program      # a script, for instance
@@ -112,7 +114,7 @@ def guest(out, init, *programs):
             archive.copy(stripped(program, scratch), path or os.path.join("usr/bin", os.path.basename(program)))
             for library, place in libraries(program):
                 archive.copy(library, place)
-        # Last: what the host has in full, busybox does not replace.
+        # Last, so that busybox's applets do not replace the host's full programs.
         archive.copy(FOREIGN + "/bin/busybox", "bin/busybox")
         applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout
         for applet in applets.split():
@@ -144,7 +146,8 @@ def modules(out, kernel, *wanted):
         if name not in files or name in order:
             return
         data = module_bytes(files[name])
-        # modules.dep is made by depmod at installation; the module says it too.
+        # The package has no modules.dep (depmod makes it at installation), so read the
+        # dependencies from the module itself.
         depends = re.search(rb"\0depends=([^\0]*)\0", data)
         for other in depends[1].decode().split(",") if depends else []:
             load(archive, other.replace("-", "_"))

@@ -1,7 +1,7 @@
 #!/bin/bash
-# install.sh [COMMAND:PACKAGE]... — what matrix.sh needs: QEMU, a static busybox for the
-# guest, and the keys that Debian's kernels are signed with; and what else is asked for.
-# For Debian and Ubuntu.
+# install.sh [COMMAND:PACKAGE]... — installs what matrix.sh needs: QEMU, a static busybox
+# for the guest, the keys that Debian's kernels are signed with, and the tools of the
+# tests; also each PACKAGE whose COMMAND is missing.  For Debian and Ubuntu.
 set -euo pipefail
 
 packages=()
@@ -24,8 +24,8 @@ root=()
 get() { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >&2; }
 
 get update
-# Where other parts of QEMU came from backports, the release's own QEMU would
-# remove them.  Then backports is asked as well, for this installation only.
+# If parts of QEMU were installed from backports, the release's own QEMU would remove
+# them.  Then install from backports, and use this source for this installation only.
 if ! apt-get -s --no-install-recommends install "${packages[@]}" | grep '^Remv' >&2; then
     get install "${packages[@]}"
     exit 0

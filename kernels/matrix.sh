@@ -2,23 +2,23 @@
 # matrix.sh [-k KERNELS] [-p PASSES] [-f] [-j GUESTS] [-t SECONDS] [-o DIRECTORY]
 #           [-a FILE[:PATH]]... [-e NAME=VALUE]... TCPTOP TESTS [ARGUMENT...]
 #
-# Boots Debian's kernels, runs the test program TESTS there as root with TCPTOP_BIN set
-# to TCPTOP, and prints a table test x kernel, and which hooks served where.  An
-# emulated guest is slow, so the tests get more patience (TCPTOP_TEST_SLOW).  Ends with
-# "N passed, N failed", and status 1 where anything failed.
+# Boots Debian's kernels and runs the test program TESTS there as root, with TCPTOP_BIN
+# set to TCPTOP.  Prints which hooks served on each kernel, and a table of test by kernel.
+# The tests wait longer, since an emulated guest is slow (TCPTOP_TEST_SLOW).  Ends with
+# "N passed, N failed", and status 1 if anything failed.
 #
-# Each kernel is tested in several passes: with the hooks that tcptop chooses, then with
-# each hook of lower rank, the better ones left out (passes below).  ARGUMENTs replace
-# the choice of tests in every pass.
+# Each kernel is tested in several passes: first with the hooks that tcptop chooses, then
+# with each hook of lower rank, with the better ones disabled (passes below).  ARGUMENTs
+# replace the choice of tests in every pass.
 #
 #   -k  the series (default below; `newest`: the newest that Debian has)
 #   -p  only the passes with these names
 #   -f  every test in every pass: hours on a small machine
 #   -j  guests at a time
 #   -t  seconds for one kernel, boot included
-#   -o  keep each kernel's output and console there (default: they are shown
-#       where a test failed)
-#   -a  take another file or program along, to PATH in the guest
+#   -o  keep each kernel's output and console in DIRECTORY (default: show the output
+#       of a kernel on which a test failed)
+#   -a  copy another file or program into the guest, to PATH
 #   -e  set a variable for the tests, such as TCPTOP_TEST_LONG=1
 #
 # 5.10 is too old for tcptop: there it must refuse in one sentence.
@@ -53,10 +53,10 @@ tcptop=$1 tests=$2
 shift 2
 [ -n "$seconds" ] || seconds=$([ -z "$full" ] && echo 900 || echo 7200)
 
-# --- the passes: name, providers, what leads to them, tests ---------------------------
-# What concerns only the output is the same on every kernel and left out, and so are the
-# longest tests.  A pass with another owner runs the tests that ask for the owner, one
-# with another UDP those of UDP.
+# --- the passes: name, providers, arguments of tcptop, arguments of the tests ----------
+# The first pass leaves out the longest tests and those about output, which is the same on
+# every kernel.  A pass with another provider of owners runs only the tests of owners, one
+# with another provider of UDP only those of UDP.
 best=$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: filters:: while_tcptop_rests one_step_down)
 sending=tp_btf/tcp_sendmsg_locked tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
 passes() {
@@ -80,8 +80,8 @@ chosen() { # the passes of this run
 
 modules=(veth dummy vxlan sch_netem sch_fq tcp_bbr tcp_diag udp_diag unix_diag
     tls aes_generic gcm ghash_generic ctr) # kernel TLS asks for its ciphers by name
-# Debian's busybox runs its own applets in place of programs wherever it starts
-# something: what starts other programs is taken from the host as well.
+# A busybox applet that starts other programs starts busybox's own applets instead of the
+# host's tools.  So the programs that start others (sh, env, xargs ...) come from the host.
 tools+=("$(type -P sh):bin/sh")
 for tool in env timeout setsid xargs ip ss tc setcap getcap capsh setpriv unshare nsenter iperf3 gawk dnsmasq dig; do
     tools+=("$(PATH=$PATH:/usr/sbin:/sbin type -P "$tool" || true)")
@@ -89,7 +89,7 @@ done
 
 cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}/${TCPTOP_KERNELS_ARCH:-amd64}
 work=$(mktemp -d)
-# The guests that still run go along, where this is interrupted: each is a process group.
+# Each guest is a process group of its own, so that an interrupt ends those still running.
 set -m
 trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
@@ -114,9 +114,9 @@ for job in refusal passes; do
         "$here/$job.sh:usr/bin/$job" "$work/$job:job" "$work/etc-passes:etc/passes" $(printf '%s\n' "${tools[@]}")
 done
 
-# One line per result: kernel, pass: test, ok | FAILED | ignored.  A test that complains
-# on stderr has its result on a later line; one without a result was under way when the
-# guest ended.  A pass that did not come to its end, or ran no test, has failed.
+# Prints one line per result: kernel, pass: test, ok | FAILED | ignored.  The result of a
+# test that writes to stderr is on a later line.  A test without a result was running when
+# the guest ended: it has failed.  A pass that did not end, or ran no test, has failed too.
 results() { # kernel, output; the names of its passes on stdin
     gawk -v kernel="$1" '
         function row(what, word) { print kernel "\t" (pass == "best" ? "" : pass ": ") what "\t" word }
@@ -171,8 +171,8 @@ run() { # kernel: its results go to $work/KERNEL.results
     fi
 }
 
-# The longest first, so that no guest runs alone for long at the end: kernels without the
-# newer hooks have the most to try, and one that is refused is done at once.
+# The longest first, so that no guest runs alone for long at the end.  Kernels without the
+# newer hooks have the most to try; a kernel that is too old for tcptop is done at once.
 queue() {
     for kernel in $kernels; do [[ $too_old == *" $kernel "* ]] || echo "$kernel"; done
     for kernel in $kernels; do [[ $too_old != *" $kernel "* ]] || echo "$kernel"; done
@@ -186,12 +186,12 @@ for kernel in $(queue); do
 done
 wait
 for kernel in $kernels; do
-    # One without a file was not even tested.
+    # A kernel without such a file was not tested at all.
     cat "$work/$kernel.results" || printf '%s\t(no result)\tFAILED\n' "$kernel"
 done >"$work/results"
 
 echo
-# Which hook served what, in the words of tcptop --doctor
+# Which hook served which signal, from the output of tcptop --doctor.
 for kernel in $kernels; do
     sed -nE "/^pass: best\$/,/^pass ended/ s/^(TCP lifecycle|TCP counters|owner|UDP) +([^ ]+) +ok.*/$kernel\t\1\t\2/p" \
         "$directory/$kernel.out"

@@ -3,9 +3,9 @@
 #
 #   NAME|PROVIDERS|ARGUMENTS OF TCPTOP|ARGUMENTS OF THE TESTS
 #
-# A pass is the tests with those arguments, once `tcptop --doctor` has said that every
-# signal is served, and PROVIDERS among those that serve.  It is left out where the
-# kernel does not know one of them (ESRCH: no such tracepoint).
+# A pass first runs `tcptop --doctor`, which must report that every signal is served and
+# that each of PROVIDERS serves one, then the tests.  It is left out if the kernel does not
+# have one of PROVIDERS (ESRCH: no such tracepoint).
 worst=0
 while IFS='|' read -r name providers extra arguments; do
     echo "pass: $name"

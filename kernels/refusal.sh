@@ -1,6 +1,6 @@
 #!/bin/sh
-# On a kernel that tcptop cannot work with: status 1, one line on stderr, nothing
-# on stdout.  Prints its result as a test does.
+# The guest's job on a kernel that is too old for tcptop: it must end with status 1, one
+# line on stderr and nothing on stdout.  Prints the result in the form of a test.
 echo "pass: refusal"
 "$TCPTOP_BIN" --once >/tmp/stdout 2>/tmp/stderr
 status=$?

@@ -4,12 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo fmt --check
-# Any version from 14 on: .clang-format leaves alone what they disagree about.
+# Any version from 14 on: .clang-format avoids the settings on which they disagree.
 clang-format --dry-run -Werror bpf/*.[ch] benches/overhead/*.bpf.c
 cargo clippy --locked --all-targets --all-features -- -D warnings
-# Each header of bpf/ parses on its own, and src/ keeps to ARCHITECTURE.md.
+# Each header of bpf/ compiles on its own, and src/ follows the rules of ARCHITECTURE.md.
 cargo test --locked --quiet --test bpf --test house
-# What is outside of src/linux builds and is tested without libbpf.
+# The code outside src/linux builds, and passes its tests, without libbpf.
 cargo clippy --locked --no-default-features --all-targets -- -D warnings
 cargo test --locked --quiet --no-default-features --lib --test house
 cargo run --locked --quiet --no-default-features --example replay >/dev/null

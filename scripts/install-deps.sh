@@ -1,8 +1,8 @@
 #!/bin/sh
-# install-deps.sh [--test|--bench|--peers] — what it takes to build tcptop, and what
-# its tests or its benchmarks (with or without its peers) call as well.  Silent
-# where nothing is missing.  On Debian and Ubuntu the missing packages are
-# installed, elsewhere they are named (status 1).
+# install-deps.sh [--test|--bench|--peers] — the packages needed to build tcptop, and
+# those that its tests or its benchmarks (with or without its peers) use.  Says nothing
+# if none is missing.  Installs missing packages on Debian and Ubuntu; elsewhere it
+# only prints their names (status 1).
 set -eu
 
 case ${1:-} in
@@ -18,7 +18,7 @@ esac
 
 say() { echo "$*" >&2; }
 
-# What for, how to see that it is there, why, and who calls it what.
+# For what, how to check that it is installed, why, and its package's name in each manager.
 table() {
     cat <<'END'
 # for  check              why                              apt              dnf                  zypper         pacman      apk
@@ -64,7 +64,7 @@ present() {
     esac
 }
 
-# Prints "package reason" for what is missing, as the package manager $1 calls it.
+# Prints "package reason" for each missing one, with its name for the package manager $1.
 # shellcheck disable=SC2034 # the columns are chosen by name
 missing() {
     table | grep -v '^#' | while read -r what check why apt dnf zypper pacman apk; do
@@ -77,7 +77,7 @@ missing() {
 
 # --- cargo: from rustup, never from here -------------------------------------
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-# Where servers are, and only root looks.
+# Servers are there, and the PATH of other users than root may lack these directories.
 [ "${wanted_for#*bench}" = "$wanted_for" ] || PATH=$PATH:/usr/sbin:/sbin
 if ! command -v cargo >/dev/null; then
     say "tcptop is built with cargo, which is not installed: see https://rustup.rs"

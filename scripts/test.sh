@@ -1,6 +1,7 @@
 #!/bin/bash
 # test.sh — everything `make test` does: format, lints, tests, no needless rebuild.
-# The live tests attach BPF programs: without root they are left out, and named.
+# The live tests attach BPF programs, so they need root: without it they are left out,
+# and a message says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -22,14 +22,14 @@ fn libbpf_headers() -> TempDir {
     folder
 }
 
-/// What clang says of a source that includes this header and nothing else, with the
-/// flags of build.rs; `Ok` where it is content.
+/// Compiles a source that includes this header and nothing else, with the flags of
+/// build.rs; clang's messages if it fails.
 fn parse(header: &Path, libbpf: &Path) -> Result<(), String> {
     let clang = std::env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let mut compiler = Command::new(clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-Ibpf"])
         .args(["-Ivmlinux", "-fsyntax-only", "-x", "c", "-"])
-        // What a header defines is for others to call.
+        // A header's functions are called by the files that include it.
         .arg("-Wno-unused-function")
         .arg("-I")
         .arg(libbpf)

@@ -1,5 +1,5 @@
-//! The words about the options: help, manual page, README and tests know the
-//! same ones, and mistakes are answered in golden words. Needs no privileges.
+//! Help, manual page, README and tests all cover the same options, and a mistake on the
+//! command line gets the expected message. Needs no privileges.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -20,7 +20,7 @@ fn tcptop(arguments: &[&str]) -> Output {
     command.args(arguments).env("COLUMNS", "100").output().expect("tcptop")
 }
 
-/// What a command that must succeed prints.
+/// The output of a command that must succeed.
 fn printed(arguments: &[&str]) -> String {
     let output = tcptop(arguments);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -45,7 +45,7 @@ fn options(help: &str) -> BTreeSet<String> {
     lines.filter(defines).flat_map(words).filter(|option| option != "-").collect()
 }
 
-/// The text of all tests that run the command, but for this file.
+/// The text of all tests except this file.
 fn tests() -> String {
     let mut text = String::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")];
@@ -68,7 +68,7 @@ fn manual() -> String {
     page.replace("\\fB", " ").replace("\\fI", " ").replace("\\fR", " ")
 }
 
-/// Whether an option stands somewhere as a word of its own.
+/// Whether the text contains the option as a separate word.
 fn has_word(text: &str, option: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     text.match_indices(option).any(|(start, _)| {
@@ -78,7 +78,7 @@ fn has_word(text: &str, option: &str) -> bool {
     })
 }
 
-/// Those of the options that a text does not know. Of `-p, --port` one will do.
+/// The options that a text does not mention. For one with a short form either is enough.
 fn missing<'a>(options: &'a BTreeSet<String>, short: &[(&str, &str)], text: &str) -> Vec<&'a str> {
     let other = |option: &str| {
         short.iter().find_map(|&(one, other)| match option {
@@ -101,7 +101,7 @@ const SHORT: [(&str, &str); 5] = [
     ("-V", "--version"),
 ];
 
-/// An option that is added to the one must be added to the others.
+/// An option of the help must be in the tests, the manual page and the README.
 #[test]
 fn every_option_is_tested_and_documented() {
     let help = printed(&["--help"]);
@@ -116,7 +116,7 @@ fn every_option_is_tested_and_documented() {
     assert_eq!(missing(&options, &[], &short_help), [] as [&str; 0], "not in -h");
 }
 
-/// The check above sees what it is for.
+/// The check above can fail.
 #[test]
 fn a_new_option_is_missed() {
     let help =
@@ -129,8 +129,8 @@ fn a_new_option_is_missed() {
     assert!(missing(&options, &[], &manual()).contains(&"--raw-ish"));
 }
 
-/// The program's table of columns is the one that users rely on: the list in
-/// common/columns.rs, which was written by hand.
+/// The program's table of columns is the same as the list in common/columns.rs, which was
+/// written by hand: users rely on it.
 #[test]
 fn columns_are_those_that_were_promised() {
     let csv = |wide| Selection::csv(wide).iter().map(|column| column.name).collect::<Vec<_>>();
@@ -148,7 +148,7 @@ fn columns_are_those_that_were_promised() {
     assert_eq!(causes, oracle::CAUSES);
 }
 
-/// The columns, events and causes that the manual page describes.
+/// The manual page describes all columns, events and causes of loss.
 #[test]
 fn the_manual_page_has_every_column() {
     let manual = manual();
@@ -242,7 +242,7 @@ fn commands<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Vec<&'a str>> {
     lines.filter_map(arguments).collect()
 }
 
-/// Those of them that tcptop would refuse.
+/// The commands that tcptop would refuse.
 fn refused<'a>(commands: &[Vec<&'a str>]) -> Vec<String> {
     let parse = |arguments: &&Vec<&'a str>| {
         tcptop::cli::parse(std::iter::once("tcptop").chain(arguments.iter().copied())).is_err()
@@ -250,7 +250,7 @@ fn refused<'a>(commands: &[Vec<&'a str>]) -> Vec<String> {
     commands.iter().filter(parse).map(|arguments| arguments.join(" ")).collect()
 }
 
-/// What help, the manual page and the README tell to type is accepted.
+/// tcptop accepts every example of the help, the manual page and the README.
 #[test]
 fn examples_are_accepted() {
     let (help, manual, readme) = (printed(&["--help"]), manual(), file("README.md"));
@@ -302,7 +302,7 @@ fn packages_are_those_of_the_script() {
     }
 }
 
-/// Status 2 or 0, and the first line of what is said.
+/// A mistake on the command line: status 2, and the first line of the message.
 #[test]
 fn mistakes_are_answered() {
     for (arguments, first) in [
@@ -354,7 +354,7 @@ fn version_and_generated_texts() {
     ] {
         assert!(printed(&["--generate", what]).contains(sign), "{what}");
     }
-    // Nobody reads it: no error.
+    // No error if nobody reads the output.
     let script = "\"$0\" --generate man | true";
     let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_tcptop")]).output();
     assert!(output.expect("sh").stderr.is_empty());

@@ -1,5 +1,5 @@
-//! The rules of ARCHITECTURE.md that a compiler does not hold: arrows go one way, and
-//! only the Linux wing knows Linux.
+//! The rules of ARCHITECTURE.md that the compiler does not enforce: dependencies go one
+//! way, and only `src/linux` uses Linux interfaces.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -7,8 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The floors, lowest first: a module uses what is on a lower floor, or in its own
-/// module.
+/// The floors, lowest first: a module may use modules on lower floors and itself.
 const FLOORS: [&[&str]; 8] = [
     &["connection", "loss"],
     &["settings", "event"],
@@ -25,7 +24,7 @@ fn floor(module: &str) -> usize {
     position.unwrap_or_else(|| panic!("{module} has no floor: see FLOORS"))
 }
 
-/// The files of src/, each with the module on the top level that it belongs to.
+/// The files of src/, each with the top-level module that it belongs to.
 fn sources() -> Vec<(PathBuf, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -46,7 +45,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// What is compiled into the program, without comments: the tests are at the end.
+/// A file's code without comments and without its tests, which are at its end.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("text");
     let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
@@ -56,7 +55,7 @@ fn code(path: &Path) -> String {
         .collect()
 }
 
-/// The modules that a text names by their path from the root of the crate.
+/// The modules that a text names by a path that begins with `crate::`.
 fn named(code: &str) -> Vec<String> {
     let name = |text: &str| {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -99,11 +98,11 @@ fn only_the_linux_wing_knows_linux() {
     }
 }
 
-/// A module that nobody can read at once. Those with more have their reason in the
-/// commit that made them so.
+/// A module has at most 400 lines of code. For a longer one, the commit that made it so
+/// gives the reason.
 #[test]
 fn modules_can_be_read_at_once() {
-    /// The table of columns is one entry after the other.
+    /// A table: one entry after the other.
     const LONG: [&str; 1] = ["output/columns.rs"];
     for (path, _) in sources() {
         let lines = code(&path).lines().filter(|line| !line.trim().is_empty()).count();
@@ -112,7 +111,7 @@ fn modules_can_be_read_at_once() {
     }
 }
 
-/// The check sees what it is for.
+/// `arrows_go_one_way` can fail.
 #[test]
 fn an_upward_arrow_is_seen() {
     assert_eq!(named("use crate::output::{Names, Place};"), ["output"]);

@@ -1,6 +1,6 @@
-//! tcptop on real connections: what it prints is held against what the tests
-//! moved and what the kernel's own interfaces (`TCP_INFO`, `ss`, the list of BPF
-//! programs) say. Needs root; the binary is `TCPTOP_BIN` or the one just built.
+//! tcptop on real connections. The tests compare its output with the traffic that they
+//! made and with the kernel's own interfaces (`TCP_INFO`, `ss`, the list of BPF programs).
+//! Needs root; the binary is `TCPTOP_BIN` or the one just built.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -34,7 +34,7 @@ mod live {
     mod udp;
     mod view;
 
-    /// A test, and whether it only ever uses the tcptop that tests share.
+    /// A test, and whether it uses only the shared tcptop.
     pub struct Test {
         trial: Trial,
         shares: bool,
@@ -49,8 +49,8 @@ mod live {
         })
     }
 
-    /// One that starts tcptop itself. The shared one does not run meanwhile: the first
-    /// such test fails where that did not end well.
+    /// A test that starts tcptop itself. The shared tcptop is ended before it; if that end
+    /// fails its checks, this test fails.
     fn test(name: &str, run: fn()) -> Test {
         let run = move || {
             share::retire();
@@ -59,7 +59,7 @@ mod live {
         Test { trial: trial(name, run), shares: false }
     }
 
-    /// One that makes do with the tcptop that tests share (`Tcptop::share`).
+    /// A test that uses only the shared tcptop (`Tcptop::share`).
     fn sharing(name: &str, run: fn()) -> Test {
         Test { trial: trial(name, run), shares: true }
     }
@@ -69,12 +69,12 @@ mod live {
         println!("left out: {what}: {why}");
     }
 
-    /// How long a test goes on, and the like: the second one with TCPTOP_TEST_LONG.
+    /// The usual value, or the long one if TCPTOP_TEST_LONG is set.
     fn long<T>(usual: T, long: T) -> T {
         if std::env::var_os("TCPTOP_TEST_LONG").is_some() { long } else { usual }
     }
 
-    /// What a long test has to report.
+    /// Prints figures, in a long test only.
     fn figures(words: impl std::fmt::Display) {
         if long(false, true) {
             println!("{words}");
@@ -105,7 +105,7 @@ mod live {
             cleanup::tests(),
             churn::tests(),
         ];
-        // The sharing ones together, so that theirs is started as seldom as can be.
+        // The sharing tests first, together, so that the shared tcptop starts seldom.
         let (sharing, others): (Vec<Test>, Vec<Test>) =
             modules.into_iter().flatten().partition(|test| test.shares);
         sharing.into_iter().chain(others).map(|test| test.trial).collect()

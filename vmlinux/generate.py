@@ -3,25 +3,26 @@
 
     generate.py [--btf FILE] [--types FILE] [--kernel NAME] [-o FILE]
 
-The kernel describes its own types (BTF).  A full dump is three megabytes of C
-of which the programs read a hundred members.  types.txt names those; this
-script takes them out of the BTF and prints them as C.  One type per line:
+The kernel describes its own types (BTF).  A full dump is three megabytes of C, but the
+programs read only a hundred members.  types.txt names these; this script finds them in
+the BTF and prints them as C.  One type per line:
 
     struct NAME: MEMBER ...      those members only, in the order of the kernel
     struct NAME: *               all members, laid out exactly as in the kernel
-    struct NAME: uapi            the same, of a struct that is part of the kernel's
-                                 interface and so the same in every kernel
+    struct NAME: uapi            the same, for a struct that is part of the kernel's
+                                 stable interface: every kernel has the same layout
     union NAME: ...              the same for a union
     typedef NAME: MEMBER ...     those members of a struct that only a typedef names
     enum NAME [: VALUE ...]      an enum, or only those of its values
     enum-with VALUE [: VALUE ...]   the anonymous enum that holds VALUE
 
 Members of anonymous inner structs and unions are listed, and printed, as if
-they were direct members: libbpf finds each member of a running kernel's struct
-by its name (CO-RE), wherever it lies, unless it is `uapi`.  For the same reason a struct of which
-only some members are listed must not be put on the BPF stack or measured with
-sizeof; one listed with `*` or `uapi` may be.  Typedefs are added as they are needed.
-A type, member or value that the BTF does not have is an error.
+they were direct members: at load time libbpf finds each member by its name
+(CO-RE), wherever it lies in the running kernel's struct, unless the struct is
+`uapi`.  So a struct with a list of members does not have the kernel's size: it
+must not be put on the BPF stack or measured with sizeof.  One with `*` or `uapi`
+may be.  Typedefs are added as needed.  A type, member or value that the BTF does
+not have is an error.
 """
 import argparse
 import os
@@ -31,17 +32,17 @@ import sys
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
 FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
 
-# What libbpf's own headers expect to be there, and what BPF code is written in.
+# Types that libbpf's own headers need, and basic types for BPF code.
 BASE_TYPEDEFS = """__u8 __u16 __u32 __u64 __s8 __s16 __s32 __s64 u8 u16 u32 u64 s8 s16 s32 s64
     __be16 __be32 __be64 __le16 __le32 __le64 __sum16 __wsum bool size_t""".split()
 
 
 class SpecError(Exception):
-    """types.txt asks for something that cannot be had."""
+    """types.txt has a mistake or names something that the BTF does not have."""
 
 
 class Type:
-    """One BTF record; `extra` is what follows it, by kind (see Btf.parse)."""
+    """One BTF record; `extra` is the data after it, which depends on its kind (see Btf.parse)."""
 
     def __init__(self, kind, name, ref, bitfields, extra):
         self.kind, self.name, self.ref, self.bitfields, self.extra = kind, name, ref, bitfields, extra
@@ -84,7 +85,7 @@ class Btf:
             self.types.append(Type(kind, text(name), ref, flag, extra))
 
     def members(self, record):
-        """The members of a struct, those of anonymous inner ones as its own."""
+        """The members of a struct, including those of anonymous inner structs and unions."""
         for name, ref, bits in record.extra:
             inner = self.types[ref]
             if not name and inner.kind in (STRUCT, UNION):
@@ -110,7 +111,7 @@ def enum_body(t, only):
 
 
 class Header:
-    """Collects declarations; what one needs is printed before it."""
+    """Collects declarations, each after the ones that it needs."""
 
     def __init__(self, btf, records, uapi, enums, typedefs):
         self.btf, self.records, self.uapi, self.enums, self.typedefs = btf, records, uapi, enums, typedefs
@@ -180,7 +181,7 @@ class Header:
         self.emit((ENUM, name), lambda: f"\nenum {name} {enum_body(t, self.enums[name])};\n")
 
     def body(self, t, only, where):
-        """All members, nested as in the kernel, or the listed ones, flattened."""
+        """All members, nested as in the kernel; or only the listed ones, without nesting."""
         missing = sorted(set(only or []) - {name for name, _, _ in self.btf.members(t)})
         if missing:
             raise SpecError(f"{where} has no member {missing[0]}")
@@ -199,7 +200,7 @@ class Header:
 
         def make():
             text = f"\n{record_word(t)} {name} {self.body(t, only, f'{record_word(t)} {name}')};\n"
-            if only is None:    # the attributes of alignment are not in BTF: make sure none was lost
+            if only is None:    # BTF lacks alignment attributes: assert that the size is right all the same
                 text += f"_Static_assert(sizeof({record_word(t)} {name}) == {t.ref}, \"{name}\");\n"
             return text
         self.emit((kind, name), make)

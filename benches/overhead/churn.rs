@@ -1,7 +1,7 @@
-//! Connection churn, and whether tcptop told the end of every connection.
+//! Connection churn, and a check that tcptop reported the end of every connection.
 //!
-//! Connection number i goes to the i-th loopback address, so each can be told
-//! from every other in the output.
+//! Connection number i goes to the i-th loopback address, so each connection can be
+//! recognised in the output.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,14 +18,14 @@ use crate::load::{Load, Run, STOP, both, loopback, repeat};
 /// Bytes that a client sends.
 const PAYLOAD: usize = 100;
 
-/// Connections that the server may be behind: less than its backlog, so that no
+/// The most connections that may wait for the server: fewer than its backlog, so that no
 /// SYN is ever dropped and sent again a second later.
 const BEHIND: u64 = 512;
 
 /// First part of the addresses: 127.1.0.0 and up.
 const BLOCK: u8 = 1;
 
-/// Where the server listens: not an ephemeral port, so that it is known here.
+/// The server's port. A fixed one, so that the check of the output knows it.
 const PORT: u16 = 1999;
 
 /// Connects, sends, closes; the server reads up to the end and closes too.
@@ -96,31 +96,31 @@ fn play(index: u64, first: u8) -> io::Result<()> {
 pub fn check(output: &Path, connections: u64) -> Result<()> {
     let text = fs::read_to_string(output).context("failed to read tcptop's output")?;
     let connections = usize::try_from(connections)?;
-    let mut told = [vec![0_u32; connections], vec![0_u32; connections]];
+    let mut seen = [vec![0_u32; connections], vec![0_u32; connections]];
     for line in text.lines().filter_map(|line| line.strip_prefix("[CLOSED] TCP ")) {
         let Some((side, index)) = parse(line) else { continue };
         let expected = [" in=0B out=100B ", " in=100B out=0B "][side];
-        let count = told[side].get_mut(index);
+        let count = seen[side].get_mut(index);
         let count = count.with_context(|| format!("tcptop invented a connection: {line}"))?;
         *count += 1;
         if !line.contains(expected) {
             bail!("tcptop counted wrong: {line}");
         }
     }
-    for (side, told) in ["client", "server"].iter().zip(told) {
-        let lost = told.iter().filter(|&&count| count == 0).count();
-        let twice = told.iter().filter(|&&count| count > 1).count();
+    for (side, seen) in ["client", "server"].iter().zip(seen) {
+        let lost = seen.iter().filter(|&&count| count == 0).count();
+        let twice = seen.iter().filter(|&&count| count > 1).count();
         if lost + twice > 0 {
             bail!(
-                "of {connections} connections tcptop lost {lost} and told {twice} twice ({side}'s end)"
+                "of {connections} connections tcptop lost {lost} and reported {twice} twice ({side}'s end)"
             );
         }
     }
     Ok(())
 }
 
-/// Which end (0 the client's) of which connection it is; `None` for another
-/// load's: `LOCAL -> REMOTE (...`.
+/// The end (0 for the client's) and the number of the connection in a line of the form
+/// `LOCAL -> REMOTE (...`; `None` if the connection belongs to another load.
 fn parse(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split(' ');
     let local: SocketAddrV4 = words.next()?.parse().ok()?;

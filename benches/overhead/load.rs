@@ -1,8 +1,7 @@
 //! What the loads have in common: the trait, the result of a run, and two threads.
 //!
-//! A load keeps its sockets from run to run, so that a pair differs in nothing
-//! but the subject. Its two ends are two threads, each pinned, and each
-//! accounted for by itself.
+//! A load keeps its sockets from run to run, so that the two runs of a pair differ only in
+//! the subject. Its two ends are two pinned threads, whose CPU time is measured separately.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -20,18 +19,18 @@ pub const SMALL: usize = 64;
 /// The first byte of a message that ends a run.
 pub const STOP: u8 = 1;
 
-/// Connections, or peers, of the loads with many.
+/// The number of connections or peers in the loads with many of them.
 pub const MANY: usize = 1_000;
 
 /// One run of a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Run {
-    /// What was done.
+    /// Completed operations.
     pub operations: u64,
-    /// What was tried: datagrams sent, of which some found no room.
+    /// Attempted operations: all datagrams sent, also those that found no room.
     pub attempts: u64,
     pub wall: Duration,
-    /// Of the generators' threads that work only when there is work.
+    /// CPU time of the generators' threads, without those that poll.
     pub cpu: Cpu,
 }
 
@@ -45,14 +44,14 @@ impl Run {
         time.as_nanos() as f64 / self.operations as f64
     }
 
-    /// As a line from one process to another.
+    /// The run as a line, to send from one process to another.
     pub fn encode(&self) -> String {
         let nanoseconds = |time: Duration| time.as_nanos() as u64;
         let (user, system) = (nanoseconds(self.cpu.user), nanoseconds(self.cpu.system));
         format!("{} {} {} {user} {system}", self.operations, self.attempts, nanoseconds(self.wall))
     }
 
-    /// Such a line.
+    /// Parses such a line.
     pub fn decode(line: &str) -> Option<Run> {
         let numbers: Vec<u64> = line.split(' ').map_while(|word| word.parse().ok()).collect();
         let [operations, attempts, wall, user, system] = numbers[..] else { return None };
@@ -67,7 +66,7 @@ pub trait Load {
     fn run(&mut self, time: Duration) -> Result<Run>;
 }
 
-/// What a thread did, and what that took.
+/// What a thread did, and the time that it took.
 pub struct Side<T> {
     pub value: T,
     pub wall: Duration,
@@ -96,14 +95,14 @@ fn accounted<T>(cpu: usize, work: impl FnOnce() -> io::Result<T>) -> Side<T> {
         Ok(Side { value, wall: start.elapsed(), cpu: Cpu::of_thread()?.since(before) })
     };
     accounted().unwrap_or_else(|error: io::Error| {
-        // The other end would wait for this one for ever.
+        // End the process: the other end would wait for this one for ever.
         eprintln!("overhead: error: a load failed: {error}");
         process::exit(1)
     })
 }
 
-/// Repeats `operation` until the time is over; how many that were. The clock is
-/// read every sixteenth time.
+/// Repeats `operation` until the time is over. Returns the number of repetitions. Reads the
+/// clock only every sixteenth time.
 pub fn repeat(time: Duration, mut operation: impl FnMut(u64) -> io::Result<()>) -> io::Result<u64> {
     let end = Instant::now() + time;
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! The loads by name: which there are, what each counts, how each is started.
+//! The list of loads: their names, what each counts as an operation, how each is started.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub const NAMES: [&str; 11] = [
     "nginx",
 ];
 
-/// Starts a load; `Err` with the reason where this machine does not have it.
+/// Starts a load; `Err` with the reason if this machine cannot run it.
 pub fn start(name: &str) -> Result<Result<Box<dyn Load>, String>> {
     Ok(match name {
         "redis" => servers::Redis::start()?.map(|load| Box::new(load) as Box<dyn Load>),
@@ -45,7 +45,7 @@ pub fn operation(name: &str) -> &'static str {
     }
 }
 
-/// A load of our own, in a process of its own.
+/// A load of this program, which runs in its own process.
 struct Generator(Role);
 
 impl Load for Generator {
@@ -55,7 +55,7 @@ impl Load for Generator {
     }
 }
 
-/// The generator's end of it.
+/// Runs a load in the generator's process.
 pub fn play(name: &str) -> Result<()> {
     let cpus = machine::processors()?;
     let mut load: Box<dyn Load> = match name {

@@ -18,8 +18,8 @@ use nix::unistd::Pid;
 /// Descriptors that a process may have.
 const DESCRIPTORS: u64 = 20_000;
 
-/// Processors that the two ends of a load are pinned to: the first two that we
-/// may use. On a machine with one they share it.
+/// The processors that the two ends of a load are pinned to: the first two that this process
+/// may use. If there is only one, the ends share it.
 pub fn processors() -> Result<[usize; 2]> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).context("failed to read the affinity")?;
     let mut usable = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
@@ -40,11 +40,11 @@ pub fn limit_descriptors() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, limit, limit).context("failed to limit the descriptors")
 }
 
-/// Moves into a network namespace with a loopback device alone, and with
-/// settings that keep a load the same from its first second to its last:
-/// * no TIME_WAIT sockets, of which a minute of churn leaves a million; sockets
-///   wait for the peer's FIN themselves, so that every connection ends in order;
-/// * nothing remembered about destinations;
+/// Moves into a network namespace that has only a loopback device, with settings that keep
+/// a load the same from its first second to its last:
+/// * no TIME_WAIT sockets, of which a minute of churn would leave a million; sockets wait
+///   for the peer's FIN themselves, so that every connection ends in order;
+/// * the kernel keeps no metrics of destinations;
 /// * backlogs and local ports for a thousand connections at a time.
 pub fn own_network() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("failed to make a network namespace")?;
@@ -77,8 +77,8 @@ fn raise_loopback() -> io::Result<()> {
     Ok(())
 }
 
-/// CPU time, exact in sum; which part of it is the system's comes from the
-/// timer's samples on most kernels.
+/// CPU time. The sum is exact; on most kernels its split into user and system time comes
+/// from the timer's samples.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
     pub user: Duration,
@@ -90,7 +90,7 @@ impl Cpu {
         self.user + self.system
     }
 
-    /// Of the calling thread so far.
+    /// CPU time of the calling thread so far.
     pub fn of_thread() -> io::Result<Cpu> {
         let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
         let duration = |time: nix::sys::time::TimeVal| {
@@ -99,7 +99,7 @@ impl Cpu {
         Ok(Cpu { user: duration(usage.user_time()), system: duration(usage.system_time()) })
     }
 
-    /// Of a running process so far: all its threads, in ticks of 10 ms.
+    /// CPU time of a running process so far: all its threads, in ticks of 10 ms.
     pub fn of_process(pid: u32) -> Result<Cpu> {
         Stat::read(pid)?.times(OWN)
     }
@@ -119,10 +119,10 @@ impl std::ops::Add for Cpu {
     }
 }
 
-/// `/proc/PID/stat`, from the state on.
+/// The fields of `/proc/PID/stat` from the state on.
 struct Stat(Vec<u64>);
 
-/// Where in it user and system time are, the latter one field on.
+/// The index of the user time in these fields; the system time is the next one.
 const OWN: usize = 11;
 const CHILDREN: usize = 13;
 
@@ -148,9 +148,9 @@ fn ticks_to_time(ticks: u64) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// CPU time of all threads of a process so far, to the nanosecond, with that of
-/// the children it has waited for: what `/proc/PID/stat` shows in ticks of 10 ms
-/// is too coarse for an interval's work.
+/// CPU time so far of all threads of a process and of the children that it has waited for,
+/// in nanoseconds. (The ticks of 10 ms in `/proc/PID/stat` are too coarse for the work of
+/// one interval.)
 pub fn exact_cpu(pid: u32) -> Result<Duration> {
     let own = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32))
         .and_then(ClockId::now)
@@ -158,7 +158,7 @@ pub fn exact_cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from(own) + Stat::read(pid)?.times(CHILDREN)?.total())
 }
 
-/// The whole host's time in the kernel, and what its hypervisor took away.
+/// The whole host's time in the kernel, and the time that its hypervisor took away.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostCpu {
     /// System calls, interrupts and softirqs.
@@ -213,7 +213,7 @@ pub fn available_memory() -> Result<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// What a reader has to know about where the numbers come from.
+/// Facts about the machine that a reader of the numbers needs.
 pub fn facts() -> Vec<(&'static str, String)> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
@@ -243,7 +243,7 @@ pub fn kernel_release() -> String {
     text.trim().to_owned()
 }
 
-/// Also where root looks at somebody else's repository.
+/// Works also for root in a repository of another user.
 fn commit() -> String {
     first_line("git", &["-c", "safe.directory=*", "describe", "--always", "--dirty"])
 }

@@ -4,12 +4,16 @@
 //! starts generators (`loads`), what is measured (`subject`) and writes the
 //! tables (`report`). `benches/README.md` says how to run it and how to read it.
 //!
-//! Modules only use those further down: `main` all of them, `pairs` and `scale`
-//! (what is measured) `report`, that `loads` and `subject`, `loads` each load,
-//! all loads `load`; below are `role`, `process` and `machine`.
+//! Each module uses only modules further down in this list:
+//! * `main`;
+//! * `pairs` and `scale`, which measure;
+//! * `report`;
+//! * `loads`, the list of loads, and `subject`;
+//! * each load; `load`, which all loads use;
+//! * `role`, `process` and `machine`.
 //!
-//! Everything happens in a network namespace of its own, so that neither the
-//! host's traffic nor its settings take part.
+//! Everything runs in a separate network namespace, so that the host's traffic and settings
+//! have no influence.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -74,7 +78,7 @@ fn conduct(arguments: &[String]) -> Result<()> {
     report.finish()
 }
 
-/// What a child of the conductor does.
+/// Plays the role of a child of the conductor.
 fn play(words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {

@@ -37,7 +37,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// With the names that there are. `None` where the answer was printed already.
+    /// Parses the command line; the names of loads and subjects must be among these. `None`
+    /// if the answer (help) was printed already.
     pub fn parse(
         arguments: &[String],
         loads: &[&str],
@@ -97,7 +98,7 @@ impl Options {
                     println!("{USAGE}");
                     return Ok(None);
                 }
-                // cargo says so to every bench target.
+                // cargo passes this to every bench target.
                 "--bench" => {}
                 other => bail!("unknown option {other}; --help lists them"),
             }

@@ -42,7 +42,7 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Those that start and stop on this machine.
+/// The subjects that can be started and stopped on this machine.
 fn working_subjects(options: &Options, report: &mut Report) -> Result<Vec<Subject>> {
     let mut working = Vec::new();
     for subject in subject::chosen(options) {
@@ -65,7 +65,7 @@ fn load_with_all(
     subjects: &[Subject],
     report: &mut Report,
 ) -> Result<()> {
-    // Caches, routes and queues fill; the processor gets going.
+    // A first run fills caches, routes and queues and raises the processor's clock.
     load.run(options.time)?;
     for number in 1..=options.pairs {
         for subject in subjects {

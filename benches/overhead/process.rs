@@ -15,22 +15,22 @@ use nix::sys::time::TimeValLike;
 
 use crate::machine::{self, Cpu};
 
-/// How long to wait for something that should happen at once. A million
-/// sockets take their time to be listed.
+/// How long to wait for something that should happen at once. (Listing a million sockets
+/// takes a while.)
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A child that is killed when this is dropped, and when the conductor dies.
 pub struct Process {
     name: String,
     child: Child,
-    /// Readable once it has ended.
+    /// A pidfd: readable when the process has ended.
     ended: OwnedFd,
     reaped: bool,
 }
 
 impl Process {
-    /// Starts a command, pinned to a processor where one is given. Only for the
-    /// main thread: the kernel ends the child when the thread that made it ends.
+    /// Starts a command, pinned to a processor if one is given. Only for the main thread: the
+    /// kernel ends the child when the thread that started it ends.
     pub fn spawn(mut command: Command, cpu: Option<usize>) -> Result<Process> {
         let name = command.get_program().to_string_lossy().into_owned();
         let parent = nix::unistd::getpid();
@@ -66,7 +66,7 @@ impl Process {
     /// Waits until there is something to read from `fd` (or its writer is gone).
     ///
     /// # Errors
-    /// Where the process ends before that.
+    /// If the process ends before that.
     pub fn await_input(&self, fd: BorrowedFd<'_>, what: &str) -> Result<()> {
         let (input, ended) = self.poll(Some(fd))?;
         match (input, ended) {
@@ -76,7 +76,7 @@ impl Process {
         }
     }
 
-    /// Probes until it holds: for conditions that offer nothing to block on.
+    /// Calls `probe` until it is true: for conditions that nothing can block on.
     pub fn await_that(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !holds()? {
@@ -92,7 +92,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits for the end that something has brought about.
+    /// Waits until the process ends; the caller has already caused the end.
     pub fn finish(&mut self) -> Result<(ExitStatus, Cpu)> {
         if !self.poll(None)?.1 {
             bail!("{} did not end in {} s", self.name, PATIENCE.as_secs());
@@ -119,7 +119,7 @@ impl Process {
         self.signal(libc::SIGINT)
     }
 
-    /// Ends it, whatever it does.
+    /// Kills it.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(libc::SIGKILL)?;
         self.finish().map(drop)
@@ -151,16 +151,16 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
-            // Fails only where it has ended already.
+            // Fails only if it has ended already.
             let _ = self.kill();
         }
     }
 }
 
-/// Where a program is, as the shell would find it.
+/// The path of a program, as the shell would find it.
 pub fn which(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Debian keeps some of them where only root looks.
+    // Debian has some of them in directories that only root's PATH contains.
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(program))

@@ -1,4 +1,4 @@
-//! What the kernel says a BPF program took: runs and nanoseconds.
+//! The kernel's statistics of BPF programs: runs and nanoseconds.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,15 +31,15 @@ pub struct Total {
     pub nanoseconds: u64,
 }
 
-/// The programs that a process holds, by name. Others load programs of the same
-/// names: whose they are is told by the descriptors.
+/// The programs that a process holds, by name. They are found by its descriptors, since
+/// other processes may load programs with the same names.
 pub fn of_process(pid: u32) -> Result<BTreeMap<String, Total>> {
     let folder = format!("/proc/{pid}/fdinfo");
     let mut ids = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("failed to list {folder}"))? {
-        // A descriptor that was closed meanwhile.
+        // The descriptor may have been closed meanwhile.
         let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        // A link has a prog_id too, and no type of program.
+        // A link has a prog_id too, but no prog_type.
         let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
         if field("prog_type:").is_some() {
             ids.extend(field("prog_id:").and_then(|id| id.trim().parse::<u32>().ok()));
@@ -54,7 +54,7 @@ pub fn of_process(pid: u32) -> Result<BTreeMap<String, Total>> {
         .collect())
 }
 
-/// What was added from `before` to `after`, without programs that did not run.
+/// The difference from `before` to `after`, without programs that did not run.
 pub fn difference(
     before: &BTreeMap<String, Total>,
     after: BTreeMap<String, Total>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * The designs that tcptop did not choose, to measure against: an event per call,
- * a hash map update per call, and programs that do nothing at all.
+ * Designs that tcptop did not choose, for comparison: an event per call, a hash map
+ * update per call, and programs that do nothing at all.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
@@ -105,7 +105,7 @@ static __always_inline int add_to_flow(struct sock *sk, int result, bool sent)
 	fill_key(&key, sk);
 	totals = bpf_map_lookup_elem(&flows, &key);
 	if (!totals) {
-		/* Where another processor was faster, its element is taken. */
+		/* If another processor was faster, use its element. */
 		bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST);
 		totals = bpf_map_lookup_elem(&flows, &key);
 		if (!totals)

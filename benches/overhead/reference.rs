@@ -1,9 +1,9 @@
-//! The designs that tcptop did not choose, as programs of their own.
+//! The designs that tcptop did not choose, each as a separate program.
 //!
 //! `ring`: a record in a ring buffer per send and per receive, read at once.
 //! `hash`: an update of a hash map per send and per receive, read each second.
-//! `empty`: a pair of cgroup_skb programs that do nothing: the floor for every
-//! program that is to see UDP datagrams where there are no trampolines.
+//! `empty`: a pair of cgroup_skb programs that do nothing: the least cost of seeing UDP
+//! datagrams without trampolines.
 
 use std::fs::File;
 use std::io;

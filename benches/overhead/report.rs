@@ -1,4 +1,4 @@
-//! What is printed and kept: a Markdown table for people, CSV for programs.
+//! The results, printed and written to files: Markdown tables for people, CSV for programs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::programs::Total;
 use crate::statistics::{Spread, median};
 use crate::subject::Subject;
 
-/// A run, and what it took elsewhere.
+/// A run of a load, and the CPU time that it took outside the generators.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     pub run: Run,
@@ -24,7 +24,7 @@ pub struct Measured {
     pub subject: Duration,
 }
 
-/// A run without and one with the subject.
+/// Two runs: one without the subject, then one with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     pub load: &'static str,
@@ -35,7 +35,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// On : off.
+    /// The ratio of the run with the subject to the run without.
     fn ratio(&self, of: impl Fn(&Measured) -> f64) -> f64 {
         of(&self.on) / of(&self.off)
     }
@@ -48,9 +48,9 @@ pub struct Report {
     pairs: Vec<Pair>,
     /// Rows: load, subject, program, runs per operation, ns per run.
     programs: Vec<[String; 6]>,
-    /// Rows: what, value, how it came about.
+    /// Rows: what, value, how it was measured.
     scale: Vec<[String; 3]>,
-    /// Every single value behind the rows.
+    /// Every single value from which the rows were computed.
     samples: String,
     stem: Option<PathBuf>,
     pairs_asked: usize,
@@ -64,7 +64,7 @@ impl Report {
             .push(("runs", format!("{} pairs of {} s", options.pairs, options.time.as_secs_f64())));
         let stem = match &options.output {
             Some(folder) => {
-                // Now, not after half an hour.
+                // Fail now, not after half an hour of measuring.
                 fs::create_dir_all(folder)
                     .with_context(|| format!("failed to make {}", folder.display()))?;
                 let date = chrono::Utc::now().format("%Y-%m-%d");
@@ -127,7 +127,7 @@ impl Report {
         }
     }
 
-    /// A figure that is no ratio: the samples and what they come to.
+    /// Adds a figure that is not a ratio: its value and the samples behind it.
     pub fn add_figure(&mut self, what: &str, value: String, how: &str, samples: &[f64]) {
         self.progress(&format!("{what}: {value}"));
         for (number, sample) in samples.iter().enumerate() {
@@ -139,7 +139,7 @@ impl Report {
     /// Prints and writes everything.
     ///
     /// # Errors
-    /// Where a load was measured without tcptop although that was to be.
+    /// If a file cannot be written, or if pairs of tcptop or of a reference are missing.
     pub fn finish(self) -> Result<()> {
         let text = self.markdown();
         print!("{text}");
@@ -149,7 +149,7 @@ impl Report {
                 files.push(("samples.csv", format!("what,sample,value\n{}", self.samples)));
             }
             for (extension, content) in files {
-                // Not with_extension: a release has dots.
+                // Not with_extension: the kernel's release contains dots.
                 let path = PathBuf::from(format!("{}.{extension}", stem.display()));
                 fs::write(&path, content)
                     .with_context(|| format!("failed to write {}", path.display()))?;
@@ -165,7 +165,7 @@ impl Report {
         Ok(())
     }
 
-    /// Load and subject of every pair, once each, in the order of measurement.
+    /// The measured combinations of load and subject, once each, in the order of measurement.
     fn groups(&self) -> Vec<(&'static str, Subject)> {
         let mut groups = Vec::new();
         for pair in &self.pairs {

@@ -1,7 +1,7 @@
-//! A part that this executable plays as a child of itself, seen from the conductor.
+//! A role: this executable, started as a child of itself. This is the conductor's side.
 //!
-//! A role says `ready`, then answers each line with one (see `reexec`). Which role
-//! does what is `main`'s to know.
+//! A role sends `ready`, then answers each line with a line (see `reexec`). `main` defines
+//! what each role does.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::process::{PATIENCE, Process};
 use crate::reexec::{self, Conversation};
 
-/// The conductor's end.
+/// A running role, as the conductor holds it.
 pub struct Role {
     conversation: Conversation,
     pub process: Process,
@@ -40,7 +40,7 @@ impl Role {
         self.conversation.ask(question, PATIENCE).context("failed to ask a role")
     }
 
-    /// Tells it to end, and waits until it has.
+    /// Ends it, and waits until it has ended.
     pub fn end(mut self) -> Result<()> {
         self.conversation.hang_up();
         let (status, _) = self.process.finish()?;
@@ -51,8 +51,8 @@ impl Role {
     }
 }
 
-/// In a role: waits this long (true: told to end before).
-pub fn told_to_end(time: Duration) -> Result<bool> {
+/// In a role: waits this long; true if the conductor asks the role to end before.
+pub fn end_requested(time: Duration) -> Result<bool> {
     let stdin = io::stdin();
     let mut waiting = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     Ok(poll(&mut waiting, PollTimeout::try_from(time)?).context("failed to wait")? > 0)

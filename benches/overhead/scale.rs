@@ -1,7 +1,7 @@
-//! What grows with the number of sockets: a tick, the start, the memory.
+//! The costs that grow with the number of sockets: a tick, the start, the memory.
 //!
-//! Sockets are counted as tcptop lists them: both ends of a connection are on
-//! this host, so each is two.
+//! Sockets are counted as tcptop lists them: both ends of a connection are on this host, so
+//! a connection is two sockets.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -27,7 +27,7 @@ const GROUP: usize = 18_000;
 /// Sockets with traffic in every interval.
 const ACTIVE: usize = 1_000;
 
-/// And fewer, to learn what an active one costs.
+/// A smaller number, to compute the cost of an active one from the difference.
 const FEW: usize = 100;
 
 /// Kernel memory that a socket with its descriptor takes, rounded up.
@@ -52,7 +52,7 @@ fn interval(options: &Options) -> Duration {
 
 fn idle_host(options: &Options, report: &mut Report) -> Result<()> {
     let tcptop = Follower::start(options, &[])?;
-    // The time over which it is measured, not a wait for something.
+    // This sleep is the time over which it is measured, not a wait for something.
     let time = interval(options) * u32::try_from(options.ticks)?;
     tcptop.await_header()?;
     let (start, before) = (Instant::now(), tcptop.cpu()?);
@@ -150,7 +150,7 @@ fn ticks(options: &Options, report: &mut Report) -> Result<()> {
 /// Nanoseconds of CPU time, user and kernel, from one interval to the next.
 fn tick(options: &Options, report: &mut Report, name: &str, arguments: &[&str]) -> Result<f64> {
     let mut tcptop = Follower::start(options, arguments)?;
-    // The listing, and the interval whose row begins while that is still written.
+    // Skip the listing, and the interval that begins while the listing is still written.
     tcptop.next_interval()?;
     tcptop.next_interval()?;
     let mut before = tcptop.cpu()?;
@@ -232,7 +232,7 @@ pub fn play_active(port: u16, sockets: usize, period: Duration) -> Result<()> {
     let mut open = connections(port, sockets)?;
     reexec::say("ready")?;
     let mut message = [0; 64];
-    while !role::told_to_end(period)? {
+    while !role::end_requested(period)? {
         for (client, server) in &mut open {
             client.write_all(&message)?;
             server.read_exact(&mut message)?;
@@ -241,8 +241,8 @@ pub fn play_active(port: u16, sockets: usize, period: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Both ends of half as many connections. They end with a reset: nothing waits
-/// for anything when a million of them goes away.
+/// This many sockets: both ends of half as many connections. They end with a reset, so that
+/// a million of them can go away without waiting for each other.
 fn connections(port: u16, sockets: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
     machine::limit_descriptors()?;
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
@@ -264,7 +264,7 @@ struct Follower {
     process: Process,
     stdout: ChildStdout,
     buffer: Vec<u8>,
-    /// What was read and not yet looked at.
+    /// Bytes that were read but not yet processed.
     unread: std::ops::Range<usize>,
     /// The beginning of the line that is being read.
     start: Vec<u8>,
@@ -272,7 +272,7 @@ struct Follower {
     time: Vec<u8>,
 }
 
-/// The first characters of a line that tell one interval from the next.
+/// The number of characters at the beginning of a line that identify its interval.
 const TIME: usize = "2026-01-01T00:00:00.000".len();
 
 impl Follower {
@@ -301,7 +301,7 @@ impl Follower {
         machine::exact_cpu(self.process.id())
     }
 
-    /// Waits for anything at all.
+    /// Waits for any output.
     fn await_header(&self) -> Result<()> {
         self.process.await_input(self.stdout.as_fd(), "output")
     }

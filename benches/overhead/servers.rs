@@ -1,4 +1,4 @@
-//! Real servers with benchmark clients of their own, where they are installed.
+//! Real servers and their benchmark clients, if they are installed.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
@@ -22,7 +22,7 @@ const NGINX: u16 = 1997;
 /// `redis-benchmark`, GET, against `redis-server`.
 pub struct Redis {
     server: Server,
-    /// Requests per second, to choose a number of them.
+    /// Requests per second, from which the number of requests of a run is computed.
     speed: f64,
 }
 
@@ -38,7 +38,7 @@ impl Redis {
         command.args(["--port", &REDIS.to_string()]).arg("--dir").arg(directory.path());
         let server = Server::start(command, REDIS, directory)?;
         let mut redis = Redis { server, speed: 20_000.0 };
-        // How fast this machine is.
+        // A first run measures the speed of this machine.
         redis.run(Duration::from_millis(100))?;
         Ok(Ok(redis))
     }
@@ -58,7 +58,7 @@ impl Load for Redis {
         self.speed = speed.with_context(|| format!("failed to parse redis-benchmark: {output}"))?;
         run.operations = requests;
         run.attempts = requests;
-        // The client's own clock: not its start and its end.
+        // By the client's own clock, which leaves out the start and end of its process.
         run.wall = Duration::from_secs_f64(requests as f64 / self.speed);
         Ok(run)
     }
@@ -144,7 +144,7 @@ impl Server {
         Ok(Server { process, cpus, _directory: directory })
     }
 
-    /// Runs a client to its end: what it wrote, and what both took.
+    /// Runs a client to its end. Returns its output, and the CPU time of client and server.
     fn with_client(&self, mut command: Command) -> Result<(String, Run)> {
         let output = tempfile::NamedTempFile::new().context("failed to make a file")?;
         command.stdin(Stdio::null()).stdout(output.reopen()?);
@@ -158,7 +158,7 @@ impl Server {
             bail!("a benchmark client failed ({status}): {text}");
         }
         let mut cpu = Cpu::of_process(server)?.since(before);
-        // The sum is exact, the shares are not.
+        // The sum is exact, the split into user and system time is not.
         cpu.user = (machine::exact_cpu(server)? - exact_before).saturating_sub(cpu.system);
         Ok((text, Run { wall: start.elapsed(), cpu: cpu + client, ..Run::default() }))
     }

@@ -1,6 +1,6 @@
 //! Medians and their spread.
 
-/// Of a sample: what lies in the middle, and how far the rest reaches.
+/// Median, quartiles and extremes of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     pub min: f64,
@@ -11,7 +11,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` for an empty sample and for one with a value that is no number.
+    /// `None` if the sample is empty or contains NaN.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().collect();
         if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
@@ -19,7 +19,7 @@ impl Spread {
         }
         values.sort_by(f64::total_cmp);
         let at = |share: f64| {
-            // Between the two neighbours, as most programs that compute quartiles do.
+            // Interpolates between the two neighbours, as most programs do for quartiles.
             let place = share * (values.len() - 1) as f64;
             let (low, high) = (values[place.floor() as usize], values[place.ceil() as usize]);
             low + (high - low) * place.fract()
@@ -34,7 +34,7 @@ impl Spread {
     }
 }
 
-/// The middle value; 0 for an empty sample.
+/// The median; 0 for an empty sample.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     Spread::of(values).map_or(0.0, |spread| spread.median)
 }

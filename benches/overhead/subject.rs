@@ -1,4 +1,4 @@
-//! What is measured: tcptop, the designs it did not choose, and its peers.
+//! The subjects whose cost is measured: tcptop, designs that it did not choose, its peers.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -18,22 +18,22 @@ use crate::process::{Process, which};
 use crate::reexec;
 use crate::role::{self, Role};
 
-/// One of them.
+/// A subject.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Subject {
     pub name: &'static str,
     kind: Kind,
-    /// What stands in the tables.
+    /// Its description in the tables.
     pub about: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Nothing,
-    /// With these arguments more than the options say.
+    /// tcptop, with these arguments in addition to those of the command line.
     Tcptop(&'static [&'static str]),
     Reference(&'static str),
-    /// Captures packets; program and arguments.
+    /// A program that captures packets: its name and arguments.
     Peer(&'static str, &'static [&'static str]),
     Ss,
 }
@@ -75,14 +75,14 @@ const ALL: [Subject; 10] = [
     },
 ];
 
-/// What a smoke run tries.
+/// The subjects of a smoke run.
 const SMOKE: [&str; 4] = ["tcptop", "empty", "hash", "ring"];
 
 pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|subject| subject.name).collect()
 }
 
-/// Those that were asked for.
+/// The subjects that the options ask for.
 pub fn chosen(options: &Options) -> Vec<Subject> {
     let asked = |subject: &Subject| {
         if options.subjects.is_empty() {
@@ -99,12 +99,12 @@ impl Subject {
         matches!(self.kind, Kind::Tcptop(_))
     }
 
-    /// Somebody else's program: where it fails, the others can still be measured.
+    /// Whether it is another project's program: if it fails, the rest is still measured.
     pub fn is_foreign(&self) -> bool {
         matches!(self.kind, Kind::Peer(..) | Kind::Ss)
     }
 
-    /// Starts it and waits until it counts.
+    /// Starts it and waits until it has begun to count.
     pub fn start(&self, options: &Options) -> Result<Running> {
         match self.kind {
             Kind::Nothing => Ok(Running::Nothing),
@@ -120,7 +120,8 @@ impl Subject {
                 command.args(arguments);
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
                 let process = Process::spawn(command, None)?;
-                // All of them capture packets, and the network is ours alone.
+                // It has begun when a packet socket exists: nobody else has one in this
+                // network namespace.
                 process.await_that("packet socket", || {
                     let sockets = fs::read_to_string("/proc/net/packet");
                     Ok(sockets.context("failed to read /proc/net/packet")?.lines().count() > 1)
@@ -131,7 +132,7 @@ impl Subject {
     }
 }
 
-/// A subject at work; it ends when this is dropped.
+/// A running subject; it ends when this is dropped.
 pub enum Running {
     Nothing,
     Tcptop(Tcptop),
@@ -149,12 +150,12 @@ impl Running {
         }
     }
 
-    /// CPU time so far.
+    /// Its CPU time so far.
     pub fn cpu(&self) -> Result<Duration> {
         self.pid().map_or(Ok(Duration::ZERO), machine::exact_cpu)
     }
 
-    /// Ends it; tcptop and the references must end well.
+    /// Ends it. An error if tcptop or a reference does not end properly.
     pub fn stop(self) -> Result<Option<Stopped>> {
         match self {
             Running::Nothing => Ok(None),
@@ -174,7 +175,7 @@ pub struct Tcptop {
 /// A tcptop that ended with status 0.
 pub struct Stopped {
     directory: TempDir,
-    /// What it says was lost.
+    /// The losses that it reported.
     pub lost: String,
 }
 
@@ -191,7 +192,7 @@ impl Tcptop {
         let mut command = Command::new(&options.tcptop);
         command.args(arguments).stdin(Stdio::null());
         command.stdout(create("stdout")?).stderr(create("stderr")?);
-        // A pipe with a name: something to wait on.
+        // A FIFO, so that the conductor can wait for it.
         let path = directory.path().join("ready");
         mkfifo(&path, Mode::S_IRWXU).context("failed to make a pipe")?;
         let ready = File::options()
@@ -225,7 +226,7 @@ impl Tcptop {
     }
 }
 
-/// The role that looks at every socket each second.
+/// The role that runs `ss -tin` each second.
 pub fn play_ss() -> Result<()> {
     reexec::say("ready")?;
     loop {
@@ -233,7 +234,7 @@ pub fn play_ss() -> Result<()> {
         if !status.context("failed to start ss")?.success() {
             bail!("ss failed");
         }
-        if role::told_to_end(Duration::from_secs(1))? {
+        if role::end_requested(Duration::from_secs(1))? {
             return Ok(());
         }
     }

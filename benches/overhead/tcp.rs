@@ -12,9 +12,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::load::{self, Load, MANY, Run, SMALL, STOP, both, repeat};
 
-/// A message there and one back. Where both ends share a processor, the time of a
-/// round trip is the work it takes; where each has its own, as two hosts or two
-/// busy processes have, waking the other one takes most of it.
+/// A message there and one back. If both ends share a processor, a round trip takes just the
+/// time of its work. If each end has its own processor, as with two hosts or two busy
+/// processes, most of a round trip is waking the other end.
 pub struct PingPong {
     client: TcpStream,
     server: TcpStream,
@@ -105,7 +105,7 @@ impl Load for Bulk {
         Ok(Run {
             operations: client.value,
             attempts: client.value,
-            // The reader's time: what it has not read was not transferred.
+            // The reader's time: bytes that it has not read do not count as transferred.
             wall: server.wall,
             cpu: client.cpu + server.cpu,
         })
@@ -117,12 +117,12 @@ pub struct Many {
     clients: Vec<TcpStream>,
     servers: Vec<TcpStream>,
     epoll: Epoll,
-    /// Tells the server to look how much was sent.
+    /// An eventfd that makes the server look how much was sent.
     sent: EventFd,
     cpus: [usize; 2],
 }
 
-/// What [`Many`] knows its eventfd by.
+/// The number that stands for the eventfd among the events of [`Many`].
 const SENT: u64 = u64::MAX;
 
 impl Many {
@@ -174,7 +174,7 @@ impl Load for Many {
     }
 }
 
-/// Reads until it has as much as the other end says it sent.
+/// Reads until it has as many bytes as the other end reports to have sent.
 fn receive(
     servers: &mut [TcpStream],
     epoll: &Epoll,

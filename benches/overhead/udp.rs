@@ -10,32 +10,33 @@ use anyhow::{Context, Result};
 
 use crate::load::{Load, MANY, Run, SMALL, STOP, both, loopback, repeat};
 
-/// Room for what comes while the receiver is off its processor.
+/// Receive buffer: room for datagrams that come while the receiver is off its processor.
 const RECEIVE_BUFFER: libc::c_int = 16 << 20;
 
-/// Between two looks at the sockets: about ten datagrams.
+/// The time between two polls of the sockets, in which about ten datagrams arrive.
 const REST: Duration = Duration::from_micros(30);
 
-/// A receiver that waited for so long asks whether the sender has ended.
+/// A receiver that has waited this long checks whether the sender has ended.
 const END: Duration = Duration::from_millis(20);
 
 /// First part of the peers' addresses: 127.2.0.0 and up.
 const BLOCK: u8 = 2;
 
-/// Sockets behind them, each with a port: peers differ in address or port.
+/// The number of sockets that receive for the peers, each with its own port: peers differ in
+/// address or port.
 const RECEIVERS: usize = 250;
 
-/// Datagrams as fast as they can be sent. What counts is what arrives; the CPU
-/// time is the sender's, in which the receiving side of the kernel runs too.
+/// Sends datagrams as fast as possible. Only datagrams that arrive count as operations. The
+/// CPU time is the sender's, which includes the kernel's receiving side.
 pub struct Flood {
     sender: UdpSocket,
     receivers: Vec<UdpSocket>,
-    /// Where to send, one after the other; empty where the socket is connected.
+    /// The peers, to send to in turn; empty if the socket is connected.
     peers: Vec<SocketAddr>,
     cpus: [usize; 2],
-    /// The receiver looks again and again, and rests in between, so that it finds
-    /// several datagrams at a time: nobody has to wake it up. Otherwise it waits
-    /// in its system call, as programs do.
+    /// If true, the receiver polls and sleeps in between, so that it finds several datagrams
+    /// at a time and the sender never has to wake it up. Otherwise it waits in its system
+    /// call, as most programs do.
     polled: bool,
 }
 
@@ -77,7 +78,8 @@ impl Flood {
         let mut buffer = [0; SMALL];
         let mut count = 0;
         loop {
-            // Asked before the sockets are: what was sent by then is there.
+            // Checked before the sockets are read: if the sender has ended, all of its
+            // datagrams are there.
             let last = over.load(Ordering::Acquire);
             for receiver in &self.receivers {
                 loop {
@@ -136,7 +138,7 @@ pub struct Answer {
     cpus: [usize; 2],
 }
 
-/// Questions on their way at a time: they fit into the server's receive buffer.
+/// The most questions on their way at a time: so many fit into the server's receive buffer.
 const WINDOW: usize = 50;
 
 impl Answer {
@@ -148,7 +150,7 @@ impl Answer {
             .map(|_| {
                 let client = bind(Ipv4Addr::LOCALHOST)?;
                 client.connect(address).context("failed to connect")?;
-                // A datagram that got lost is an error, not a run without end.
+                // With a timeout, a lost datagram is an error, not an endless run.
                 client.set_read_timeout(Some(Duration::from_secs(5)))?;
                 Ok(client)
             })

@@ -1,8 +1,8 @@
-//! Helper processes: the test binary in another role ([`reexec`]), which does with
-//! sockets what a line says and answers with a line.
+//! Helper processes: the test binary in another role ([`reexec`]). An agent reads commands
+//! for sockets, one a line, and answers each with a line.
 //!
-//! An agent has one thread (but for those of [`Agent::send_named`]), so that it
-//! may fork. It ends with its standard input.
+//! An agent has one thread (except during [`Agent::send_named`]), so that it may fork. It
+//! ends when its standard input ends.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -25,7 +25,7 @@ use super::sock::{self, Ends};
 use super::udp;
 use super::wait::patience;
 
-/// The only role that the test binary plays besides its own.
+/// The only other role of the test binary.
 const ROLE: [&str; 1] = ["agent"];
 
 /// Runs the agent if that is what this process was started for.
@@ -53,8 +53,8 @@ pub struct Socket {
 }
 
 impl Agent {
-    /// An agent in the network namespace of the calling thread, whose process
-    /// (and thread) has this name.
+    /// Starts an agent in the network namespace of the calling thread. Its process and its
+    /// thread have this name.
     pub fn new(name: impl AsRef<[u8]>) -> Agent {
         let mut command = reexec::command(Path::new(reexec::ITSELF), &ROLE);
         Conversation::prepare(&mut command);
@@ -86,7 +86,7 @@ impl Agent {
         Socket::parse(&answer)
     }
 
-    /// Connects to a listener of this process; the socket there is the answer's second half.
+    /// Connects to a listener of this process. Returns the agent's socket and the accepted one.
     pub fn connect_here(&mut self, family: sock::Family) -> (Socket, TcpStream) {
         let (listener, address) = sock::listen(family);
         let socket = self.connect(address);
@@ -100,7 +100,7 @@ impl Agent {
         self.ask(&format!("send {} {bytes}", socket.fd));
     }
 
-    /// Sends from a thread with a name of its own, which ends before the answer.
+    /// Sends from a thread with this name; the thread ends before the agent answers.
     pub fn send_named(&mut self, name: &str, socket: Socket, bytes: u64) {
         self.ask(&format!("send-named {} {} {bytes}", hex(name.as_bytes()), socket.fd));
     }
@@ -113,21 +113,20 @@ impl Agent {
         self.ask(&format!("close {}", socket.fd));
     }
 
-    /// Forks: from now on the child answers, while the parent holds what it
-    /// has and does nothing.
+    /// Forks. From now on the child answers; the parent keeps its sockets open and does
+    /// nothing.
     pub fn fork(&mut self) {
         let answer = self.ask("fork");
         self.pid = answer.parse().expect("a pid");
     }
 
-    /// Becomes another program file with the socket kept open; the new image
-    /// is an agent again.
+    /// Executes another program file, which is an agent again. The socket stays open.
     pub fn exec(&mut self, program: &Path, socket: Socket) {
         self.ask(&format!("exec {} {}", socket.fd, program.display()));
         self.ask(&format!("adopt {}", socket.fd));
     }
 
-    /// A Unix socket at this path into which another agent gives sockets.
+    /// Makes a Unix socket at this path, to which another agent can send sockets.
     pub fn mailbox(&mut self, path: &Path) {
         self.ask(&format!("mailbox {}", path.display()));
     }
@@ -138,7 +137,7 @@ impl Agent {
         self.close(socket);
     }
 
-    /// The same, and keeps its own copy.
+    /// Sends the socket to a mailbox and keeps it open here.
     pub fn share(&mut self, socket: Socket, mailbox: &Path) {
         self.ask(&format!("give {} {}", socket.fd, mailbox.display()));
     }
@@ -166,18 +165,18 @@ impl Agent {
         self.ask(&format!("udp-send {socket} {remote} {bytes} {count}"));
     }
 
-    /// Receives so many datagrams; their bytes.
+    /// Receives this many datagrams. Returns their bytes.
     pub fn udp_receive(&mut self, socket: RawFd, count: u32) -> u64 {
         let answer = self.ask(&format!("udp-receive {socket} {count}"));
         word(&mut answer.split_ascii_whitespace())
     }
 
-    /// Receives so many datagrams and answers each with one of this size.
+    /// Receives this many datagrams and answers each with one of this size.
     pub fn udp_answer(&mut self, socket: RawFd, count: u32, bytes: usize) {
         self.ask(&format!("udp-answer {socket} {count} {bytes}"));
     }
 
-    /// How many datagrams wait in the socket, now taken from it.
+    /// Takes all waiting datagrams from the socket. Returns their number.
     pub fn udp_drain(&mut self, socket: RawFd) -> u64 {
         let answer = self.ask(&format!("udp-drain {socket}"));
         word(&mut answer.split_ascii_whitespace())
@@ -241,7 +240,7 @@ fn word<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> T {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    // A leading zero keeps the empty name a word.
+    // The leading zero makes a word of the empty name, too.
     bytes.iter().fold(String::from("0"), |text, byte| text + &format!("{byte:02x}"))
 }
 
@@ -252,8 +251,8 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-/// Names the calling thread (the process, where it is the first one). Any
-/// bytes but NUL; the kernel keeps 15.
+/// Names the calling thread (and so the process, if it is the first thread). Any bytes
+/// except NUL; the kernel keeps 15 of them.
 fn set_name(name: Vec<u8>) {
     let name = CString::new(name).expect("no NUL");
     // SAFETY: the kernel reads a NUL-terminated string.
@@ -261,7 +260,7 @@ fn set_name(name: Vec<u8>) {
     assert_eq!(result, 0, "PR_SET_NAME");
 }
 
-/// What an agent holds.
+/// The sockets that an agent holds.
 #[derive(Default)]
 struct Held {
     listeners: BTreeMap<RawFd, TcpListener>,
@@ -361,7 +360,7 @@ fn serve() -> io::Result<()> {
     })
 }
 
-/// In the child: its pid. The parent waits for the child and ends.
+/// Forks. Returns in the child only, with its PID; the parent waits for the child and ends.
 fn fork() -> io::Result<String> {
     // SAFETY: the process has one thread.
     match unsafe { libc::fork() } {
@@ -375,7 +374,7 @@ fn fork() -> io::Result<String> {
     }
 }
 
-/// Returns only where it fails; the answer goes out before.
+/// Sends the answer, then executes the program. Returns only if that fails.
 fn exec(kept: RawFd, program: &str) -> io::Error {
     // SAFETY: integers only; the descriptor is one of this process.
     unsafe { libc::fcntl(kept, libc::F_SETFD, 0) };

@@ -1,5 +1,5 @@
-//! Many short connections, each with its own sizes and its own ending, and an
-//! account of them. The two ends run in two agents.
+//! Many short connections, each with its own sizes and its own ending. The account is a
+//! file that lists them. The two ends run in two agents.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -26,7 +26,7 @@ impl Ending {
     const ALL: [Ending; 4] =
         [Ending::ClientCloses, Ending::ServerCloses, Ending::ClientResets, Ending::ServerResets];
 
-    /// What tcptop should say at the client and at the server.
+    /// The `end=` that tcptop should show for the client's and for the server's socket.
     pub fn words(self) -> (&'static str, &'static str) {
         match self {
             Ending::ClientCloses | Ending::ServerCloses => ("fin", "fin"),
@@ -38,7 +38,7 @@ impl Ending {
 
 /// One connection of an account.
 #[derive(Debug)]
-pub struct Told {
+pub struct Entry {
     /// As the client sees it.
     pub ends: Ends,
     pub up: u64,
@@ -46,7 +46,7 @@ pub struct Told {
     pub ending: Ending,
 }
 
-/// What the client asks for in the first bytes it sends.
+/// What a connection does. The client sends it to the server in its first bytes.
 struct Plan {
     up: u16,
     down: u16,
@@ -117,23 +117,23 @@ fn serve_one(listener: &TcpListener) -> io::Result<()> {
 /// Makes the connections and writes the account.
 pub fn run(server: SocketAddr, connections: u32, account: &str) -> io::Result<()> {
     let next = AtomicU32::new(0);
-    let told: Vec<String> = thread::scope(|scope| {
+    let accounts: Vec<String> = thread::scope(|scope| {
         let work = || {
-            let mut told = String::new();
+            let mut lines = String::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= connections {
-                    return told;
+                    return lines;
                 }
                 let plan = Plan::number(index);
                 let local = play(server, index, &plan).expect("a connection");
-                told += &format!("{local} {server} {} {} {}\n", plan.up, plan.down, plan.ending);
+                lines += &format!("{local} {server} {} {} {}\n", plan.up, plan.down, plan.ending);
             }
         };
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|thread| thread.join().expect("churn")).collect()
     });
-    fs::write(account, told.concat())
+    fs::write(account, accounts.concat())
 }
 
 /// One connection, from one of many addresses so that ports do not run out.
@@ -156,21 +156,21 @@ fn play(server: SocketAddr, index: u32, plan: &Plan) -> io::Result<SocketAddr> {
             reply?;
             sock::reset(stream);
         }
-        // The reset can overtake the reading of what came before it; it must
-        // have come before the client closes, though.
+        // The reset may arrive before the reply was read, so the reply may be missing. But
+        // the reset must arrive before the client closes.
         Ending::ServerResets => sock::await_closed(&stream),
     }
     Ok(address)
 }
 
 /// Reads the account that [`run`] left.
-pub fn read_account(text: &str) -> Vec<Told> {
+pub fn read_account(text: &str) -> Vec<Entry> {
     let parse = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         let address = |i: usize| words[i].parse().expect("an address");
         let number = |i: usize| words[i].parse().expect("a number");
         let ends = Ends { local: address(0), remote: address(1) };
-        Told { ends, up: number(2), down: number(3), ending: Ending::ALL[number(4) as usize] }
+        Entry { ends, up: number(2), down: number(3), ending: Ending::ALL[number(4) as usize] }
     };
     text.lines().map(parse).collect()
 }

@@ -1,9 +1,9 @@
-//! The columns of CSV, the keys of JSON and the causes of loss, as users rely on them:
-//! written down once more, independently of the program, so that the tests notice when
-//! one of them changes its name, its place or its type.
+//! The columns of CSV, the keys of JSON and the causes of loss, as promised to users. This
+//! list is independent of the program, so that the tests notice when a column changes its
+//! name, its place or its type.
 
-/// Name, and what JSON has there: N for a number, S for a string, B for a boolean; in
-/// lower case it may be null.
+/// Name and type in JSON: N for a number, S for a string, B for a boolean; lower case
+/// means that it may be null.
 pub const COLUMNS: &[(&str, char)] = &[
     ("timestamp", 'S'),
     ("protocol", 'S'),
@@ -33,7 +33,7 @@ pub const COLUMNS: &[(&str, char)] = &[
     ("end", 's'),
 ];
 
-/// So many of them are in CSV without `--wide`.
+/// The number of columns in CSV without `--wide`.
 pub const USUAL: usize = 16;
 
 /// The keys that a `lost` object counts by.
@@ -48,7 +48,7 @@ pub const CAUSES: &[&str] = &[
     "skipped",
 ];
 
-/// The names of the first so many columns.
+/// The names of the first `count` columns.
 pub fn names(count: usize) -> Vec<&'static str> {
     COLUMNS[..count].iter().map(|(name, _)| *name).collect()
 }

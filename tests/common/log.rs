@@ -1,4 +1,4 @@
-//! CSV as tcptop writes it, parsed strictly: a header, once, and whole rows.
+//! A strict parser for tcptop's CSV: exactly one header, and only complete rows.
 
 use std::fs;
 use std::path::Path;
@@ -76,7 +76,7 @@ impl LogRow {
     }
 }
 
-/// Up to the last newline that ends a row: a name may have one in it.
+/// The part up to the end of the last complete row. (A quoted name may contain a newline.)
 fn whole_rows(bytes: &[u8]) -> Option<&[u8]> {
     let (mut quoted, mut whole) = (false, None);
     for (position, byte) in bytes.iter().enumerate() {
@@ -100,8 +100,8 @@ impl Log {
         Log::parse(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
 
-    /// Probes the file, which is being written, until there is an answer. (An
-    /// interval that is written just now may be there in part.)
+    /// Reads the file again and again, while tcptop writes it, until `probe` has an answer.
+    /// (The newest interval may be incomplete.)
     pub fn wait<T>(path: &Path, what: &str, mut probe: impl FnMut(&Log) -> Option<T>) -> T {
         until(what, || {
             let bytes = fs::read(path).unwrap_or_default();
@@ -131,7 +131,7 @@ impl Log {
         Log { rows }
     }
 
-    /// All of one interval share a time, so this is one for each.
+    /// The times of the intervals: all rows of an interval share one.
     pub fn times(&self) -> Vec<DateTime<FixedOffset>> {
         let mut times: Vec<_> = self.rows.iter().map(|row| row.time).collect();
         times.dedup();
@@ -150,7 +150,7 @@ impl Log {
         self.rows_of(ends).filter(|row| row.is_final())
     }
 
-    /// What one connection moved, in and out: its one final row or its last one.
+    /// What one connection moved, in and out, by its last row.
     pub fn totals(&self, ends: Ends) -> (u64, u64) {
         assert!(self.finals_of(ends).count() <= 1, "several final rows of {ends:?}");
         let row = self.rows_of(ends).next_back();
@@ -159,8 +159,8 @@ impl Log {
     }
 }
 
-/// The rows of one connection, one for each interval: bytes are the rate by the
-/// time since the row before, so no row between two is missing.
+/// Checks that a connection has a row in each interval: the bytes since the row before are
+/// the rate times the time between the two rows, so no row is missing in between.
 pub fn check_continuous(rows: &[&LogRow]) {
     assert!(rows.len() > 1, "{rows:#?}");
     for two in rows.windows(2) {
@@ -170,7 +170,7 @@ pub fn check_continuous(rows: &[&LogRow]) {
             (two[1].bytes_in - two[0].bytes_in, two[1].rate_in),
             (two[1].bytes_out - two[0].bytes_out, two[1].rate_out),
         ] {
-            // The time is the wall clock's, which is read in two steps.
+            // The row's time comes from two clocks that are read one after the other.
             let slack = Duration::from_millis(15).as_secs_f64() * rate + 1.0;
             assert!((bytes as f64 - rate * seconds).abs() <= slack, "{two:#?}");
         }

@@ -1,9 +1,9 @@
 //! What the tests that run the `tcptop` binary share: the process under test,
 //! sockets whose traffic is known, helper processes, network namespaces.
 //!
-//! Every wait is bounded by [`wait::patience`], and every resource (process,
-//! namespace, file) goes when its value is dropped; the tcptop that tests
-//! [`share`], when none needs it any more.
+//! Every wait is bounded by [`wait::patience`]. Every resource (process, namespace, file)
+//! ends when its value is dropped. The tcptop that tests [`share`] ends when no test needs
+//! it any more.
 
 pub mod agent;
 pub mod churn;

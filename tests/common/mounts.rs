@@ -1,5 +1,5 @@
-//! What a process sees of the file system, changed for it alone. To be called
-//! before it becomes another program; everything goes with it.
+//! Changes a process's view of the file system, for this process alone. To be called
+//! before it executes another program; the kernel undoes everything when it ends.
 
 use std::fs;
 use std::io;
@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-/// Leaves the mount namespace of all others: what is mounted from now on, nobody
-/// else sees.
+/// Moves into a private mount namespace: no other process sees what is mounted from now on.
 pub fn private() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

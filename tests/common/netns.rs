@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::wait::until_true;
 
-/// A network namespace, kept by a descriptor and by nothing in the file system.
+/// A network namespace. Only a descriptor keeps it alive, no file.
 pub struct Netns(File);
 
 impl Netns {
@@ -24,8 +24,8 @@ impl Netns {
         Netns(thread::scope(|scope| scope.spawn(make).join().expect("a new namespace")))
     }
 
-    /// Runs `work` on a thread of this namespace. Sockets and processes that it
-    /// makes belong to the namespace wherever they are used later.
+    /// Runs `work` on a thread in this namespace. The sockets and processes that `work`
+    /// makes stay in the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(&self.0, CloneFlags::CLONE_NEWNET).expect("setns");
@@ -49,7 +49,7 @@ impl Netns {
                 ip("link set veth0 up");
             });
         }
-        // The kernel may take a second to notice; what is sent before is dropped.
+        // The link may need a second to come up; until then packets are dropped.
         for netns in [self, other] {
             netns.run(|| {
                 until_true("the link to be up", || {
@@ -72,7 +72,8 @@ pub fn ip(arguments: &str) {
     assert!(run("ip", arguments).is_ok(), "ip {arguments}");
 }
 
-/// Runs a command whose arguments hold no blanks; its output, or what it said.
+/// Runs a command whose arguments hold no blanks. Returns its stdout, or its stderr if it
+/// failed.
 pub fn run(program: &str, arguments: &str) -> Result<String, String> {
     let output = Command::new(program).args(arguments.split_ascii_whitespace()).output();
     let output = output.map_err(|e| format!("{program}: {e}"))?;

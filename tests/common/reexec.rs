@@ -1,9 +1,9 @@
-//! This executable, executed again to play another role: a child that answers each
-//! line on its stdin with a line on its stdout, and ends when its stdin does. What the
-//! role is, and what the lines say, is up to who asks for it.
+//! Starts this executable again as a child that plays another role. The child answers each
+//! line on its stdin with a line on its stdout, and ends when its stdin does. The caller
+//! defines the roles and the meaning of the lines.
 //!
-//! Both the live tests and `benches/overhead` include this file, so it uses nothing
-//! else of either.
+//! Both the live tests and `benches/overhead` include this file, so it uses no other module
+//! of either.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,16 +17,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// The first argument of a child; its role follows.
 const FLAG: &str = "--role";
 
-/// This executable as it runs now, wherever its file may have gone.
+/// The running executable, even if its file was moved or removed.
 pub const ITSELF: &str = "/proc/self/exe";
 
-/// The words of the role that this process was started for, if it was for one.
+/// The role of this process and the role's arguments, if it was started for a role.
 pub fn asked_for() -> Option<Vec<String>> {
     let mut arguments = env::args().skip(1);
     (arguments.next()? == FLAG).then(|| arguments.collect())
 }
 
-/// What starts a program in a role: [`ITSELF`], or a copy of it.
+/// A command that starts [`ITSELF`], or a copy of it, in a role.
 pub fn command(program: &Path, role: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.arg(FLAG).args(role);
@@ -40,18 +40,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Has the child's two ends made when it is started.
+    /// Makes the command connect the child's stdin and stdout to pipes.
     pub fn prepare(command: &mut Command) {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
     }
 
-    /// With a child that was [prepared](Conversation::prepare) for it.
+    /// A conversation with a child whose command was [prepared](Conversation::prepare).
     pub fn with(child: &mut Child) -> io::Result<Conversation> {
         let stdout = child.stdout.take().ok_or(io::ErrorKind::NotConnected)?;
         Ok(Conversation { stdin: child.stdin.take(), stdout: BufReader::new(stdout) })
     }
 
-    /// Says a line and waits this long for the answer.
+    /// Sends a line and waits this long for the answer.
     pub fn ask(&mut self, line: &str, patience: Duration) -> io::Result<String> {
         let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         writeln!(stdin, "{line}")?;
@@ -79,14 +79,14 @@ impl Conversation {
     }
 }
 
-/// The child's words to its starter.
+/// In the child: sends a line to the starter.
 pub fn say(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// The child's life: answers each line on stdin, until there are no more.
+/// In the child: answers each line on stdin until stdin ends.
 pub fn serve<E: From<io::Error>>(
     mut answer: impl FnMut(&str) -> Result<String, E>,
 ) -> Result<(), E> {

@@ -1,4 +1,4 @@
-//! A seeded generator (SplitMix64): the same traffic in every run.
+//! A random number generator (SplitMix64) with a seed: every run has the same traffic.
 
 pub struct Rng(u64);
 

@@ -1,14 +1,13 @@
-//! One tcptop for many tests. Most of them need a tcptop that runs with the usual
-//! arguments and look at nothing but their own connections: they take turns with one
-//! that is started once.
+//! One tcptop for many tests. Most tests need a tcptop with the usual arguments and look
+//! only at their own connections. These tests take turns with one tcptop that is started
+//! once.
 //!
-//! [`Tcptop::share`] lends it, [`Tcptop::finish`] gives it back: with everything that
-//! was written in between, which is held against the contract there and then. Its end
-//! (status, summary, loss) is checked once, in [`retire`]. A test that fails does not
-//! give it back: the next one gets a fresh one.
+//! [`Tcptop::share`] lends it to a test. [`Tcptop::finish`] gives it back, and checks its
+//! output since then against the contract. Its end (status, summary, loss) is checked once,
+//! in [`retire`]. A test that fails does not give it back: the next test gets a new one.
 //!
-//! For a test about the start, the listing, the end, options or older sockets this is
-//! not the way: it calls [`Tcptop::start`].
+//! A test about the start, the listing, the end, options or older sockets must not share:
+//! it calls [`Tcptop::start`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,28 +15,28 @@ use super::sock::{Family, Pair};
 use super::tcptop::{Output, Tcptop};
 use super::udp::{Duo, wait_totals};
 
-/// What a shared tcptop has with it.
+/// What belongs to a shared tcptop.
 pub struct Lent {
     arguments: Vec<String>,
     beacon: Beacon,
 }
 
-/// What makes tcptop write a line at will.
+/// Traffic that makes tcptop write a line, to know that all earlier lines are written.
 enum Beacon {
     /// A new connection each time.
     Connection,
-    /// The same sockets each time: no test must get their ports.
+    /// The same two sockets each time. They stay open, so no test gets their ports.
     Flow(Box<Duo>),
 }
 
-/// The one that nobody uses at the moment.
+/// The shared tcptop, while no test uses it.
 static FREE: Mutex<Option<Tcptop>> = Mutex::new(None);
 
 fn free() -> MutexGuard<'static, Option<Tcptop>> {
     FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one that is free, where it has these arguments; else a new one.
+/// The free tcptop if it has these arguments; else a new one.
 pub fn lend(arguments: &[&str]) -> Tcptop {
     let same =
         |tcptop: &mut Tcptop| tcptop.lent.as_ref().is_some_and(|lent| lent.arguments == arguments);
@@ -55,7 +54,7 @@ pub fn lend(arguments: &[&str]) -> Tcptop {
     })
 }
 
-/// What was written while the borrower had it.
+/// Takes the tcptop back; what it wrote while it was lent.
 pub fn give_back(mut tcptop: Tcptop, mut lent: Lent) -> Output {
     lent.beacon.settle(&tcptop);
     let stderr = tcptop.stderr();
@@ -68,18 +67,19 @@ pub fn give_back(mut tcptop: Tcptop, mut lent: Lent) -> Output {
 }
 
 impl Beacon {
-    /// Waits until all that has happened by now is written: until something is that
-    /// happens later.
+    /// Waits until tcptop has written everything that has happened so far: makes new
+    /// traffic and waits for its line.
     fn settle(&mut self, tcptop: &Tcptop) {
         match self {
-            // `[CLOSED]` lines come after the rows of their interval, in their order.
+            // `[CLOSED]` lines come after the rows of their interval, in order of time.
             Beacon::Connection => {
                 let pair = Pair::new(Family::V4);
                 let ends = pair.ends;
                 pair.close();
                 tcptop.wait_closed(&[ends, ends.flipped()]);
             }
-            // Others may follow this row, but before those of the next interval.
+            // Other rows of this interval may follow this one; the second round is in a
+            // later interval, and so after all of them.
             Beacon::Flow(duo) => {
                 for _ in 0..2 {
                     duo.send(1, 1);
@@ -91,8 +91,8 @@ impl Beacon {
     }
 }
 
-/// Ends the shared tcptop, where there is one, and holds its whole run against the
-/// contract: status 0, nothing lost.
+/// Ends the shared tcptop, if there is one, and checks its whole run against the contract:
+/// status 0, nothing lost.
 pub fn retire() {
     let tcptop = free().take();
     if let Some(mut tcptop) = tcptop {

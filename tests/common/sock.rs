@@ -1,4 +1,4 @@
-//! TCP sockets with known traffic, and what the kernel says of them.
+//! TCP sockets with known traffic, and the kernel's own counters of them.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
@@ -15,8 +15,8 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage}
 
 use super::wait::{patience, until, until_true};
 
-/// `struct tcp_info` of linux/tcp.h up to the fields of Linux 6.7; those that
-/// the running kernel does not know stay zero.
+/// `struct tcp_info` of linux/tcp.h up to the fields of Linux 6.7. Fields that the running
+/// kernel does not know stay zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpInfo {
@@ -179,7 +179,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// How the two ends of a connection over loopback speak.
+/// The address families of the two ends of a connection over loopback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     V4,
@@ -210,14 +210,14 @@ impl Family {
     }
 }
 
-/// A loopback address of this test process, so that two suites on one machine
-/// do not meet.
+/// A loopback address that only this test process uses, so that two test runs on one
+/// machine do not meet.
 pub fn loopback(last: u8) -> Ipv4Addr {
     let pid = process::id();
     Ipv4Addr::new(127, 64 + (pid >> 8) as u8 % 64, pid as u8, last)
 }
 
-/// A listener whose `accept` gives up in time, and an address that reaches it.
+/// A listener whose `accept` has a timeout, and an address that reaches it.
 pub fn listen(family: Family) -> (TcpListener, SocketAddr) {
     let listener = listen_at(family.listen_at());
     let address = family.reach(listener.local_addr().expect("bound"));
@@ -231,7 +231,7 @@ pub fn listen_at(address: SocketAddr) -> TcpListener {
     listener
 }
 
-/// Makes every blocking call on the socket give up in time.
+/// Gives every blocking call on the socket a timeout.
 pub fn bounded(socket: &impl AsFd) {
     let time = libc::timeval { tv_sec: patience().as_secs() as i64, tv_usec: 0 };
     for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
@@ -282,7 +282,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A TCP socket, bound where `local` says so, that has not connected.
+/// An unconnected TCP socket, bound to `local` if given.
 pub fn unconnected(remote: SocketAddr, local: Option<SocketAddr>) -> TcpStream {
     let family = if remote.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd: OwnedFd =
@@ -296,8 +296,8 @@ pub fn unconnected(remote: SocketAddr, local: Option<SocketAddr>) -> TcpStream {
     TcpStream::from(fd)
 }
 
-/// A TCP socket of this local address; its port is chosen when it connects, so
-/// that every (address, port, peer) can be used.
+/// A TCP socket with this local address. The kernel chooses its port when it connects, so
+/// that each port can be used once for each peer.
 pub fn unconnected_from(local: Ipv4Addr, remote: SocketAddr) -> TcpStream {
     let socket = unconnected(remote, None);
     set_int(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
@@ -356,15 +356,15 @@ pub fn exchange(a: &TcpStream, b: &TcpStream, a_to_b: u64, b_to_a: u64) {
     });
 }
 
-/// A flow from the client of a pair to its server, in equal parts, until it is
-/// stopped (by hand or because the test failed).
+/// A flow from the client of a pair to its server, in equal parts. It ends when it is
+/// stopped or when the test fails.
 pub struct Stream {
     running: Arc<AtomicBool>,
     thread: Option<JoinHandle<Vec<Part>>>,
 }
 
-/// A part of a [`Stream`]: before its first byte was sent, after its last was
-/// received, and the total then.
+/// A part of a [`Stream`]: the time before its first byte was sent, the time after its last
+/// byte was received, and the total so far.
 pub struct Part {
     pub began: Instant,
     pub ended: Instant,
@@ -372,8 +372,7 @@ pub struct Part {
 }
 
 impl Stream {
-    /// Moves a part (no more than the socket buffers hold), then another one
-    /// each `period`.
+    /// Moves a part (no more than the socket buffers hold) at once and in each `period`.
     pub fn start(pair: &Pair, part: u64, period: Duration) -> Stream {
         let [from, to] =
             [&pair.client, &pair.server].map(|stream| stream.try_clone().expect("dup"));
@@ -396,7 +395,7 @@ impl Stream {
         Stream { running, thread: Some(thread) }
     }
 
-    /// Ends the flow after everything was received; what was moved when.
+    /// Ends the flow after everything was received. Returns its parts.
     pub fn stop(mut self) -> Vec<Part> {
         self.halt().expect("it runs").expect("the flow")
     }
@@ -420,12 +419,12 @@ pub fn reset(stream: TcpStream) {
     set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, &linger).expect("SO_LINGER");
 }
 
-/// Waits until the kernel has closed the connection under a socket that is open.
+/// Waits until the kernel has closed the connection of an open socket.
 pub fn await_closed(stream: &TcpStream) {
     until_true("the connection to be closed", || TcpInfo::of(stream).state == CLOSE);
 }
 
-/// Waits until everything that was sent is acknowledged.
+/// Waits until all sent bytes are acknowledged.
 pub fn await_acked(stream: &TcpStream) {
     until_true("the last acknowledgement", || {
         let info = TcpInfo::of(stream);
@@ -433,12 +432,12 @@ pub fn await_acked(stream: &TcpStream) {
     });
 }
 
-/// Waits until the kernel holds this many bytes for the reader (or has given them).
+/// Waits until the kernel has received this many bytes, read or not.
 pub fn await_received(stream: &TcpStream, bytes: u64) {
     until_true("the bytes to arrive", || TcpInfo::of(stream).bytes_received == bytes);
 }
 
-/// What arrives at a socket from the wire and is let in.
+/// Which arriving segments a socket accepts.
 pub enum Let {
     Nothing,
     /// This share of the segments, at random.
@@ -485,7 +484,7 @@ pub fn let_all_in(socket: &impl AsFd) {
     set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
 }
 
-/// Whether an error only says that a non-blocking call had nothing to do.
+/// Whether the error only means that a non-blocking call would have blocked.
 pub fn would_block(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
 }
@@ -499,7 +498,7 @@ pub fn readable_bytes(pipe: &impl AsFd) -> usize {
     bytes as usize
 }
 
-/// Lets this process open as many files as it may.
+/// Raises the limit of open files of this process to its hard limit.
 pub fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes, then reads, the structure.

@@ -1,6 +1,6 @@
-//! The process under test: started, waited for, stopped, and its lines parsed
-//! strictly. Whatever a test is about, [`Tcptop::finish`] also holds the run
-//! against the contract of the line format.
+//! The process under test: starts it, waits for it, stops it, and parses its lines
+//! strictly. In every test, [`Tcptop::finish`] also checks the run against the contract of
+//! the line format.
 
 use std::collections::HashSet;
 use std::env;
@@ -25,7 +25,7 @@ use super::sock::{Ends, readable_bytes};
 use super::times;
 use super::wait::{patience, until, until_true};
 
-/// What most tests want: exact numbers, soon.
+/// The arguments of most tests: exact numbers, short intervals.
 pub const QUICK: [&str; 4] = ["--tcp", "--raw", "--interval", "0.1"];
 
 const HEADER: [&str; 13] = [
@@ -47,7 +47,7 @@ const HEADER: [&str; 13] = [
 /// A row of an interval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Its place in the output.
+    /// The index of its line in the output.
     pub line: usize,
     pub time: Option<String>,
     pub ends: Ends,
@@ -185,18 +185,18 @@ fn amount(text: &str) -> Result<u64, &'static str> {
     number.parse().map_err(|_| "not a number")
 }
 
-/// What tcptop has written so far.
+/// The output of tcptop so far.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Every line, whole ones only, without the line feed.
+    /// All complete lines, without the line feed.
     pub lines: Vec<String>,
     pub rows: Vec<Row>,
     pub closed: Vec<Closed>,
-    /// Lines that are neither header nor row nor `[CLOSED]`, and why.
+    /// Lines that are not header, row or `[CLOSED]`, with the parser's reason.
     pub alien: Vec<String>,
-    /// How often the header came.
+    /// The number of headers.
     pub headers: usize,
-    /// Lines that were taken away by [`Output::take`].
+    /// The number of lines that [`Output::take`] has removed.
     taken: usize,
     with_time: bool,
     unfinished: Vec<u8>,
@@ -252,7 +252,7 @@ impl Output {
         self.lines.push(text);
     }
 
-    /// Everything so far; what comes next is added to nothing.
+    /// Removes and returns everything so far.
     fn take(&mut self) -> Output {
         let next = Output {
             headers: self.headers,
@@ -265,7 +265,7 @@ impl Output {
         std::mem::replace(self, next)
     }
 
-    /// Nothing but data, the header once and first, no terminal control.
+    /// Checks that there is only data, the header once and first, no terminal control.
     pub fn check_contract(&self) {
         assert!(self.alien.is_empty(), "not of the line format: {:#?}", self.alien);
         assert!(self.unfinished.is_empty(), "ends within a line");
@@ -283,12 +283,12 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Output> {
-        // A test that panics while it looks must not take the reader along.
+        // If a test panics while it holds the lock, the reader must go on.
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads to the end. What has left the pipe has been absorbed when the lock
-    /// is free.
+    /// Reads to the end. It takes bytes from the pipe only while it holds the lock, so
+    /// whenever the lock is free, all bytes that have left the pipe are in the output.
     fn read(&self, mut source: &File) {
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -321,7 +321,7 @@ pub fn command<S: AsRef<OsStr>>(binary: &Path, arguments: &[S]) -> Command {
     command
 }
 
-/// How to start tcptop where the defaults do not do.
+/// How to start tcptop with other settings than the defaults.
 pub struct Launch {
     command: Command,
     directory: TempDir,
@@ -339,7 +339,7 @@ impl Launch {
         let everyone = fs::Permissions::from_mode(0o777);
         fs::set_permissions(directory.path(), everyone).expect("chmod");
         let mut command = command(binary, arguments);
-        // The doctor lists nothing, and refuses to be told of a file for that.
+        // The doctor has no listing and refuses --ready-file.
         if !arguments.contains(&"--doctor") {
             command.arg("--ready-file").arg(directory.path().join("ready"));
         }
@@ -391,7 +391,7 @@ impl Launch {
         tcptop
     }
 
-    /// Starts and waits until everything is attached and the listing written.
+    /// Starts tcptop and waits until it has attached everything and written the listing.
     pub fn start(self) -> Tcptop {
         times::of_start(|| {
             let mut tcptop = self.spawn();
@@ -410,7 +410,7 @@ pub struct Tcptop {
     stdout: Arc<File>,
     is_read: bool,
     directory: TempDir,
-    /// Of one that tests share.
+    /// Set if tests share this tcptop.
     pub lent: Option<Lent>,
 }
 
@@ -423,7 +423,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Status 0, a flawless stdout, and nothing reported lost.
+    /// Checks for status 0, a correct stdout, and no reported loss.
     pub fn check(&self) {
         assert!(self.status.success(), "{:?}: {}", self.status, self.stderr);
         self.output.check_contract();
@@ -433,8 +433,8 @@ impl Ended {
 }
 
 impl Ended {
-    /// As [`check`](Ended::check), for a run with `--log`: nothing on stdout, and
-    /// the two messages on stderr.
+    /// As [`check`](Ended::check), for a run with `--log`: nothing on stdout, and the two
+    /// messages about the log on stderr.
     pub fn check_log(&self, log: &Path, interval: &str) {
         let log = log.display();
         let messages = format!(
@@ -446,7 +446,7 @@ impl Ended {
         assert!(self.output.lines.is_empty(), "{:?}", self.output.lines);
     }
 
-    /// Status 1, and the reason as the last line on stderr.
+    /// Checks for status 1. Returns the reason, the last line on stderr.
     pub fn check_error(&self, error: &str) {
         assert_eq!(self.status.code(), Some(1), "{}", self.stderr);
         let last = self.stderr.lines().last().unwrap_or_default();
@@ -455,7 +455,7 @@ impl Ended {
 }
 
 impl Ended {
-    /// What the summary, the last line on stderr, says was lost.
+    /// The losses in the summary, the last line on stderr.
     pub fn lost(&self) -> &str {
         let summary = self.stderr.lines().last().unwrap_or_default();
         summary.split_once("lost: ").unwrap_or_else(|| panic!("no summary: {}", self.stderr)).1
@@ -468,13 +468,13 @@ impl Tcptop {
         Launch::new(arguments).start()
     }
 
-    /// A running one that tests take turns with; what it wrote before is not seen. Only
-    /// for tests that look at nothing but their own connections (see [`share`]).
+    /// Borrows the tcptop that tests share, without its earlier output. Only for tests that
+    /// look only at their own connections (see [`share`]).
     pub fn share(arguments: &[&str]) -> Tcptop {
         share::lend(arguments)
     }
 
-    /// What was written since the last time.
+    /// Takes the output since the last time.
     pub fn take_output(&self) -> Output {
         self.shared.lock().take()
     }
@@ -495,7 +495,7 @@ impl Tcptop {
             }
             ready.exists()
         });
-        // What it had written by then counts as read.
+        // Everything that it had written by then has been read.
         until_true("the listing to be read", || {
             let _absorbed = self.shared.lock();
             !self.is_read || readable_bytes(&*self.stdout) == 0
@@ -506,28 +506,29 @@ impl Tcptop {
         String::from_utf8_lossy(&self.errors.lock().expect("no panic")).into_owned()
     }
 
-    /// How many sends and receives the kernel has skipped a program for, as told so far.
+    /// The number of sends and receives, as reported so far, for which the kernel has skipped
+    /// a program.
     pub fn skipped(&self) -> u64 {
         let stderr = self.stderr();
-        let told = stderr.lines().filter_map(|line| line.split_once("in this interval: "));
-        let causes = told.flat_map(|(_, causes)| causes.split(", "));
+        let reports = stderr.lines().filter_map(|line| line.split_once("in this interval: "));
+        let causes = reports.flat_map(|(_, causes)| causes.split(", "));
         let counts = causes.filter_map(|cause| {
             cause.strip_suffix(" UDP sends and receives (skipped by the kernel)")
         });
         counts.map(|count| count.parse::<u64>().expect("a number")).sum()
     }
 
-    /// Looks at what was written so far.
+    /// Calls `probe` with the output so far.
     pub fn look<T>(&self, probe: impl FnOnce(&Output) -> T) -> T {
         probe(&self.shared.lock())
     }
 
-    /// Probes after everything that is written until there is an answer.
+    /// Calls `probe` after each new output until it has an answer.
     pub fn wait<T>(&self, what: &str, probe: impl FnMut(&Output) -> Option<T>) -> T {
         self.wait_for(|_| what.to_owned(), probe)
     }
 
-    /// The same, where what is missing depends on what there is.
+    /// The same; `what`, for the message at a timeout, is made from the output so far.
     fn wait_for<T>(
         &self,
         what: impl Fn(&Output) -> String,
@@ -572,7 +573,7 @@ impl Tcptop {
         );
     }
 
-    /// Whether a thread of it waits for its reader.
+    /// Whether one of its threads is in a write to stdout, and so waits for the reader.
     pub fn is_blocked(&self) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
         // The number of the system call that it sleeps in, then its arguments.
@@ -604,7 +605,7 @@ impl Tcptop {
         reader.stdin(self.stdout.try_clone().expect("dup"));
     }
 
-    /// What the kernel says of each hook that it has attached.
+    /// The kernel's description of each hook that it has attached.
     pub fn links(&self) -> Vec<String> {
         fs::read_dir(format!("/proc/{}/fdinfo", self.id()))
             .expect("it runs")
@@ -625,7 +626,7 @@ impl Tcptop {
         self.links().iter().any(|link| link.contains(&line))
     }
 
-    /// The largest resident size that it had so far, in bytes.
+    /// Its largest resident size so far, in bytes.
     pub fn peak_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
@@ -633,7 +634,7 @@ impl Tcptop {
         kilobytes * 1024
     }
 
-    /// The time that its threads have run so far.
+    /// The processor time of its threads so far.
     pub fn cpu_time(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
         let time = |task: io::Result<fs::DirEntry>| {
@@ -645,7 +646,7 @@ impl Tcptop {
         tasks.map(time).sum()
     }
 
-    /// Waits for an end that has been brought about.
+    /// Waits until tcptop ends; the test has already caused the end.
     pub fn ended(mut self) -> Ended {
         assert!(self.lent.is_none(), "other tests need it");
         let status = times::of_end(|| {
@@ -660,14 +661,14 @@ impl Tcptop {
         Ended { status, output, stderr }
     }
 
-    /// Stops with a signal.
+    /// Stops it with a signal.
     pub fn stop(self, signal: libc::c_int) -> Ended {
         self.signal(signal);
         self.ended()
     }
 
-    /// Stops as a person does, and checks all that holds for every run. One that tests
-    /// share goes on: the interval that it would have ended with is waited for.
+    /// Stops it with SIGINT, as a user does, and checks everything that is true of every run.
+    /// A shared tcptop runs on: this only waits for the output of everything so far.
     pub fn finish(mut self) -> Output {
         if let Some(lent) = self.lent.take() {
             return share::give_back(self, lent);
@@ -680,7 +681,7 @@ impl Tcptop {
 
 impl Drop for Tcptop {
     fn drop(&mut self) {
-        // Fails only where it has been waited for already.
+        // Fails only if it was waited for already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

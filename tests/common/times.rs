@@ -1,19 +1,19 @@
-//! Where the time goes: with `TCPTOP_TEST_TIMES` set, each test's time and how much
-//! of it went into starting tcptop and into ending it, slowest first.
+//! The tests' times. With `TCPTOP_TEST_TIMES` set, a table shows how long each test took,
+//! and how much of that starting and ending tcptop took, slowest first.
 
 use std::cell::Cell;
 use std::env;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What one test took.
+/// The times of one test.
 struct Taken {
     name: String,
     all: Duration,
     inside: Inside,
 }
 
-/// The part of it that tcptop's own starts and ends took.
+/// The part of a test's time that tcptop's starts and ends took.
 #[derive(Clone, Copy, Default)]
 struct Inside {
     starts: u32,
@@ -24,7 +24,7 @@ struct Inside {
 static TAKEN: Mutex<Vec<Taken>> = Mutex::new(Vec::new());
 
 thread_local! {
-    /// Of the test that runs in this thread.
+    /// The starts and ends in the test that runs in this thread.
     static INSIDE: Cell<Inside> = const { Cell::new(Inside { starts: 0, starting: Duration::ZERO, ending: Duration::ZERO }) };
 }
 
@@ -37,7 +37,7 @@ pub fn of_test(name: &str, run: impl FnOnce()) {
     TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
 }
 
-/// A start of tcptop: until it is ready.
+/// Measures a start of tcptop, until it is ready.
 pub fn of_start<T>(start: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let started = start();
@@ -48,7 +48,7 @@ pub fn of_start<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// An end of tcptop: from the signal until it has been waited for.
+/// Measures an end of tcptop, from the signal until it has been waited for.
 pub fn of_end<T>(end: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let ended = end();
@@ -58,7 +58,7 @@ pub fn of_end<T>(end: impl FnOnce() -> T) -> T {
     ended
 }
 
-/// Prints the table, where one is asked for.
+/// Prints the table, if `TCPTOP_TEST_TIMES` is set.
 pub fn print() {
     if env::var_os("TCPTOP_TEST_TIMES").is_none() {
         return;

@@ -1,4 +1,4 @@
-//! UDP sockets with known traffic, and what a flow is expected to show.
+//! UDP sockets with known traffic, and the totals that their flows should show.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,12 +16,12 @@ use super::tcptop::{Output, Row, Tcptop};
 /// The largest payload of a datagram over IPv4.
 pub const LARGEST: usize = 65_507;
 
-/// What most tests want: exact numbers, soon, and no flow forgotten.
+/// The arguments of most tests: exact numbers, short intervals, and no flow is forgotten.
 pub const QUICK: [&str; 6] = ["--udp", "--raw", "--interval", "0.1", "--udp-timeout", "300"];
 
 static PAYLOAD: [u8; 65_536] = [b'u'; 65_536];
 
-/// What passed in one direction or the other.
+/// Bytes and datagrams in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub bytes_in: u64,
@@ -68,16 +68,16 @@ impl AddAssign for Totals {
     }
 }
 
-/// Waits until the flow's row says so much; the row.
+/// Waits until the flow's row has these totals. Returns the row.
 pub fn wait_totals(tcptop: &Tcptop, ends: Ends, totals: Totals) -> Row {
     tcptop.wait_row(&format!("row of {ends:?} with {totals:?}"), ends, |row| {
         Totals::of(row) == totals
     })
 }
 
-/// One row, of this process, that has ended with these totals and never stepped
-/// back. Where a flow only receives, its first rows may lack the owner: tcptop may
-/// have to look for it.
+/// Checks the rows of one flow: its totals never decrease, the last ones are these, and its
+/// owner is this process. If it only receives, the first rows may lack the owner, since
+/// tcptop may have to look it up.
 pub fn check_flow(output: &Output, ends: Ends, totals: Totals, pid: u32) {
     let rows: Vec<&Row> = output.rows_of(ends).collect();
     let context = format!("{ends:?}, expected {totals:?}: {rows:#?}");
@@ -97,7 +97,7 @@ pub fn check_flow(output: &Output, ends: Ends, totals: Totals, pid: u32) {
     assert!(!rows.windows(2).any(steps_back), "{context}");
 }
 
-/// A socket bound to this address, whose calls give up in time.
+/// A socket bound to this address; its calls have a timeout.
 pub fn bind(local: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(local).unwrap_or_else(|e| panic!("bind to {local}: {e}"));
     sock::bounded(&socket);
@@ -117,7 +117,7 @@ pub fn bind_shared(local: SocketAddr) -> UdpSocket {
     UdpSocket::from(fd)
 }
 
-/// How a socket of this family names 127.0.0.1 or its own loopback.
+/// The loopback address for a socket of this family.
 fn own_address(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
@@ -126,7 +126,7 @@ fn own_address(family: Family) -> IpAddr {
     }
 }
 
-/// Every local address, as a socket of this family binds to them.
+/// The wildcard address for a socket of this family.
 fn wildcard(family: Family) -> SocketAddr {
     match family {
         Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -185,13 +185,13 @@ pub fn send_segments(socket: &UdpSocket, bytes: usize, segment: u16) -> io::Resu
     Ok(())
 }
 
-/// Receives so many datagrams, or as many batches (UDP_GRO); their bytes.
+/// Receives this many datagrams, or this many batches (UDP_GRO). Returns their bytes.
 pub fn receive(socket: &UdpSocket, count: u32) -> u64 {
     let mut buffer = [0; 65_536];
     (0..count).map(|_| socket.recv(&mut buffer).expect("a datagram") as u64).sum()
 }
 
-/// Receives so many datagrams and answers each with one of this size.
+/// Receives this many datagrams and answers each with one of this size.
 pub fn answer(socket: &UdpSocket, count: u32, bytes: usize) {
     let mut buffer = [0; 65_536];
     for _ in 0..count {
@@ -200,7 +200,7 @@ pub fn answer(socket: &UdpSocket, count: u32, bytes: usize) {
     }
 }
 
-/// Receives so many bytes in datagrams or batches; the number of receives.
+/// Receives this many bytes in datagrams or batches. Returns the number of receives.
 pub fn receive_bytes(socket: &UdpSocket, bytes: u64) -> u64 {
     let mut buffer = [0; 65_536];
     let (mut got, mut calls) = (0, 0);
@@ -212,7 +212,7 @@ pub fn receive_bytes(socket: &UdpSocket, bytes: u64) -> u64 {
     calls
 }
 
-/// Takes what waits in the socket: datagrams and bytes.
+/// Takes all waiting datagrams from the socket. Returns their number and bytes.
 pub fn drain(socket: &UdpSocket) -> (u64, u64) {
     let mut buffer = vec![0; 65_536];
     let (mut count, mut bytes) = (0, 0);
@@ -228,14 +228,14 @@ pub fn drain(socket: &UdpSocket) -> (u64, u64) {
     }
 }
 
-/// Looks at the next datagram and leaves it there.
+/// Peeks at the next datagram.
 pub fn peek(socket: &UdpSocket, room: usize) {
     let mut buffer = vec![0; room];
     socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_PEEK).expect("peek");
 }
 
-/// Two sockets that send to each other, and what they have sent. No datagram is
-/// dropped: what was sent is received before more is.
+/// Two sockets that send to each other, and what they have sent. Each datagram is received
+/// before the next ones are sent, so none is dropped.
 pub struct Duo {
     pub one: UdpSocket,
     pub other: UdpSocket,
@@ -248,7 +248,7 @@ pub struct Duo {
 }
 
 impl Duo {
-    /// The first socket is connected or not; else both are bound to all addresses.
+    /// If `connected`, the first socket is connected. Else both are bound to all addresses.
     pub fn new(family: Family, connected: bool) -> Duo {
         let other_family = if family == Family::Dual { Family::V4 } else { family };
         let (one, other) = (bind(wildcard(family)), bind(wildcard(other_family)));

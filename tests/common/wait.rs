@@ -4,8 +4,7 @@ use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many times slower than others this machine is (`TCPTOP_TEST_SLOW`): an
-/// emulated one.
+/// How many times slower than usual this machine is (`TCPTOP_TEST_SLOW`), if it is emulated.
 fn slowness() -> u32 {
     env::var("TCPTOP_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
@@ -20,8 +19,8 @@ pub fn load(usual: u32, slow: u32) -> u32 {
     if slowness() == 1 { usual } else { slow }
 }
 
-/// Probes until there is an answer: for conditions that offer nothing to block
-/// on (a socket's state, a file, the kernel's list of BPF programs).
+/// Calls `probe` until it has an answer. For conditions that nothing can block on: a
+/// socket's state, a file, the kernel's list of BPF programs.
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience();
     loop {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use crate::common::agent::Agent;
-use crate::common::churn::{Told, read_account};
+use crate::common::churn::{Entry, read_account};
 use crate::common::sock::Ends;
 use crate::common::tcptop::{Ended, Output, Tcptop};
 use crate::common::wait::load;
@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// What identifies a `[CLOSED]` line and all that it must say.
+/// Everything that a `[CLOSED]` line must say; it also identifies the line.
 type Line = (Ends, u64, u64, Option<u32>, String, String);
 
 /// The two processes of a churn.
@@ -32,24 +32,24 @@ impl Churn {
         Churn { server: Agent::new("churn-server"), client: Agent::new("churn-client") }
     }
 
-    /// Makes the connections; both ends' expected lines, with how often.
+    /// Makes the connections. Returns the expected lines of both ends, each with its count.
     fn run(&mut self, connections: u32) -> HashMap<Line, i64> {
         let directory = tempfile::tempdir().expect("a directory");
         let account = directory.path().join("account");
         let address = self.server.serve_churn(connections);
         self.client.churn(address, connections, &account);
-        let told = read_account(&fs::read_to_string(account).expect("the account"));
-        assert_eq!(told.len(), connections as usize);
+        let entries = read_account(&fs::read_to_string(account).expect("the account"));
+        assert_eq!(entries.len(), connections as usize);
         let mut expected = HashMap::new();
-        for line in told.iter().flat_map(|told| self.lines(told)) {
+        for line in entries.iter().flat_map(|entry| self.lines(entry)) {
             *expected.entry(line).or_default() += 1;
         }
         expected
     }
 
-    fn lines(&self, told: &Told) -> [Line; 2] {
-        let (ends, up, down) = (told.ends, told.up, told.down);
-        let (at_client, at_server) = told.ending.words();
+    fn lines(&self, entry: &Entry) -> [Line; 2] {
+        let (ends, up, down) = (entry.ends, entry.up, entry.down);
+        let (at_client, at_server) = entry.ending.words();
         [
             (ends, down, up, Some(self.client.pid), "churn-client".into(), at_client.into()),
             (
@@ -64,17 +64,17 @@ impl Churn {
     }
 
     /// The lines of these two processes.
-    fn told_in(&self, output: &Output) -> HashMap<Line, i64> {
-        let mut told = HashMap::new();
+    fn printed_in(&self, output: &Output) -> HashMap<Line, i64> {
+        let mut printed = HashMap::new();
         for closed in &output.closed {
             if closed.process.starts_with("churn-") || self.is_own(closed.pid) {
                 let (process, end) = (closed.process.clone(), closed.end.clone());
                 let line =
                     (closed.ends, closed.bytes_in, closed.bytes_out, closed.pid, process, end);
-                *told.entry(line).or_default() += 1;
+                *printed.entry(line).or_default() += 1;
             }
         }
-        told
+        printed
     }
 
     fn is_own(&self, pid: Option<u32>) -> bool {
@@ -82,7 +82,7 @@ impl Churn {
     }
 }
 
-/// Lines of one account that are missing in the other, some of them.
+/// Some of the lines that are in one account but not in the other.
 fn missing(of: &HashMap<Line, i64>, within: &HashMap<Line, i64>) -> (i64, Vec<Line>) {
     let lacks = |(line, &count): (&Line, &i64)| {
         let lack = count - within.get(line).copied().unwrap_or(0);
@@ -95,7 +95,7 @@ fn missing(of: &HashMap<Line, i64>, within: &HashMap<Line, i64>) -> (i64, Vec<Li
     )
 }
 
-/// Every connection at both ends once, with its owner, bytes and ending.
+/// Each connection has one line at each end, with its owner, bytes and ending.
 fn every_connection() {
     let tcptop = Tcptop::start(&["--tcp", "--raw"]);
     let mut churn = Churn::new();
@@ -105,18 +105,18 @@ fn every_connection() {
     assert_eq!(expected.values().sum::<i64>(), lines as i64);
     tcptop.wait("all [CLOSED] lines", |output| (output.closed.len() >= lines).then_some(()));
     let output = tcptop.finish();
-    let told = churn.told_in(&output);
-    let (lost, invented) = (missing(&expected, &told), missing(&told, &expected));
+    let printed = churn.printed_in(&output);
+    let (lost, invented) = (missing(&expected, &printed), missing(&printed, &expected));
     assert!(
         lost.0 == 0 && invented.0 == 0,
-        "expected but not told: {lost:#?}\ntold but not so: {invented:#?}"
+        "expected but not printed: {lost:#?}\nprinted but not expected: {invented:#?}"
     );
 }
 
-/// tcptop is stopped while more connections end than it can keep: what is
-/// missing afterwards is what it says is lost, to the line.
+/// While tcptop is stopped, more connections end than it can keep. The number of missing
+/// lines is exactly the number that it reports as lost.
 fn while_tcptop_rests() {
-    // Connections of others that end meanwhile are lost as well; they are few.
+    // Other connections of the host that end meanwhile are lost too; they are few.
     let exact = (0..3).any(|_| {
         let (missing, reported) = missing_and_reported();
         assert!(missing > 0, "the ring is smaller than that");
@@ -126,7 +126,8 @@ fn while_tcptop_rests() {
     assert!(exact, "more reported lost than missing, every time");
 }
 
-/// Lines that are missing after a rest, and those that tcptop reports as lost.
+/// The number of lines that are missing after tcptop was stopped, and the number that it
+/// reports as lost.
 fn missing_and_reported() -> (i64, i64) {
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.2"]);
     let mut churn = Churn::new();
@@ -137,10 +138,10 @@ fn missing_and_reported() -> (i64, i64) {
     let ended = tcptop.stop(libc::SIGINT);
     assert!(ended.status.success(), "{}", ended.stderr);
     ended.output.check_contract();
-    let told = churn.told_in(&ended.output);
-    let invented = missing(&told, &expected);
+    let printed = churn.printed_in(&ended.output);
+    let invented = missing(&printed, &expected);
     assert_eq!(invented.0, 0, "{invented:#?}");
-    (missing(&expected, &told).0, lost_closes(&ended))
+    (missing(&expected, &printed).0, lost_closes(&ended))
 }
 
 /// How many closed connections the summary says were lost.

@@ -1,4 +1,4 @@
-//! What stays in the kernel after tcptop: nothing.
+//! After tcptop ends, nothing of it stays in the kernel.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,7 +36,7 @@ impl Loaded {
         }
     }
 
-    /// What a process holds by descriptors, the kernel's own account.
+    /// What a process holds by its descriptors, as the kernel lists them.
     fn by(pid: u32) -> Loaded {
         let mut held =
             Loaded { programs: BTreeSet::new(), links: BTreeSet::new(), maps: BTreeSet::new() };
@@ -78,7 +78,7 @@ fn pinned() -> BTreeSet<std::path::PathBuf> {
     found
 }
 
-/// Names of the programs, by which a leftover without a holder is known.
+/// Names of tcptop's programs: a program with such a name and no holder is a leftover.
 fn names(ids: &BTreeSet<u32>) -> BTreeSet<String> {
     let infos = ProgInfoIter::default().filter(|info| ids.contains(&info.id));
     infos.map(|info| info.name.to_string_lossy().into_owned()).collect()
@@ -107,7 +107,7 @@ fn leaves_nothing(signal: libc::c_int) {
     }
     // The kernel frees after a grace period.
     until_true("everything to be gone from the kernel", || !Loaded::now().shares(&held));
-    // Also what no descriptor of it showed. (Those of another tcptop have a holder.)
+    // Also programs that no descriptor showed. (Those of another tcptop have a holder.)
     until_true("nothing of its name to be left without a holder", || {
         let new: BTreeSet<u32> =
             Loaded::now().programs.difference(&before.programs).copied().collect();
@@ -115,7 +115,7 @@ fn leaves_nothing(signal: libc::c_int) {
         names(&left).is_disjoint(&own_names)
     });
     assert_eq!(pinned(), pins);
-    // The sockets it tracked go on as if nothing had been.
+    // The sockets that it tracked still work.
     pair.exchange(1000, 1000);
     pair.close();
 }

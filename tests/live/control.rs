@@ -1,4 +1,4 @@
-//! Ends, limits and blocked readers.
+//! How a run ends, limits of a run, and blocked readers.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A signal ends the interval early: what happened in it is written, status 0.
+/// A signal ends the interval early: its rows are written, status 0.
 fn last_interval_of(signal: libc::c_int) {
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "3600"]);
     let (open, closed) = (Pair::new(Family::V4), Pair::new(Family::V6));
@@ -42,7 +42,7 @@ fn last_interval_of(signal: libc::c_int) {
     }
 }
 
-/// A tcptop whose reader rests, waiting to write more of these connections' rows.
+/// A tcptop that is blocked while it writes rows of these connections, since nobody reads.
 fn blocked(arguments: &[&str]) -> (Tcptop, Vec<Pair>) {
     let tcptop = Launch::new(arguments).blocked().start();
     let pairs = (0..50).map(|_| Pair::new(Family::V6)).collect();
@@ -50,7 +50,7 @@ fn blocked(arguments: &[&str]) -> (Tcptop, Vec<Pair>) {
     (tcptop, pairs)
 }
 
-/// The first SIGINT cannot be obeyed while the output is blocked; the second ends that.
+/// tcptop cannot obey the first SIGINT while its output is blocked; the second one kills it.
 fn second_interrupt_kills() {
     let (mut tcptop, _pairs) = blocked(&["--tcp", "--all", "--interval", "0.02"]);
     tcptop.signal(libc::SIGINT);
@@ -89,7 +89,7 @@ fn once() {
     assert_eq!(ended.output.rows_of(pair.ends).count(), 2);
 }
 
-/// `--duration` ends at its time, within an interval too, and loses nothing.
+/// `--duration` ends on time, even within an interval, and loses nothing.
 fn duration() {
     for interval in ["0.1", "3600"] {
         let started = Instant::now();
@@ -120,8 +120,8 @@ fn refused_options() {
     }
 }
 
-/// A pager that rests for a while: afterwards every total is exact, every
-/// connection that closed meanwhile is told once.
+/// A pager stops reading for a while: afterwards every total is exact, and each connection
+/// that closed meanwhile has one line.
 fn blocked_reader() {
     let steady = Pair::new(Family::V4);
     let (mut tcptop, _pairs) = blocked(&["--tcp", "--raw", "--all", "--interval", "0.02"]);
@@ -151,7 +151,7 @@ fn blocked_reader() {
     }
 }
 
-/// tcptop itself rests (SIGSTOP, as by a shell's Ctrl-Z) and goes on.
+/// tcptop itself is stopped (SIGSTOP, much as by a shell's Ctrl-Z) and continued.
 fn stopped_and_continued() {
     let tcptop = Tcptop::start(&QUICK);
     let open = Pair::new(Family::V4);

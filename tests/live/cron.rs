@@ -1,4 +1,4 @@
-//! As cron runs it.
+//! tcptop as a cron job.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,14 +19,14 @@ pub fn tests() -> Vec<Test> {
     vec![test("cron::job", job)]
 }
 
-/// cron gives a job a handful of variables, `/` for a directory, no terminal,
-/// and a pipe whose text it mails. Here standard input is closed as well. Its
-/// file is whole, and has all that was moved while it ran.
+/// cron gives a job a few variables, `/` as its directory, no terminal, and a pipe whose
+/// text it mails. Here standard input is closed too. The log is complete, and has all bytes
+/// that were moved during the run.
 fn job() {
     let duration = long(Duration::from_secs(3), Duration::from_secs(300));
     let interval = long(Duration::from_millis(100), Duration::from_secs(1));
     let seconds = interval.as_secs_f64();
-    // What moves at the very end may come after the last interval.
+    // Bytes that are moved at the very end may come after the last interval.
     let traffic_ends = duration - long(duration / 2, Duration::from_secs(5));
     let (directory, log) = place();
     let ready = directory.path().join("ready");

@@ -1,4 +1,4 @@
-//! CSV: what other programs read in it, and what rotation does to it.
+//! CSV: other programs read it correctly, and it survives log rotation.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -37,7 +37,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A directory of one's own, and the path of a log in it.
+/// A fresh directory, and the path of a log in it.
 pub fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("tcptop.csv");
@@ -66,16 +66,16 @@ struct Entry {
 pub struct Traffic {
     account: Vec<Entry>,
     closed: Vec<Ends>,
-    /// What is open, each with its place in the account.
+    /// The open connections and flows, each with its index in the account.
     open: Vec<(Pair, usize)>,
     flows: Vec<([UdpSocket; 2], usize)>,
 }
 
 impl Traffic {
-    /// Of each protocol: then one of these goes on instead.
+    /// The limit of open ones per protocol: at the limit, one of them moves more instead.
     const MOST_OPEN: usize = 30;
 
-    /// Both ends; the place of the first one.
+    /// Adds both ends to the account; the index of the first one.
     fn note(&mut self, protocol: &'static str, ends: Ends) -> usize {
         let place = self.account.len();
         for ends in [ends, ends.flipped()] {
@@ -84,7 +84,7 @@ impl Traffic {
         place
     }
 
-    /// What went from the first end to the other one, and back.
+    /// Adds bytes that went from the first end to the other one, and back.
     fn add(&mut self, place: usize, up: u64, down: u64) {
         for (place, bytes_in, bytes_out) in [(place, down, up), (place + 1, up, down)] {
             self.account[place].bytes_in += bytes_in;
@@ -155,22 +155,22 @@ impl Traffic {
         self.add(*place, totals[0], totals[1]);
     }
 
-    /// Connections of two other processes, with all kinds of ends.
+    /// Connections between two other processes, which end in all possible ways.
     fn churn(&mut self, connections: u32) -> [Agent; 2] {
         let (mut server, mut client) = (Agent::new("csv server"), Agent::new("csv, \"client\""));
         let directory = tempfile::tempdir().expect("a directory");
         let account = directory.path().join("account");
         let address = server.serve_churn(connections);
         client.churn(address, connections, &account);
-        for told in read_account(&fs::read_to_string(account).expect("the account")) {
-            let place = self.note("TCP", told.ends);
-            self.add(place, told.up, told.down);
-            self.closed.extend([told.ends, told.ends.flipped()]);
+        for entry in read_account(&fs::read_to_string(account).expect("the account")) {
+            let place = self.note("TCP", entry.ends);
+            self.add(place, entry.up, entry.down);
+            self.closed.extend([entry.ends, entry.ends.flipped()]);
         }
         [server, client]
     }
 
-    /// The log has all of it, to the byte; the sums over both ends, in and out.
+    /// Checks that the log has every byte of it. Returns the sums over both ends, in and out.
     pub fn check(&self, log: &Log) -> (u64, u64) {
         let mut rows: HashMap<Ends, Vec<&LogRow>> = HashMap::new();
         for row in &log.rows {
@@ -196,7 +196,7 @@ impl Traffic {
         (sum(|entry| entry.bytes_in), sum(|entry| entry.bytes_out))
     }
 
-    /// As CSV, for the programs that read the log too.
+    /// The account as CSV, for the other programs that read the log.
     fn write_account(&self, path: &Path) {
         let mut text = "protocol,local_addr,local_port,remote_addr,remote_port\n".to_owned();
         for Entry { protocol, ends: Ends { local, remote }, .. } in &self.account {
@@ -242,11 +242,11 @@ for name, file in ("log", "tcptop.csv"), ("account", "account.csv"):
 print(*duckdb.sql(sys.argv[1]).fetchall()[0])
 "#;
 
-/// The final rows, and the last ones of what is open, sum up to what was moved,
-/// for whatever program reads the file.
+/// The final rows plus the last rows of what is still open sum up to the bytes that were
+/// moved, in every program that reads the file.
 fn adds_up_for_other_programs() {
     let (directory, log) = place();
-    // A minute with ten turns a second, or as many turns as fit into a second.
+    // The long test: ten turns a second for a minute. Else: one second without pauses.
     let length = long(Duration::from_secs(1), Duration::from_secs(60));
     let pace = long(Duration::ZERO, Duration::from_millis(100));
     let interval = if pace.is_zero() { "0.1" } else { "1" };
@@ -308,8 +308,8 @@ fn adds_up_for_other_programs() {
     }
 }
 
-/// One time for all rows of an interval, and a row in it for whatever is open,
-/// idle or not, new or old.
+/// All rows of an interval have the same time, and everything open has a row in it: idle or
+/// not, new or old.
 fn every_interval() {
     let (_directory, log) = place();
     let old = Pair::new(Family::V4);
@@ -365,7 +365,7 @@ fn wide_columns() {
     let [partial, retrans, min_rtt, age, user, ifname, namespace, cgroup, container, end]: [String;
         10] = final_of(fin_ends).try_into().expect("ten");
     assert_eq!((&*partial, &*retrans, &*user, &*ifname), ("false", "0", uid, "lo"));
-    // The FIN's acknowledgement may have been the fastest.
+    // The acknowledgement of the FIN may have had the shortest RTT.
     assert!((1..=info.min_rtt).contains(&min_rtt.parse().expect("microseconds")), "{min_rtt}");
     assert!(age.parse::<f64>().is_ok_and(|age| (0.0..60.0).contains(&age)), "{age}");
     assert_eq!(namespace, netns.to_string());
@@ -380,7 +380,7 @@ fn wide_columns() {
     assert_eq!((&*row.wide[0], &*row.wide[3], &*row.wide[9]), ("true", "", ""), "{row:?}");
 }
 
-/// `--format csv`: the same, and messages as with lines.
+/// `--format csv` prints the same rows, and the messages are those of lines.
 fn to_the_standard_output() {
     let tcptop = Tcptop::start(&["--format", "csv", "--tcp", "--interval", "0.1"]);
     let pair = Pair::new(Family::Mapped);
@@ -398,7 +398,7 @@ fn to_the_standard_output() {
     assert_eq!((log.totals(ends), log.totals(ends.flipped())), ((1234, 4321), (4321, 1234)));
 }
 
-/// One header however many runs; without `--append` the file begins anew.
+/// `--append`: one header, however many runs. Without it the file is truncated.
 fn append() {
     let (_directory, log) = place();
     let run = |arguments: &[&str]| {
@@ -427,8 +427,8 @@ fn append() {
     assert_eq!(rows(&run(&[])), 1);
 }
 
-/// Debian's logrotate renames the file, says so with SIGHUP and compresses at
-/// once: each row is in one of the files, once.
+/// Debian's logrotate renames the file, sends SIGHUP and compresses the old file at once:
+/// each row is in exactly one of the files.
 fn logrotate() {
     if !program::is_there("logrotate") {
         return left_out("csv::logrotate", "no logrotate here");
@@ -480,7 +480,7 @@ fn logrotate() {
     }
 }
 
-/// With `--log` nobody need read the standard output.
+/// With `--log`, tcptop runs on although nobody reads its standard output.
 fn closed_stdout_does_not_matter() {
     let (_directory, log) = place();
     let arguments = with_log(&log, &["--tcp", "--interval", "0.1", "--count", "5"]);
@@ -498,8 +498,8 @@ fn closed_stdout_does_not_matter() {
     drop(pair);
 }
 
-/// tcptop rests for several intervals: the rates of the one that took so long
-/// are over the time that it took.
+/// tcptop is stopped for several intervals: then one interval is that long, and its rates
+/// are bytes by its real length.
 fn late_interval_is_measured() {
     let (_directory, log) = place();
     let pair = Pair::new(Family::V4);
@@ -526,7 +526,7 @@ fn late_interval_is_measured() {
     assert!(longest >= chrono::TimeDelta::milliseconds(450), "{longest}");
 }
 
-/// Thousands of connections that close put no interval off.
+/// Thousands of closing connections do not delay an interval.
 fn on_time_under_churn() {
     let (_directory, log) = place();
     let pair = Pair::new(Family::V4);

@@ -1,5 +1,5 @@
-//! What becomes of a log that cannot be written: status 1, the reason, and
-//! whole rows in what was written before.
+//! A log that cannot be written: status 1, the reason on stderr, and only whole rows in the
+//! file.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -27,7 +27,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A file system of its own in a directory, for as long as its value lives.
+/// A file system that is mounted on a directory while this value lives.
 struct Mount<'a>(&'a Path);
 
 impl Mount<'_> {
@@ -39,7 +39,7 @@ impl Mount<'_> {
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
-        // Fails only together with the test.
+        // Fails only if the test has failed.
         let _ = run("umount", &format!("-l {}", self.0.display()));
     }
 }
@@ -50,8 +50,8 @@ fn dev_full() {
     assert!(ended.output.lines.is_empty());
 }
 
-/// Fills 1 MiB. All intervals are there but for the last one, of which there
-/// are as many rows as had room.
+/// The log fills a disk of 1 MiB. All intervals are complete except the last one, which has
+/// as many rows as fit.
 fn file_system_fills_up() {
     let (directory, log) = place();
     let mount = match Mount::new(directory.path(), "size=1m") {
@@ -77,7 +77,7 @@ fn file_system_fills_up() {
     drop(mount);
 }
 
-/// `ulimit -f`: an error like any other, and not death by SIGXFSZ.
+/// `ulimit -f`: an ordinary error; SIGXFSZ does not kill tcptop.
 fn file_size_limit() {
     let (_directory, log) = place();
     let _pairs: Vec<Pair> = (0..50).map(|_| Pair::new(Family::V4)).collect();
@@ -101,7 +101,7 @@ fn file_size_limit() {
     assert!(Log::read(&log).rows.len() > 100);
 }
 
-/// A removed file comes back, with its header; a removed directory is the end.
+/// On SIGHUP a removed file is made again, with a header; a removed directory is an error.
 fn removed() {
     let (directory, _) = place();
     let place = directory.path().join("logs");
@@ -124,7 +124,7 @@ fn removed() {
     has_rows(&Log::parse(&rows)).expect("rows");
 }
 
-/// Nothing is attached for a log that cannot be opened.
+/// If the log cannot be opened, tcptop attaches nothing.
 fn read_only() {
     let (directory, log) = place();
     let mount = match Mount::new(directory.path(), "ro") {
@@ -154,7 +154,7 @@ fn no_such_place() {
     assert!(!log.exists());
 }
 
-/// Unlike stdout, where it is the end of a pipeline.
+/// A closed pipe as the log is an error; as stdout it is the usual end of a pipeline.
 fn fifo_whose_reader_leaves() {
     let (directory, log) = place();
     if let Err(error) = run("mkfifo", &log.display().to_string()) {
@@ -170,7 +170,7 @@ fn fifo_whose_reader_leaves() {
         .check_error(&format!("cannot write {}: Broken pipe (os error 32)", log.display()));
     assert!(Log::of_lines(&read).rows_of(pair.ends).next().is_some());
 
-    // The same FIFO as standard output: quietly, status 0.
+    // The same FIFO as standard output: no message, status 0.
     let arguments = ["--format", "csv", "--tcp", "--interval", "0.05"];
     let mut command = tcptop::command(&tcptop::binary(), &arguments);
     let path = log.clone();

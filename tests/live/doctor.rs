@@ -1,6 +1,6 @@
-//! `--doctor`: what it says holds for the running tcptop too. What that has
-//! loaded is read from its descriptors, and the kernel's symbols tell which
-//! tracepoints there are: the expectations are the same on every kernel.
+//! `--doctor`: its report is also true of the running tcptop. The tests read from tcptop's
+//! descriptors which programs it has loaded, and from the kernel's symbols which
+//! tracepoints exist, so that they expect the right thing on every kernel.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,8 +41,8 @@ const RANKING: [(&str, &[&str]); 4] = [
     ("UDP", &["fentry/ip_send_skb", "cgroup_skb"]),
 ];
 
-/// A program of each provider. (That of the file iterator is always there, since
-/// it lists what is older than tcptop.)
+/// One program of each provider. (The file iterator's program is always loaded, since it
+/// also lists the sockets that are older than tcptop.)
 const PROGRAMS: [(&str, &str); 7] = [
     ("tp_btf/inet_sock_set_state", "tcp_state"),
     ("iter/bpf_sk_storage_map", "sample"),
@@ -55,7 +55,7 @@ const PROGRAMS: [(&str, &str); 7] = [
 
 const BY_CGROUP: [&str; 2] = ["--without", "fentry/ip_send_skb"];
 
-/// What the doctor found about one signal.
+/// The doctor's report on one signal.
 #[derive(Debug, PartialEq)]
 struct Finding {
     provider: Option<String>,
@@ -74,7 +74,7 @@ struct Examined {
 }
 
 impl Examined {
-    /// What root's doctor says of this kernel: examined once, for several tests.
+    /// The report of root's doctor on this kernel: it runs once for several tests.
     fn of_this_kernel() -> &'static Examined {
         static EXAMINED: OnceLock<Examined> = OnceLock::new();
         EXAMINED.get_or_init(|| Examined::with(&[]))
@@ -131,19 +131,19 @@ impl Examined {
         self.findings[signal].provider.as_deref()
     }
 
-    /// Whether rows of TCP, and of UDP, can be had.
+    /// Whether TCP, and whether UDP, is served.
     fn shows(&self) -> (bool, bool) {
         let served = |signal: usize| self.provider(signal).is_some();
         (served(0) && served(1), served(3))
     }
 
-    /// tcptop has loaded the programs of these providers and of no others.
+    /// Checks that tcptop has loaded the programs of these providers and of no others.
     fn check_loaded(&self, tcptop: &Tcptop) {
         let (tcp, _) = self.shows();
         let loaded = programs_of(tcptop.id());
         for (provider, program) in PROGRAMS {
             let chosen = (0..4).any(|signal| self.provider(signal) == Some(provider));
-            // Those that tell of TCP only are of no use without it.
+            // Without TCP, providers that serve only TCP are not loaded.
             let expected = chosen && (tcp || RANKING[3].1.contains(&provider));
             assert_eq!(loaded.contains(program), expected, "{provider}: {loaded:?} {self:#?}");
         }
@@ -151,8 +151,8 @@ impl Examined {
 }
 
 impl Finding {
-    /// The providers above the chosen one were refused, in their order, each with
-    /// a reason of one line: the kernel's own, or the option's.
+    /// Checks that the providers better than the chosen one were refused, in their order,
+    /// each with a reason of one line: the kernel's error, or the option `--without`.
     fn check_ranking(&self, ranking: &[&str]) {
         let place = self.provider.as_ref().map_or(ranking.len(), |chosen| {
             ranking.iter().position(|provider| provider == chosen).expect("one of them")
@@ -180,8 +180,8 @@ fn without_options<'a>(without: &[&'a str]) -> Vec<&'a str> {
     without.iter().flat_map(|provider| ["--without", provider]).collect()
 }
 
-/// Root on a kernel that tcptop supports: everything is served and proved, by the
-/// best that there is.
+/// Root on a kernel that tcptop supports: every signal is served by the best provider that
+/// the kernel has, and is proved to work.
 fn every_signal_works() {
     let examined = Examined::of_this_kernel();
     assert_eq!(examined.status, 0, "{examined:#?}");
@@ -238,8 +238,8 @@ fn text_and_json_agree() {
     }
 }
 
-/// Each provider refused in turn: the next one serves, in the doctor's words and
-/// in the running tcptop. With none left the rest goes on.
+/// Each provider is refused in turn: the next one serves, in the doctor's report and in the
+/// running tcptop. If none is left, the other signals are still served.
 fn one_step_down() {
     let best = Examined::of_this_kernel();
     for (signal, (name, ranking)) in RANKING.into_iter().enumerate() {
@@ -261,8 +261,8 @@ fn one_step_down() {
     }
 }
 
-/// The running tcptop does what the doctor said: it counts exactly what is
-/// served, and says in one line what is not.
+/// The running tcptop does what the doctor reports: it counts the served protocols exactly,
+/// and names each one that is not served in one line.
 fn goes_on(examined: &Examined, without: &[&str]) {
     let arguments = [&["--raw", "--interval", "0.1"], &without_options(without)[..]].concat();
     let tcptop = Tcptop::start(&arguments);
@@ -314,7 +314,7 @@ fn goes_on(examined: &Examined, without: &[&str]) {
     assert!(udp || of(true) == 0, "{without:?}");
 }
 
-/// A cgroup below the root that goes with its value.
+/// A cgroup below the root, removed when this value is dropped.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -330,8 +330,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// Only a part of cgroup v2 is visible, as in a container: programs attach there,
-/// and see nothing of a process outside. Of one inside they see all.
+/// Only a part of cgroup v2 is visible, as in a container: programs attach there. They see
+/// all traffic of a process inside that part, and none of a process outside.
 fn attached_but_silent() {
     let Some(mount) = mounts::points("cgroup2").into_iter().next() else {
         return left_out("doctor::attached_but_silent", "cgroup v2 is not mounted");
@@ -345,7 +345,7 @@ fn attached_but_silent() {
         let arguments = [arguments, &BY_CGROUP].concat();
         let prepare = move || {
             if inside {
-                // The process that writes it.
+                // 0 stands for the process that writes it.
                 fs::write(part.join("cgroup.procs"), "0")?;
             }
             mounts::private()?;
@@ -377,7 +377,7 @@ fn attached_but_silent() {
     ended.check();
 }
 
-/// What an ordinary user gets from it depends on the capabilities.
+/// The doctor's report for an ordinary user depends on the capabilities.
 fn ordinary_user() {
     let (_directory, binary) = public_binary();
     let run = |capabilities: &[Capability]| {

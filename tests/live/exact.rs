@@ -23,19 +23,19 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// What one end should be reported with.
+/// What tcptop should report for one end.
 #[derive(Debug)]
 pub struct Expected {
     pub ends: Ends,
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub end: &'static str,
-    /// Read shortly before the end.
+    /// The socket's `TCP_INFO`, read shortly before the end.
     pub before: TcpInfo,
 }
 
 impl Expected {
-    /// Holds the one `[CLOSED]` line of this end against it.
+    /// Compares it with the one `[CLOSED]` line of this end.
     pub fn check(&self, output: &Output) {
         let closed = output.the_closed(self.ends);
         let context = format!("{self:#?}\n{closed:#?}");
@@ -66,15 +66,15 @@ enum Ending {
     Reset,
     /// One resets while the other has not read what arrived.
     ResetUnread,
-    /// One says FIN and resets when the other has acknowledged it.
+    /// One sends a FIN, and a reset after the other has acknowledged the FIN.
     ResetAfterFin,
-    /// One says FIN and resets before it is acknowledged.
+    /// One sends a FIN, and a reset before the FIN is acknowledged.
     ResetAfterFinUnheard,
-    /// One sends, says FIN, and only then receives.
+    /// One sends data and a FIN, and only then receives.
     HalfClose,
-    /// One says that it will not read, reads all the same, and closes.
+    /// One shuts down reading, reads all the same, and closes.
     ShutReadThenRead,
-    /// One says that it will not read, does not, and closes: a reset.
+    /// One shuts down reading, does not read, and closes: a reset.
     ShutReadUnread,
 }
 
@@ -91,7 +91,7 @@ impl Ending {
         Ending::ShutReadUnread,
     ];
 
-    /// What the receiver's kernel surely takes while nobody reads.
+    /// The bytes that the receiver's kernel surely takes while nobody reads.
     const UNREAD: u64 = 32 * 1024;
 
     /// Plays a connection to its end. `out` goes from one to the other, `back` returns.
@@ -230,8 +230,8 @@ fn two_hundred_connections() {
     }
 }
 
-/// A connection that lives and dies within one interval has its exact totals,
-/// and the interval that a signal cuts short is written.
+/// A connection that begins and ends within one interval has its exact totals; an interval
+/// that a signal cuts short is written too.
 fn within_one_interval() {
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "3600"]);
     let expected = Ending::Fin.play(Pair::new(Family::V4), true, 1234, 567_890);
@@ -279,7 +279,7 @@ fn rows_of_an_open_connection() {
     }
 }
 
-/// One tuple used again and again: each use is a connection of its own.
+/// The same addresses and ports are used again and again: each use is a new connection.
 fn reused_tuple() {
     let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = crate::common::sock::listen(Family::V4);

@@ -35,7 +35,7 @@ fn listed(output: &Output, ends: Ends) -> Row {
     row.clone()
 }
 
-/// Counted from zero, and afterwards exactly what moves from then on.
+/// The totals start at zero and then count exactly what is moved.
 fn check_idle(tcptop: &Tcptop, ends: Ends, pid: u32, name: &str, state: &str) {
     let row = tcptop.look(|output| listed(output, ends));
     assert_eq!((row.pid, &*row.process, &*row.state), (Some(pid), name, state));
@@ -44,7 +44,7 @@ fn check_idle(tcptop: &Tcptop, ends: Ends, pid: u32, name: &str, state: &str) {
     assert_eq!(row.rates(), (0, 0));
 }
 
-/// Here and in another namespace, each held by a process of its own.
+/// Connections here and in another namespace, each held by a different process.
 fn idle() {
     let other = Netns::new();
     let connect = || {
@@ -54,7 +54,7 @@ fn idle() {
         receive(&peer, 1000);
         send(&peer, 3);
         agent.receive(socket, 3);
-        // The acknowledgement of the 3 bytes has gone.
+        // The acknowledgement of the 3 bytes was sent.
         sock::await_acked(&peer);
         (agent, socket, peer)
     };
@@ -89,8 +89,8 @@ fn idle() {
     }
 }
 
-/// Traffic before, during and after the start: the totals lie between what had
-/// moved when tcptop was started and when it was ready.
+/// Traffic before, during and after the start: tcptop began to count between its start and
+/// its readiness, so the totals lie between the bytes moved since these two moments.
 fn busy() {
     let pairs = [Pair::new(Family::Mapped), Netns::new().run(|| Pair::new(Family::V6))];
     let streams = pairs.each_ref().map(|pair| {
@@ -134,7 +134,7 @@ fn busy() {
     }
 }
 
-/// Established, but nobody has accepted it yet: no process holds the socket.
+/// A connection that is established but not yet accepted: no process holds its socket.
 fn in_the_accept_queue() {
     let mut agent = Agent::new("slow-acceptor");
     let (listener, address) = agent.listen((sock::loopback(1), 0).into());
@@ -166,7 +166,8 @@ fn in_the_accept_queue() {
     assert_eq!((closed.bytes_in, closed.bytes_out, closed.partial), (60, 40, true));
 }
 
-/// Half closed at the start: listed with their states, and their FIN is no byte.
+/// Connections that are half closed at the start: listed with their states, and their FIN
+/// does not count as a byte.
 fn closing() {
     let pair = Pair::new(Family::V4);
     pair.exchange(10, 10);
@@ -194,7 +195,7 @@ fn closing() {
     }
 }
 
-/// With `--lifetime` the totals count from the connection's beginning, unmarked.
+/// With `--lifetime` the totals count from the beginning of the connection, without a mark.
 fn lifetime() {
     let pair = Pair::new(Family::V4);
     pair.exchange(70_000, 5);
@@ -223,8 +224,8 @@ fn lifetime() {
     }
 }
 
-/// Nobody has counted what a UDP flow moved before, so `--lifetime` changes nothing for
-/// one: it is marked, and what it moves in its first interval has a rate.
+/// `--lifetime` changes nothing for UDP flows, since nobody counts what they moved before
+/// tcptop: an older flow is marked, and its first interval has a rate.
 fn lifetime_of_a_flow() {
     let mut duo = Duo::new(Family::V4, true);
     duo.send(1000, 3);
@@ -246,7 +247,7 @@ fn lifetime_of_a_flow() {
     }
 }
 
-/// Many of them: each is listed once, and counted from zero.
+/// Many older connections: each is listed once and counted from zero.
 fn thousands() {
     sock::raise_file_limit();
     let pairs: Vec<Pair> = (0..2000)

@@ -35,16 +35,16 @@ fn closed_port(family: Family) -> SocketAddr {
     listen(family).1
 }
 
-/// Starts to connect; the connection's two addresses.
+/// Starts to connect. Returns the two addresses.
 fn begin(remote: SocketAddr) -> (TcpStream, Ends) {
-    // Bound, so that the port is known also after the failure.
+    // Bound, so that the port is still known after the failure.
     let socket = unconnected(remote, Some(SocketAddr::new(remote.ip(), 0)));
     let local = socket.local_addr().expect("bound");
     start_connecting(&socket, remote);
     (socket, Ends::new(local, remote))
 }
 
-/// Holds the report of a failed connect against the socket itself.
+/// Compares the report of a failed connect with the socket's own error and `TCP_INFO`.
 fn check_failed(closed: &Closed, info: &TcpInfo, end: &str) {
     assert_eq!(closed.end, end, "{closed:#?}");
     assert_eq!((closed.bytes_in, closed.bytes_out), (0, 0), "{closed:#?}");
@@ -60,8 +60,8 @@ fn refused() {
         .into_iter()
         .map(|family| {
             let (socket, ends) = begin(closed_port(family));
-            // A socket that is asked for its error forgets it, and that can be before
-            // the kernel has closed it.
+            // Reading SO_ERROR clears the error, and the test may read it before the
+            // kernel has closed the socket.
             tcptop.wait_closed(&[ends]);
             assert_eq!(connect_error(&socket), libc::ECONNREFUSED);
             (ends, TcpInfo::of(&socket))
@@ -117,7 +117,7 @@ fn unreachable() {
     check_failed(tcptop.finish().the_closed(ends), &TcpInfo::of(&socket), "unreachable");
 }
 
-/// A router that has no route says so.
+/// A router answers that it has no route.
 fn unreachable_by_icmp() {
     let (near, router) = (Netns::new(), Netns::new());
     near.join([10, 87, 0, 1].into(), &router, [10, 87, 0, 2].into());
@@ -136,7 +136,7 @@ fn unreachable_by_icmp() {
     check_failed(tcptop.finish().the_closed(ends), &TcpInfo::of(&socket), "unreachable");
 }
 
-/// A connect that its own process gives up: neither end nor peer had a say.
+/// A process gives up its own connect, without any packet from the peer.
 fn gave_up_connecting() {
     let tcptop = Tcptop::share(&QUICK);
     let (listener, remote) = listen(Family::V4);
@@ -150,7 +150,7 @@ fn gave_up_connecting() {
     let closed = output.the_closed(ends);
     assert_eq!((closed.bytes_in, closed.bytes_out, closed.pid), (0, 0, Some(process::id())));
     assert!(closed.packets_out >= u64::from(info.segs_out));
-    // No packet told anybody: what is known is that nothing is known.
+    // No packet has shown how the connect would end, so `end=` is unknown.
     assert_eq!(closed.end, "-", "{closed:#?}");
 }
 
@@ -166,7 +166,7 @@ fn timeout_while_open() {
     let info = TcpInfo::of(&pair.client);
     assert!(info.bytes_retrans >= 5000, "it tried again");
     tcptop.wait_closed(&[pair.ends]);
-    // The peer learns of it when it says something.
+    // The peer notices when it sends something.
     let_all_in(&pair.server);
     sock::send(&pair.server, 7);
     await_closed(&pair.server);
@@ -183,7 +183,7 @@ fn timeout_while_open() {
     assert_eq!((closed.bytes_in, closed.bytes_out), (10_000, 20_007));
 }
 
-/// A peer that is silent while nothing is sent either.
+/// The peer goes silent while this end sends nothing either.
 fn keepalive_timeout() {
     let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V6);
@@ -224,7 +224,7 @@ fn destroyed() {
     }
 }
 
-/// A listener goes with a connection in its queue that nobody has accepted.
+/// A listener closes while a connection in its queue is not yet accepted.
 fn listener_closed() {
     let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = listen(Family::V4);
@@ -243,7 +243,7 @@ fn listener_closed() {
     }
 }
 
-/// A socket whose connect failed connects again: two connections.
+/// A socket whose connect failed connects again: that makes two connections.
 fn socket_used_again() {
     let tcptop = Tcptop::share(&QUICK);
     let (listener, remote) = listen(Family::V4);
@@ -252,7 +252,7 @@ fn socket_used_again() {
     assert_eq!(connect_error(&socket), libc::ECONNREFUSED);
     let info = TcpInfo::of(&socket);
     socket.set_nonblocking(false).expect("blocking");
-    // The first call only learns that the attempt before has failed.
+    // The first call only reports that the previous attempt has failed.
     let error = connect_socket(&socket, remote).expect_err("the failure before");
     assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED));
     connect_socket(&socket, remote).expect("the second attempt");

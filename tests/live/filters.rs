@@ -1,6 +1,5 @@
-//! Every filter, alone and combined, against traffic that it lets through and
-//! traffic that it does not. What each end of a connection is, the test knows
-//! from having made it.
+//! Every filter, alone and combined, with traffic that it lets through and traffic that it
+//! does not. The tests make all of this traffic, so they know every property of each end.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -33,14 +32,14 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// What is known of one end of a connection or flow.
+/// One end of a connection or flow, and its properties.
 #[derive(Clone, Debug)]
 struct End {
     udp: bool,
     ends: Ends,
     pid: u32,
     process: &'static str,
-    /// In tcptop's own network namespace.
+    /// Whether it is in tcptop's own network namespace.
     interface: Option<&'static str>,
     bytes: (u64, u64),
 }
@@ -63,17 +62,17 @@ struct World {
     alpha: Agent,
     beta: Agent,
     gamma: Agent,
-    /// Connections that are open: who holds each end.
+    /// The open connections, by the process that holds each end.
     open: Vec<(Socket, Socket, Server)>,
     udp_servers: Vec<UdpSocket>,
     udp_clients: Vec<UdpSocket>,
     known: Vec<End>,
     listeners: Vec<(i32, SocketAddr, Server)>,
-    /// Never used by any connection here.
+    /// A port that no connection here ever uses.
     unused: u16,
 }
 
-/// Who accepts.
+/// The process that accepts.
 #[derive(Clone, Copy, PartialEq)]
 enum Server {
     Beta,
@@ -96,7 +95,7 @@ impl World {
             .into_iter()
             .map(|host| {
                 let (fd, address) = beta.listen((host, 0).into());
-                // The third is reached by IPv4 in IPv6.
+                // The third listens on IPv6 and is reached by IPv4-mapped addresses.
                 let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
                 let host = if host.is_unspecified() { mapped.into() } else { host };
                 (fd, SocketAddr::from((host, address.port())), Server::Beta)
@@ -126,7 +125,7 @@ impl World {
         }
     }
 
-    /// One of each kind, with traffic.
+    /// Makes one connection of each kind, with traffic.
     fn make(&mut self) {
         for (turn, (listener, address, server)) in self.listeners.clone().into_iter().enumerate() {
             let client = self.alpha.connect(address);
@@ -187,7 +186,7 @@ impl World {
         }
     }
 
-    /// Closes the connections that were made last; their ends.
+    /// Closes the connections that were made last. Returns their ends.
     fn close_last(&mut self) -> Vec<Ends> {
         let last = self.open.split_off(self.open.len() - self.listeners.len());
         let mut closed = Vec::new();
@@ -206,7 +205,7 @@ fn own_name() -> &'static str {
     Box::leak(name.trim_end().to_owned().into_boxed_str())
 }
 
-/// A command line and what it should let through.
+/// A command line and the ends that it should let through.
 struct Case {
     arguments: Vec<String>,
     wants: Box<dyn Fn(&End) -> bool>,
@@ -216,7 +215,7 @@ fn case(arguments: &str, wants: impl Fn(&End) -> bool + 'static) -> Case {
     Case { arguments: arguments.split(' ').map(str::to_owned).collect(), wants: Box::new(wants) }
 }
 
-/// A tcptop of the near namespace for each case, at once.
+/// Runs one tcptop per case, all at the same time, in the near namespace.
 struct Runs(Vec<(Tcptop, TempDir, PathBuf)>);
 
 impl Runs {
@@ -254,7 +253,7 @@ impl Runs {
                 assert_eq!(finals, usize::from(wanted && is_closed), "{context}");
                 if let Some(row) = log.rows_of(end.ends).next_back() {
                     assert_eq!((row.pid, &*row.process), (Some(end.pid), end.process), "{context}");
-                    // Older ones count from tcptop's start.
+                    // Older connections count from tcptop's start.
                     let bytes = (row.bytes_in, row.bytes_out);
                     assert!(bytes == end.bytes || !is_closed, "{bytes:?}: {context}");
                 }
@@ -263,12 +262,11 @@ impl Runs {
     }
 }
 
-/// Runs the cases, some at a time: connections that are older, new ones, and
-/// ones that close.
+/// Runs the cases, a few at a time, with older connections, new ones and closing ones.
 fn check_all(world: &mut World, cases: Vec<Case>) {
     world.make();
     for cases in cases.chunks(7) {
-        // A flow is what has a datagram while tcptop runs.
+        // A flow exists for tcptop only if it has a datagram while tcptop runs.
         world.known.retain(|end| !end.udp);
         let older = world.known.len();
         let runs = Runs::start(world, cases);
@@ -280,13 +278,13 @@ fn check_all(world: &mut World, cases: Vec<Case>) {
             !closed.iter().any(|ends| is_open(&left, ends))
         });
         runs.check(world, cases, &closed);
-        // What is closed is older than the next ones.
+        // The next cases start after these have closed, and so never see them.
         world.known.retain(|end| !closed.contains(&end.ends));
         assert!(world.known.len() > older);
     }
 }
 
-/// Whether `ss` tells of the connection (but for TIME_WAIT, which is none).
+/// Whether `ss` lists the connection. (A TIME_WAIT socket is not a connection.)
 fn is_open(ss: &str, ends: &Ends) -> bool {
     let text = |end: SocketAddr| format!("{end} ");
     let mapped = |end: SocketAddr| format!("[::ffff:{}]:{} ", end.ip(), end.port());
@@ -318,7 +316,7 @@ fn cases(world: &mut World) -> Vec<Case> {
         case(&format!("--port {p0} --port {p3}"), move |end| end.has_port(&[p0, p3])),
         case(&format!("--port {udp_port}"), move |end| end.has_port(&[udp_port])),
         case(&format!("--port {unused}"), |_| false),
-        // More than the kernel is told of.
+        // More ports than the BPF programs can filter by.
         case(&format!("{many} --port {p1}"), move |end| end.has_port(&[p1])),
         case(&format!("--pid {alpha}"), move |end| end.pid == alpha),
         case(&format!("--pid {alpha} --pid {beta}"), move |end| [alpha, beta].contains(&end.pid)),
@@ -354,7 +352,7 @@ fn alone_and_combined() {
     check_all(&mut world, cases);
 }
 
-/// The filters in the kernel hold whichever hooks serve.
+/// The filters in the BPF programs work with every choice of hooks.
 fn with_other_hooks() {
     const WITHOUT: [&str; 4] = [
         "--without fentry/ip_send_skb",
@@ -367,7 +365,7 @@ fn with_other_hooks() {
     world.make();
     let port = world.listeners[2].1.port();
     let udp_port = world.udp_servers[1].local_addr().expect("bound").port();
-    // Not all hooks of old exist on every kernel.
+    // Some kernels lack the hooks of lower rank.
     let works = |without: &&str| {
         let arguments: Vec<&str> = without.split(' ').collect();
         let mut command = tcptop::command(&tcptop::binary(), &arguments);
@@ -392,7 +390,8 @@ fn with_other_hooks() {
     check_all(&mut world, cases);
 }
 
-/// A connection that changes hands leaves one `--pid` and comes to another.
+/// A connection that gets a new owner leaves the output of one `--pid` and appears in that
+/// of the other.
 fn pid_follows_the_owner() {
     let (directory, log_of_one) = place();
     let (_directory, log_of_other) = place();
@@ -428,10 +427,10 @@ fn pid_follows_the_owner() {
     }
 }
 
-/// A PID that is not there may still come: a warning, and on it goes. One of a
-/// thread never owns anything.
+/// A PID without a process may be used later: tcptop warns and goes on. The id of a thread
+/// that is not a process never owns anything.
 fn absent_pid() {
-    // Of a process that has ended, and whose number is not used again soon.
+    // The PID of a process that has ended; the kernel does not use it again soon.
     let mut gone = process::Command::new("true").spawn().expect("true");
     let pid = gone.id().to_string();
     gone.wait().expect("wait");
@@ -470,7 +469,7 @@ fn unknown_interface() {
     assert_eq!(ended.stderr.lines().count(), 1);
 }
 
-/// The summary is of the same connections as the rows.
+/// The summary counts the same connections as the rows.
 fn summary() {
     let (listener, address) = crate::common::sock::listen(Family::V4);
     let port = address.port().to_string();
@@ -485,8 +484,8 @@ fn summary() {
     assert_eq!(ended.stderr, "tcptop: 2 connections closed, 2 open, lost: nothing\n");
 }
 
-/// What nobody asked for is not even looked at: no TCP hook with `--udp`, no
-/// UDP hook with `--tcp`.
+/// tcptop attaches no hook that it does not need: no TCP hook with `--udp`, no UDP hook
+/// with `--tcp`.
 fn leave_out_hooks() {
     let programs = |arguments: &[&str]| {
         let tcptop = Tcptop::start(&[arguments, &["--interval", "3600"]].concat());
@@ -503,8 +502,8 @@ fn leave_out_hooks() {
     assert!(tcp < both && udp < both, "{both} programs, {tcp} with --tcp, {udp} with --udp");
 }
 
-/// The same load, the same time: a tcptop that is asked for little runs for
-/// less than one that is asked for everything.
+/// Under the same load and in the same time, a tcptop with a narrow filter uses less
+/// processor time than one without a filter.
 fn cost_less() {
     let pairs: Vec<Pair> = (0..300).map(|_| Pair::new(Family::V4)).collect();
     for pair in &pairs {

@@ -1,4 +1,4 @@
-//! JSON lines as other programs read them, and a reader that stops reading.
+//! JSON lines: other programs read them correctly, and a reader may stop reading.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// An object of the schema, whole and with nothing else.
+/// Checks that the line is one object with exactly the keys and types of the schema.
 fn parse(line: &str) -> BTreeMap<String, Value> {
     let object: BTreeMap<String, Value> =
         serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
@@ -42,7 +42,7 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
     }
     assert!(object["event"] == "sample" || object["event"] == "closed", "{line}");
     assert_eq!(object["event"] == "closed", object["state"] == "CLOSED", "{line}");
-    // Beside `schema` and `event`.
+    // The keys besides `schema` and `event`.
     assert_eq!(object.len(), 2 + COLUMNS.len(), "{line}");
     for &(key, kind) in COLUMNS {
         let value = object.get(key).unwrap_or_else(|| panic!("no {key}: {line}"));
@@ -56,8 +56,8 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
     object
 }
 
-/// `--log FILE --format json`: whole objects in every file, also after the file was
-/// moved away, behind what an earlier run left, and never in a file of CSV.
+/// `--log FILE --format json`: every file has only whole objects, also after rotation. With
+/// `--append` they follow those of an earlier run; tcptop refuses to append to CSV.
 fn log_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, moved) = (directory.path().join("log.json"), directory.path().join("log.json.1"));
@@ -65,7 +65,7 @@ fn log_file() {
     let arguments = ["--tcp", "--interval", "0.1", "--format", "json", "--log", path];
     let objects = |file: &Path| -> Vec<BTreeMap<String, Value>> {
         let text = fs::read_to_string(file).unwrap_or_default();
-        // The last one may be under way.
+        // The last object may be incomplete.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         text[..whole].lines().map(parse).collect()
     };
@@ -152,7 +152,7 @@ fn schema() {
     server.recv(&mut [0; 99]).expect("receive");
     let has = |ends: Ends, event: &str| {
         tcptop.wait(event, |output| {
-            // To parse every row of a busy host again and again would take long.
+            // Parsing every row of a busy host again and again would take long.
             let port = format!("\"local_port\":{},", ends.local.port());
             let lines = output.lines.iter().filter(|line| line.contains(&port));
             let objects = lines.map(|line| parse(line));
@@ -177,7 +177,7 @@ fn schema() {
     }
 }
 
-/// The recipe for jq, and Python's json.
+/// jq, with the recipe of the documentation, and Python's json can read the lines.
 fn for_other_programs() {
     const RESETS: &str =
         r#"select(.event == "closed" and .end == "rst") | [.remote_port, .bytes_in]"#;
@@ -215,14 +215,14 @@ for line in sys.stdin:
     }
 }
 
-/// More flows than there is room for: what is not in a row is in the account of
-/// losses, to the byte, and `--strict` makes it status 3.
+/// More flows than the table has room for: each byte that is in no row is in the `lost`
+/// objects, and `--strict` ends with status 3.
 fn lost_datagrams() {
     let server = UdpSocket::bind((loopback(1), 0)).expect("bind");
     bounded(&server);
     let address = server.local_addr().expect("bound");
     let port = address.port().to_string();
-    // Only flows of that port take room in the table.
+    // With --port only flows of that port take room in the table.
     let arguments = ["--udp", "--port", &port, "--udp-flows", "16", "--strict"];
     let tcptop =
         Tcptop::start(&[&arguments[..], &["--format", "json", "--interval", "0.1"]].concat());
@@ -259,7 +259,7 @@ fn lost_datagrams() {
     assert!(ended.stderr.contains("tcptop: lost in this interval: "), "{}", ended.stderr);
 }
 
-/// `cat` that writes into a file, and can be stopped. Killed when dropped.
+/// A `cat` that writes its input into a file and can be stopped. Killed when dropped.
 struct Cat(Child);
 
 impl Cat {
@@ -271,15 +271,15 @@ impl Cat {
 
 impl Drop for Cat {
     fn drop(&mut self) {
-        // Fails only where it has been waited for already.
+        // Fails only if it was waited for already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The reader of a pipeline rests (Ctrl-Z) while more connections end than
-/// tcptop keeps: its memory is bounded, what it could not keep is counted, and
-/// afterwards every total is exact.
+/// The reader of a pipeline is stopped (Ctrl-Z) while more connections end than tcptop
+/// keeps: tcptop's memory stays bounded, it counts what it could not keep, and afterwards
+/// every total is exact.
 fn stopped_reader() {
     const CONNECTIONS: u32 = 45_000;
     let directory = tempfile::tempdir().expect("a directory");
@@ -321,8 +321,8 @@ fn stopped_reader() {
     assert!(lost > 0, "{}", ended.stderr);
     assert!(cat.0.wait().expect("wait").success());
 
-    // A tuple can come again: the account and the rows are held against each
-    // other by how often each occurs in them.
+    // Two connections can have the same tuple, so the test compares how often each line
+    // occurs in the account and in the rows.
     let mut balance: HashMap<(Ends, (u64, u64)), i64> = HashMap::new();
     let mut last = (0, 0);
     let mut lost_events = 0;
@@ -341,17 +341,17 @@ fn stopped_reader() {
     assert_eq!(last, (0, sent), "the total is exact again");
     let account = read_account(&fs::read_to_string(account).expect("the account"));
     assert_eq!(account.len(), CONNECTIONS as usize);
-    for told in account {
-        let (ends, up, down) = (told.ends, told.up, told.down);
+    for entry in account {
+        let (ends, up, down) = (entry.ends, entry.up, entry.down);
         for end in [(ends, (down, up)), (ends.flipped(), (up, down))] {
             *balance.entry(end).or_default() -= 1;
         }
     }
     let invented = balance.iter().find(|&(_, &count)| count > 0);
-    assert_eq!(invented, None, "told, and not so");
+    assert_eq!(invented, None, "printed, but not expected");
     let missing = balance.values().sum::<i64>().unsigned_abs();
     // Other connections of the host may be among what was lost.
-    assert!(missing > 0 && missing <= lost, "{missing} missing, {lost} told to be lost");
+    assert!(missing > 0 && missing <= lost, "{missing} missing, {lost} reported as lost");
 }
 
 fn is_churn(object: &BTreeMap<String, Value>) -> bool {

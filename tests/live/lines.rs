@@ -31,7 +31,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Names of processes, and how a row shows them (`None`: however, as one field).
+/// Names of processes, and how a row shows them (`None`: in any way, as one field).
 const NAMES: [(&[u8], Option<&str>); 17] = [
     (b"two words", Some("two_words")),
     (b" lead & trail ", Some("_lead_&_trail_")),
@@ -79,13 +79,13 @@ fn hostile_process_names() {
         assert_eq!(closed.pid, Some(agent.pid));
         assert!(shown.is_none_or(|shown| shown == closed.process), "{shown:?}: {closed:?}");
     }
-    // The rows of others, which may be older than this run, are held to it too.
+    // Rows of other processes' connections, older ones too, must have this form as well.
     let program = r#"!/^\[CLOSED\]/ && NF != 13 && !(NF == 14 && $14 == "[PARTIAL]")"#;
     assert_eq!(awk(&output, program), "");
     assert_eq!(awk(&output, "NF == 13 { n++ } END { print (n > 17) }"), "1\n");
 }
 
-/// What the awk of this machine prints of the output.
+/// Runs the awk of this machine on the output.
 fn awk(output: &Output, program: &str) -> String {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("output");
@@ -100,7 +100,7 @@ fn awk(output: &Output, program: &str) -> String {
     String::from_utf8(result.stdout).expect("UTF-8")
 }
 
-/// Without `--raw`: the exact number and a readable one in one field.
+/// Without `--raw` a size has the exact number and a readable one in one field.
 fn readable_sizes() {
     let tcptop = Tcptop::start(&["--tcp", "--interval", "0.1"]);
     let pair = Pair::new(Family::V4);
@@ -151,7 +151,7 @@ fn is_readable(text: &str, units: &[&str]) -> bool {
     number.parse::<f64>().is_ok() && decimals <= 1 && units.contains(&unit)
 }
 
-/// A connection that rests is shown when its rate falls to zero, then not again.
+/// An idle connection is shown once when its rate falls to zero, and then not again.
 fn only_what_changed() {
     let tcptop = Tcptop::start(&QUICK);
     let (resting, ticking) = (Pair::new(Family::V4), Pair::new(Family::V4));
@@ -171,12 +171,12 @@ fn only_what_changed() {
     let resting_rows =
         rows.iter().filter(|row| row.rates() == (0, 0) && row.bytes_out == 5000).count();
     assert_eq!(resting_rows, 1, "{rows:#?}");
-    // New, with traffic (in one or two intervals), and the fall of the rate.
+    // One row when it is new, one or two with traffic, one when the rate falls to zero.
     assert!(rows.len() <= 4, "{rows:#?}");
     assert_eq!(output.closed_of(resting.ends).count(), 0, "it is open");
 }
 
-/// `--all`: each connection once in each interval, idle or not.
+/// `--all`: each connection has one row in each interval, idle or not.
 fn all_connections() {
     let idle = Pair::new(Family::V4);
     let tcptop =
@@ -194,14 +194,14 @@ fn all_connections() {
     ] {
         let rows: Vec<&Row> = output.rows_of(ends).collect();
         assert_eq!(times(&rows).len(), rows.len(), "once in an interval: {rows:#?}");
-        // The listing at the start is no interval, but it shows what is there.
+        // The listing at the start shows the connection too, but is not an interval.
         assert!(if is_idle { rows.len() == 6 } else { (1..=5).contains(&rows.len()) }, "{rows:#?}");
         let since: Vec<&Row> = output.rows.iter().filter(|row| row.time >= rows[0].time).collect();
         assert_eq!(times(&rows), times(&since), "in every interval since it is there");
     }
 }
 
-/// `-t`: RFC 3339, one time for all lines of an interval, in order.
+/// `-t`: all lines of an interval have the same time, in RFC 3339; the times ascend.
 fn timestamps() {
     let started = Utc::now();
     let tcptop = Tcptop::start(&["--tcp", "--raw", "-t", "--interval", "0.2"]);
@@ -226,7 +226,7 @@ fn timestamps() {
         .collect();
     times.sort_by_key(|(line, _)| *line);
     assert!(times.is_sorted_by_key(|(_, time)| *time), "{times:?}");
-    // Written to the millisecond at least as coarsely as it is read here.
+    // tcptop writes milliseconds; the clock that is read here is at least as fine.
     let slack = chrono::TimeDelta::milliseconds(1);
     assert!(
         times.iter().all(|(_, time)| (started - slack..=ended).contains(&time.to_utc())),
@@ -289,7 +289,7 @@ fn families() {
     }
 }
 
-/// A state that lasts is shown, as soon as it is entered.
+/// A new state is shown in the interval in which the connection enters it, if it lasts.
 fn states() {
     let tcptop = Tcptop::start(&QUICK);
     let pair = Pair::new(Family::V4);
@@ -299,7 +299,7 @@ fn states() {
     pair.client.shutdown(std::net::Shutdown::Write).expect("shutdown");
     state(pair.ends, "FIN_WAIT2");
     state(pair.ends.flipped(), "CLOSE_WAIT");
-    // The server's FIN goes unheard.
+    // The server's FIN is dropped.
     sock::filter_incoming(&pair.client, sock::Let::Nothing);
     let (client, ends) = (pair.client, pair.ends);
     drop(pair.server);
@@ -308,7 +308,7 @@ fn states() {
     assert_eq!(receive_all(&client), 0);
     drop(client);
     tcptop.wait_closed(&[ends, ends.flipped()]);
-    // A FIN that nobody hears, then one that comes the other way.
+    // A FIN that is dropped, then one from the other end.
     let pair = Pair::new(Family::V6);
     sock::filter_incoming(&pair.server, sock::Let::Nothing);
     pair.client.shutdown(std::net::Shutdown::Write).expect("shutdown");
@@ -323,7 +323,7 @@ fn states() {
     assert_eq!(output.the_closed(ends).end, "fin");
 }
 
-/// `tcptop | head -1` in a real shell: status 0, within an interval or so.
+/// `tcptop | head -1` in a real shell ends with status 0, within about one interval.
 fn head_ends_it() {
     for interval in ["0.2", "1"] {
         let directory = tempfile::tempdir().expect("a directory");
@@ -356,7 +356,7 @@ fn head_ends_it() {
     }
 }
 
-/// A reader that goes away ends tcptop although no interval is due for an hour.
+/// tcptop ends as soon as its reader goes away, even if no interval is due for an hour.
 fn closed_pipe_with_a_long_interval() {
     let mut command = tcptop::command(&tcptop::binary(), &["--tcp", "--interval", "3600"]);
     let mut child = command.spawn().expect("tcptop");
@@ -380,7 +380,7 @@ fn closed_pipe_with_a_long_interval() {
     assert!(status.success(), "{status}");
 }
 
-/// Only a reader that went away is no error.
+/// A failed write to stdout is an error, unless the reader went away.
 fn full_disk_is_an_error() {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
         return super::left_out("lines::full_disk_is_an_error", "no /dev/full");

@@ -45,7 +45,7 @@ fn ping_pong(pair: &Pair, rounds: usize) {
     await_acked(&pair.server);
 }
 
-/// Waits for a row as of now: no segment moves between the look and the row.
+/// Waits for a row that shows the present counters: no segment moves in between.
 fn row_of_now(tcptop: &Tcptop, pair: &Pair) -> (Row, TcpInfo) {
     await_acked(&pair.client);
     await_acked(&pair.server);
@@ -57,7 +57,7 @@ fn row_of_now(tcptop: &Tcptop, pair: &Pair) -> (Row, TcpInfo) {
     (row, info)
 }
 
-/// Whenever the connection pauses, its row has the RTT of `TCP_INFO` to the microsecond.
+/// When the connection pauses, its row has exactly the RTT of `TCP_INFO`, in microseconds.
 fn rtt() {
     let tcptop = Tcptop::share(&QUICK);
     for family in [Family::V4, Family::V6] {
@@ -69,7 +69,7 @@ fn rtt() {
             assert_eq!(row.rtt, info.rtt.to_string(), "{row:?}");
             seen.push(info.rtt);
         }
-        // Delayed acknowledgements: a longer RTT.
+        // Delayed acknowledgements make the RTT longer.
         set_int(&pair.server, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0);
         send(&pair.client, 1);
         receive(&pair.server, 1);
@@ -83,7 +83,7 @@ fn rtt() {
     tcptop.finish();
 }
 
-/// A reset is not acknowledged: the RTT of `TCP_INFO` is the last word.
+/// A reset is not acknowledged, so the RTT of `TCP_INFO` before it is the final one.
 fn rtt_at_close() {
     let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
@@ -119,7 +119,7 @@ fn close_and_compare(tcptop: Tcptop, pair: Pair, up: u64, down: u64) -> TcpInfo 
     infos[0]
 }
 
-/// The receiver hears nothing for a while: repeated in full, counted once.
+/// The receiver gets nothing for a while: everything is sent again, but counted once.
 fn retransmits_after_an_outage() {
     let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
@@ -158,7 +158,7 @@ fn random_loss() {
     close_and_compare(tcptop, pair, rounds * 700, rounds * 300);
 }
 
-/// Two namespaces whose link behaves as netem is told, both ways.
+/// Two namespaces. netem delays or drops the packets on their link, both ways.
 struct BadLink {
     near: Netns,
     far: Netns,
@@ -166,7 +166,7 @@ struct BadLink {
 }
 
 impl BadLink {
-    /// What the kernel says where it cannot play a bad network.
+    /// The kernel's error if it has no netem.
     fn new(netem: &str) -> Result<BadLink, String> {
         let (near, far) = (Netns::new(), Netns::new());
         near.join([10, 86, 0, 1].into(), &far, [10, 86, 0, 2].into());
@@ -191,7 +191,7 @@ impl BadLink {
     }
 }
 
-/// A long way: the RTT is that of `TCP_INFO`, and what netem makes of it.
+/// A slow link: the RTT is that of `TCP_INFO`, and netem's delay both ways.
 fn delay() {
     let link = match BadLink::new("delay 20ms") {
         Ok(link) => link,
@@ -208,7 +208,7 @@ fn delay() {
     tcptop.finish();
 }
 
-/// A bad network, where the kernel can play one.
+/// A bad network, if the kernel has netem.
 fn netem() {
     let link = match BadLink::new("delay 20ms loss 1% reorder 25% 50%") {
         Ok(link) => link,
@@ -222,7 +222,7 @@ fn netem() {
     let row = tcptop.wait_row("row with everything", pair.ends, |row| {
         (row.bytes_in, row.bytes_out) == (down, up)
     });
-    // What was sent twice is still under way, and answered.
+    // Segments that were sent twice are still on their way, and are acknowledged.
     until_true("a quiet link", || {
         let segments = || [&pair.client, &pair.server].map(|end| TcpInfo::of(end).segs_in);
         let before = segments();
@@ -268,7 +268,7 @@ fn against_ss() {
     tcptop.finish();
 }
 
-/// The rates of whole intervals are bytes over time to 2 %, by the sender's log.
+/// The rates of whole intervals differ by at most 2 % from bytes by time in the sender's log.
 fn steady_rate() {
     const PART: u64 = 10_000;
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.4"]);
@@ -299,8 +299,8 @@ fn steady_rate() {
     }
 }
 
-/// When the total stood at this number of bytes: not before, and not after.
-/// (The log counts from the first of its instants.)
+/// The earliest and the latest time at which the total can have been this number of bytes,
+/// counted from the log's first instant.
 fn moment(log: &[Part], total: u64) -> (Duration, Duration) {
     let start = log[0].began;
     let next = log.partition_point(|part| part.total <= total);
@@ -309,8 +309,8 @@ fn moment(log: &[Part], total: u64) -> (Duration, Duration) {
     (earliest, latest)
 }
 
-/// One long send that blocks, and a receiver that reads later: the kernel moves
-/// the bytes without a system call, and the rows show them move.
+/// One long send that blocks, and a receiver that reads later: the kernel moves the bytes
+/// without further system calls, and the rows still show the progress.
 fn progress_without_system_calls() {
     let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = sock::listen(Family::V4);
@@ -325,7 +325,7 @@ fn progress_without_system_calls() {
     set_int(&pair.client, libc::SOL_SOCKET, libc::SO_SNDBUF, 400_000);
     set_int(&pair.server, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20);
     let bytes = 250_000;
-    // The buffer takes it at once; the pacing needs a second.
+    // The send buffer takes all of it at once; paced sending takes a second.
     send(&pair.client, bytes);
     assert!(TcpInfo::of(&pair.client).bytes_out() < bytes, "it is on its way");
     for ends in [pair.ends, pair.ends.flipped()] {
@@ -339,16 +339,16 @@ fn progress_without_system_calls() {
     tcptop.finish();
 }
 
-/// With so many sockets that a tick visits only those in use, what was moved before a
-/// tick is in its rows all the same; what came in by no call of its receiver is there
-/// eight ticks later at the latest.
+/// With this many sockets a tick looks only at those in use. Bytes that a process moved
+/// before a tick are still in the rows of that tick. Bytes that arrived without a call of
+/// the receiver are in the rows at most eight ticks later.
 fn among_thousands() {
     sock::raise_file_limit();
     let (listener, address) = sock::listen(Family::V4);
     let crowd: Vec<Pair> =
         (0..4500).map(|_| Pair::accept(&listener, sock::connect(address))).collect();
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.1", "--timestamp"]);
-    // Something to tell in every interval, by which they are counted.
+    // This connection has traffic, and so a row, in every interval: it counts intervals.
     let beat = Pair::new(Family::V4);
     let beating = Stream::start(&beat, 1, Duration::from_millis(10));
     tcptop.wait("five intervals", |output| output.rows_of(beat.ends).nth(4).map(drop));
@@ -369,7 +369,7 @@ fn among_thousands() {
             let ticks = late(&moved, ends, &|row| (row.bytes_in, row.bytes_out) == (round, round));
             assert_eq!(ticks, 0, "round {round}");
         }
-        // Until it is no more among those in use.
+        // Wait until the socket no longer counts as in use.
         tcptop.wait("four quiet intervals", |output| {
             output.rows_of(beat.ends).filter(|beat| beat.time > moved).nth(4).map(drop)
         });

@@ -34,7 +34,7 @@ fn across(client: SocketAddr, server: SocketAddr) -> Pair {
     Pair::accept(&listener, socket)
 }
 
-/// Two pairs of namespaces with the same tuple: four sockets, four rows, no sum.
+/// Two pairs of namespaces with the same tuple: four sockets have four separate rows.
 fn same_addresses_and_ports(client: &str, server: &str) {
     let address =
         |text: &str, port| SocketAddr::new(text.parse::<IpAddr>().expect("an address"), port);
@@ -82,7 +82,7 @@ fn totals(closed: &Closed) -> (u64, u64) {
     (closed.bytes_in, closed.bytes_out)
 }
 
-/// Where tcptop itself runs makes no difference: it sees all namespaces.
+/// tcptop sees all namespaces, whichever one it runs in.
 fn tcptop_within_one() {
     let (inside, other) = (Netns::new(), Netns::new());
     let older = Pair::new(sock::Family::V4);
@@ -102,7 +102,7 @@ fn tcptop_within_one() {
     }
 }
 
-/// Both ends, their namespaces and the link between them go in any order.
+/// Both ends, their namespaces and the link between them may disappear in any order.
 fn gone_with_its_connections() {
     let tcptop = Tcptop::share(&QUICK);
     let addresses = (([10, 85, 0, 1], 41_000).into(), ([10, 85, 0, 2], 5000).into());

@@ -1,4 +1,4 @@
-//! Who a connection belongs to, while sockets change hands.
+//! The owner of a connection, when sockets pass from one process to another.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -33,7 +33,7 @@ fn wait_owner(tcptop: &Tcptop, ends: Ends, pid: u32, name: &str, totals: (u64, u
     });
 }
 
-/// Ends the run and looks at the owner on the `[CLOSED]` line.
+/// Ends the run and checks the owner on the `[CLOSED]` line.
 fn finish_owned(tcptop: Tcptop, ends: Ends, pid: u32, name: &str, totals: (u64, u64)) {
     tcptop.wait_closed(&[ends]);
     let output = tcptop.finish();
@@ -42,13 +42,14 @@ fn finish_owned(tcptop: Tcptop, ends: Ends, pid: u32, name: &str, totals: (u64, 
     assert_eq!((closed.bytes_in, closed.bytes_out), totals, "{closed:#?}");
 }
 
-/// Whether tcptop is told who uses a connection. Else it looks up who holds it.
+/// Whether tcptop has a hook that sees which process uses a connection. Otherwise it only
+/// looks up which process holds it.
 fn sees_users(tcptop: &Tcptop) -> bool {
-    // The other way to see them is fentry.
+    // Without these tracepoints, fentry is the other way.
     tcptop.has_tracepoint("sock_recv_length") || tcptop.has_link("tracing")
 }
 
-/// Two processes, one connection: each end has its own, before any byte moved.
+/// Two processes, one connection: each end shows its own process, before any byte moves.
 fn connects_and_accepts() {
     let (mut server, mut client) = (Agent::new("listening"), Agent::new("connecting"));
     let tcptop = Tcptop::share(&QUICK);
@@ -63,7 +64,7 @@ fn connects_and_accepts() {
     finish_owned(tcptop, to.ends, server.pid, "listening", (0, 0));
 }
 
-/// The master accepts and forks; the worker owns once it does I/O.
+/// The master accepts and forks; the worker becomes the owner when it does I/O.
 fn accept_then_fork() {
     let mut agent = Agent::new("master");
     let tcptop = Tcptop::share(&QUICK);
@@ -91,8 +92,8 @@ fn accept_then_fork() {
     finish_owned(tcptop, socket.ends, worker, "worker", (10, 1000));
 }
 
-/// The master listens, its worker accepts one connection after the other: the kernel
-/// makes them in the same places, and each is the worker's again.
+/// The master listens, its worker accepts one connection after the other. The kernel reuses
+/// the memory of the closed sockets for the new ones; each new one belongs to the worker.
 fn worker_of_many() {
     let mut agent = Agent::new("master");
     let tcptop = Tcptop::share(&QUICK);
@@ -121,7 +122,7 @@ fn worker_of_many() {
     tcptop.wait_closed(&ended);
     let output = tcptop.finish();
     for ends in &ended {
-        // The kernel may give a client the port of one before it.
+        // The kernel may give a client the port of an earlier one.
         let uses = ended.iter().filter(|other| *other == ends).count();
         assert_eq!(output.closed_of(*ends).count(), uses, "{ends:?}");
         for closed in output.closed_of(*ends) {
@@ -131,7 +132,7 @@ fn worker_of_many() {
     }
 }
 
-/// A descriptor crosses a Unix socket; the giver closes its copy.
+/// A process sends a descriptor over a Unix socket to another one and closes its own copy.
 fn passed_descriptor() {
     let (mut giver, mut taker) = (Agent::new("giver"), Agent::new("taker"));
     let tcptop = Tcptop::share(&QUICK);
@@ -159,7 +160,7 @@ fn passed_descriptor() {
     finish_owned(tcptop, socket.ends, pid, "taker", (7, 14));
 }
 
-/// Two processes use one socket by turns, each several times: it is whose it was last.
+/// Two processes take turns with one socket, each several times: the last user is the owner.
 fn taking_turns() {
     let (mut one, mut other) = (Agent::new("one"), Agent::new("other"));
     let tcptop = Tcptop::share(&QUICK);
@@ -200,7 +201,7 @@ fn taking_turns() {
     finish_owned(tcptop, shared.ends, pid, "other", (received, sent));
 }
 
-/// A thread's own name is not the process's, and the name is never the thread's.
+/// A thread with a name of its own sends: the row shows the name of the process.
 fn thread_name() {
     let mut agent = Agent::new("the-process");
     let tcptop = Tcptop::share(&QUICK);
@@ -219,7 +220,7 @@ fn thread_name() {
     assert_eq!((&*closed.process, closed.pid), ("the-process", Some(pid)));
 }
 
-/// The process is gone while the kernel still delivers what it sent.
+/// The process has ended while the kernel still delivers the bytes that it sent.
 fn ended_before_its_connection() {
     let mut agent = Agent::new("short-lived");
     let tcptop = Tcptop::share(&QUICK);
@@ -238,7 +239,7 @@ fn ended_before_its_connection() {
     finish_owned(tcptop, socket.ends, pid, "short-lived", (0, bytes));
 }
 
-/// The same process with another program: the new name once it does I/O.
+/// A process executes another program: the new name is shown when it does I/O.
 fn exec() {
     let mut agent = Agent::new("old-image");
     let directory = tempfile::tempdir().expect("a directory");
@@ -276,7 +277,7 @@ fn of_another_namespace() {
     finish_owned(tcptop, socket.ends, pid, "elsewhere", (0, 77));
 }
 
-/// One process connects in vain while another serves: neither is mistaken.
+/// One process's connects fail while another one serves: each row has the right owner.
 fn of_a_failed_connect() {
     let tcptop = Tcptop::share(&QUICK);
     let (listener, address) = sock::listen(Family::V4);

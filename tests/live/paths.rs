@@ -1,4 +1,4 @@
-//! Whatever system call moves the bytes, they count once.
+//! Bytes count exactly once, by every system call that can move them.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Seek, Write};
@@ -42,8 +42,8 @@ pub fn tests() -> Vec<Test> {
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// Opens a connection, lets `traffic` move bytes (how many from the client to
-/// the server, and back), closes it, and holds what is reported against that.
+/// Opens a connection, lets `traffic` move bytes, closes it, and checks that tcptop reports
+/// what `traffic` returns: the bytes from the client to the server, and back.
 fn moves(traffic: impl FnOnce(&Pair) -> (u64, u64)) {
     let tcptop = Tcptop::share(&QUICK);
     let pair = Pair::new(Family::V4);
@@ -110,7 +110,7 @@ fn splice_all(from: RawFd, to: RawFd, bytes: u64) {
     });
 }
 
-/// File to pipe to socket, and socket to pipe to file.
+/// splice() from a file through a pipe to a socket, and from a socket to a file.
 fn splice() {
     moves(|pair| {
         let bytes = 2 * MEGABYTE + 5;
@@ -143,7 +143,7 @@ fn peek() {
     });
 }
 
-/// MSG_TRUNC throws bytes away unread: received all the same.
+/// Bytes that MSG_TRUNC throws away unread count as received.
 fn truncated_receive() {
     moves(|pair| {
         send(&pair.client, 9000);
@@ -157,7 +157,7 @@ fn truncated_receive() {
     });
 }
 
-/// Non-blocking sends into a small buffer: accepted in parts or not at all.
+/// Non-blocking sends into a small buffer, which accepts parts of them or nothing.
 fn partial_sends() {
     moves(|pair| {
         set_int(&pair.client, libc::SOL_SOCKET, libc::SO_SNDBUF, 8192);
@@ -190,7 +190,7 @@ fn partial_sends() {
     });
 }
 
-/// Sends that fail move nothing: into a full buffer, and after the end.
+/// A failed send moves nothing: with a full buffer, and after the end of the connection.
 fn failed_sends() {
     moves(|pair| {
         send(&pair.client, 100);
@@ -251,7 +251,7 @@ fn zero_copy_send() {
             pair.client.shutdown(Shutdown::Write).expect("shutdown");
             assert_eq!(reader.join().expect("reader"), total);
         });
-        // The completions come as errors without payload; reading them moves no byte.
+        // The completions arrive in the error queue; reading them moves no byte.
         let mut none = [0; 0];
         let completions = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         recv(pair.client.as_raw_fd(), &mut none, completions).expect("a completion");
@@ -344,7 +344,7 @@ fn io_uring() {
 /// Data in the SYN, before the connection is established.
 fn fast_open() {
     let netns = Netns::new();
-    // Client, server, and no cookie needed on either side.
+    // Enable TCP Fast Open for client and server, without cookies.
     netns.sysctl("net/ipv4/tcp_fastopen", "1543");
     let tcptop = Tcptop::share(&QUICK);
     let (ends, reply) = netns.run(|| {
@@ -381,7 +381,7 @@ struct TlsAesGcm128 {
 // SAFETY: repr(C), integers and byte arrays without gaps (40 bytes).
 unsafe impl sock::Plain for TlsAesGcm128 {}
 
-/// Ciphertext is what the connection carries.
+/// With kernel TLS the ciphertext counts: it is what the connection carries.
 fn ktls() {
     const SOL_TLS: i32 = 282;
     const TLS_TX: i32 = 1;
@@ -444,7 +444,7 @@ fn ktls() {
     check_closed(tcptop, ends, cipher, 0);
 }
 
-/// A Multipath TCP connection is its subflows, TCP connections of the same owner.
+/// A Multipath TCP connection appears as its subflows: TCP connections of one owner.
 fn mptcp() {
     let open = || {
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
@@ -474,7 +474,7 @@ fn mptcp() {
     pair.exchange(MEGABYTE + 1, 12_345);
     await_acked(&pair.client);
     await_acked(&pair.server);
-    // Of the subflow: MPTCP may send a part again as new payload of it.
+    // The subflow may carry more: MPTCP can send a part again as new payload of it.
     let [up, down] = [&pair.client, &pair.server].map(|end| TcpInfo::of(end).bytes_out());
     assert!(up > MEGABYTE && down >= 12_345);
     pair.close();

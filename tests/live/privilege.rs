@@ -53,7 +53,7 @@ pub fn public_binary() -> (TempDir, PathBuf) {
 pub fn as_nobody(binary: &Path, arguments: &[&str], capabilities: &[Capability]) -> Launch {
     let capabilities: CapsHashSet = capabilities.iter().copied().collect();
     let drop_privileges = move || {
-        // SAFETY: system calls without memory, but for an empty list of groups.
+        // SAFETY: system calls without memory, except an empty list of groups.
         let result = unsafe {
             libc::prctl(libc::PR_SET_KEEPCAPS, 1)
                 | libc::setgroups(0, std::ptr::null())
@@ -84,8 +84,8 @@ fn refused(capabilities: &[Capability]) {
     check_refusal(&as_nobody(&binary, &QUICK, capabilities).spawn().ended());
 }
 
-/// An ordinary user with CAP_BPF and CAP_PERFMON has all of TCP: owners of
-/// other users' connections, older ones, exact bytes.
+/// An ordinary user with CAP_BPF and CAP_PERFMON sees all of TCP: exact bytes, older
+/// connections, and the owners of other users' connections.
 fn bpf_and_perfmon() {
     let (_directory, binary) = public_binary();
     let older = Pair::new(Family::V6);
@@ -117,8 +117,8 @@ fn bpf_and_perfmon() {
     }
 }
 
-/// Both protocols, both directions, to the byte, with who moved them; younger and
-/// older connections.
+/// Checks both protocols in both directions, to the byte and with the owners, on new
+/// and older connections.
 fn check_all_traffic(launch: Launch) {
     let older = Pair::new(Family::V4);
     let tcptop = launch.start();
@@ -126,7 +126,7 @@ fn check_all_traffic(launch: Launch) {
     tcptop.finish();
 }
 
-/// The arguments for that.
+/// The arguments of tcptop for [`check_all_traffic`].
 const BOTH: [&str; 5] = ["--raw", "--interval", "0.1", "--udp-timeout", "300"];
 
 fn check_traffic(tcptop: &Tcptop, older: Pair) {
@@ -165,7 +165,7 @@ fn with_net_admin() {
 const THREE: [Capability; 3] =
     [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN];
 
-/// As in many containers and services.
+/// Root without CAP_SYS_ADMIN, as in many containers and services.
 fn root_without_sys_admin() {
     let drop_it = || {
         for set in [CapSet::Effective, CapSet::Permitted, CapSet::Bounding] {
@@ -179,14 +179,14 @@ fn root_without_sys_admin() {
 
 /// Becomes an ordinary user, with nothing.
 fn become_nobody() -> io::Result<()> {
-    // SAFETY: system calls without memory, but for an empty list of groups.
+    // SAFETY: system calls without memory, except an empty list of groups.
     let result = unsafe {
         libc::setgroups(0, std::ptr::null()) | libc::setgid(NOBODY) | libc::setuid(NOBODY)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The line of the README makes a file that everyone may run.
+/// The `setcap` command of the README makes a file that every user can run.
 fn file_capabilities() {
     const WHAT: &str = "privilege::file_capabilities";
     if !program::is_there("setcap") {
@@ -219,7 +219,7 @@ fn file_capabilities() {
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{:#?}", ended.output.lines);
 }
 
-/// Waits until no thread has more than the README says.
+/// Waits until no thread has more capabilities than the README says.
 fn check_kept(tcptop: &Tcptop, logs: bool) {
     let threads = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", tcptop.id())).expect("it runs");
@@ -249,7 +249,7 @@ fn check_kept(tcptop: &Tcptop, logs: bool) {
     }
 }
 
-/// Root's tcptop keeps next to nothing, and goes on as before: it counts, knows
+/// Root's tcptop gives up nearly all privileges and works as before: it counts, and shows
 /// names and devices.
 fn gives_up() {
     let older = Pair::new(Family::V4);
@@ -260,8 +260,8 @@ fn gives_up() {
     tcptop.finish();
 }
 
-/// After root's privileges are gone, SIGHUP finds a place that only another user
-/// may write to; names are still found.
+/// After root's tcptop has given up its privileges, SIGHUP makes it open a log in a
+/// directory that only another user may write to; it still finds names.
 fn log_of_another_user() {
     let (directory, log) = place();
     let owner = |path: &Path, mode| {
@@ -296,7 +296,7 @@ fn log_of_another_user() {
     assert_eq!((&*row.wide[5], &*row.wide[7]), ("lo", own), "device and cgroup: {row:?}");
 }
 
-/// Privileges come first, but a wrong option is a wrong option for everybody.
+/// Privileges are checked first, except that a wrong option is reported to every user.
 fn before_anything_else() {
     let (_directory, binary) = public_binary();
     let ended = as_nobody(&binary, &["--interval", "0"], &[]).spawn().ended();

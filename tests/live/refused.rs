@@ -1,5 +1,5 @@
-//! Surroundings in which tcptop cannot work, or not wholly: one sentence says
-//! what is missing and what to do.
+//! Surroundings in which tcptop cannot work, or not fully: it says in one sentence what is
+//! missing and what to do.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// tcptop in surroundings that `prepare` makes, after the fork.
+/// Runs tcptop in surroundings that `prepare` makes after the fork.
 fn launch(
     arguments: &[&str],
     prepare: impl Fn() -> io::Result<()> + Send + Sync + 'static,
@@ -48,7 +48,7 @@ fn check(launch: Launch, error: &str) {
     assert!(ended.output.lines.is_empty(), "{:?}", ended.output.lines);
 }
 
-/// With `-v` the same at the end, and libbpf's own account before it.
+/// With `-v` the same line at the end, after libbpf's own messages.
 fn check_verbose(launch: Launch, error: &str) {
     let ended = launch.spawn().ended();
     let (rest, last) = ended.stderr.trim_end().rsplit_once('\n').expect("more than a line");
@@ -74,7 +74,7 @@ fn user_namespace() {
     check(launch(&["--once"]), ERROR);
     check(launch(&["--udp", "--once"]), ERROR);
     check_verbose(launch(&["--once", "-v"]), ERROR);
-    // The doctor has a table of it as well.
+    // The doctor shows it in its table as well.
     let ended = launch(&["--doctor"]).spawn().ended();
     assert_eq!(ended.stderr, format!("tcptop: error: {ERROR}\n"));
     assert_eq!(ended.status.code(), Some(1));
@@ -85,8 +85,8 @@ fn user_namespace() {
     assert_eq!(refused.count(), 8, "every provider: {:#?}", ended.output.lines);
 }
 
-/// A filter as a container's: this system call, with this first argument if one
-/// is given, ends with an error.
+/// A seccomp filter as in a container: this system call fails (only with this first
+/// argument, if one is given).
 fn forbid(call: libc::c_long, argument: Option<u32>, errno: i32) -> io::Result<()> {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let load = |offset: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
@@ -123,7 +123,7 @@ fn seccomp(errno: i32) {
     check_verbose(under(&["--once", "-v"]), &error);
 }
 
-/// Where something else is the matter, a filter is not blamed for it.
+/// If there is another cause, the message does not blame the filter.
 fn seccomp_that_permits_bpf() {
     /// BPF_PROG_LOAD of linux/bpf.h
     const PROG_LOAD: u32 = 5;
@@ -135,7 +135,7 @@ fn seccomp_that_permits_bpf() {
     assert!(ended.stderr.starts_with(words), "{}", ended.stderr);
     assert!(ended.stderr.ends_with("Operation not permitted (os error 1)\n"), "{}", ended.stderr);
     assert_eq!(ended.status.code(), Some(1));
-    // One that forbids something else does not disturb.
+    // A filter that forbids some other call does no harm.
     launch(&QUICK, || forbid(libc::SYS_kexec_load, None, libc::EPERM)).start().finish();
 }
 
@@ -151,7 +151,7 @@ fn without_types() {
     }
 }
 
-/// The kernel's file says so; the kernel itself is as it was.
+/// Only the kernel's lockdown file is replaced; the kernel itself is not locked down.
 fn confidentiality() {
     let directory = Path::new("/sys/kernel/security");
     if !directory.is_dir() {
@@ -172,7 +172,7 @@ fn confidentiality() {
     launch(&QUICK, locked("none [integrity] confidentiality\n")).start().finish();
 }
 
-/// Where cgroup_skb counts UDP and cgroup v2 is out of reach: TCP goes on.
+/// If cgroup_skb has to count UDP and cgroup v2 cannot be reached, TCP still works.
 fn without_cgroups() {
     let points = mounts::points("cgroup2");
     let hidden = |arguments: &[&str]| {

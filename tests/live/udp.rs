@@ -1,7 +1,7 @@
 //! UDP flows: datagrams and bytes at both ends, owners, the life of a flow.
 //!
-//! Which of the two providers counts is read from tcptop's own descriptors: what
-//! they show differs where a receive buffer overflows.
+//! Two providers can count datagrams; tcptop's own descriptors show which one does. Their
+//! counts differ if a receive buffer overflows.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,34 +36,35 @@ pub fn tests() -> Vec<Test> {
     rooms.into_iter().flatten().collect()
 }
 
-/// What counts the datagrams.
+/// The provider that counts the datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
-    /// Counts what arrives at the socket.
+    /// Counts datagrams that arrive at the socket.
     CgroupSkb,
-    /// Counts what a process takes from it.
+    /// Counts datagrams that a process takes from the socket.
     Entry,
 }
 
 impl Provider {
-    /// What this tcptop has attached.
+    /// The provider that this tcptop has attached.
     pub fn of(tcptop: &Tcptop) -> Provider {
         if tcptop.has_link("cgroup") { Provider::CgroupSkb } else { Provider::Entry }
     }
 }
 
-/// Whether tcptop learns who receives on a socket. With cgroup_skb it needs a
-/// tracepoint for that (Linux 6.3); without, it looks up who holds the socket.
+/// Whether tcptop learns which process receives on a socket. With cgroup_skb it needs a
+/// tracepoint for that (Linux 6.3); without the tracepoint it looks up who holds the socket.
 pub fn sees_receivers(tcptop: &Tcptop) -> bool {
     Provider::of(tcptop) == Provider::Entry || tcptop.has_tracepoint("sock_recv_length")
 }
 
-/// The rows of sockets with these local ports, whatever the addresses.
+/// The rows of sockets with these local ports and any address.
 fn of_ports<'a>(output: &'a Output, ports: &'a [u16]) -> impl Iterator<Item = &'a Row> {
     output.rows.iter().filter(|row| ports.contains(&row.ends.local.port()))
 }
 
-/// Both flows of each are exact and this process's, and there are no others.
+/// Checks that both flows of each pair are exact and belong to this process, and that there
+/// are no other flows.
 pub fn check_duos(output: &Output, duos: &[Duo]) {
     for duo in duos {
         for (ends, totals) in duo.expected() {
@@ -83,7 +84,7 @@ pub fn wait_duos(tcptop: &Tcptop, duos: &[Duo]) {
     }
 }
 
-/// Room for a whole batch, each datagram of which takes 2 KiB and more.
+/// A receive buffer for a whole batch: each datagram takes 2 KiB or more.
 pub fn roomy(socket: &UdpSocket) {
     set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20);
 }

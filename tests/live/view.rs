@@ -1,4 +1,4 @@
-//! Which rows of an interval come, in which order and colour.
+//! Which rows of an interval are shown, in which order and colour.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Connections to one port, the more bytes the younger.
+/// Connections to one port: a younger one moves more bytes.
 fn growing() -> (Vec<Pair>, String) {
     let (listener, address) = sock::listen(Family::V4);
     let pairs = (1..=5).map(|size| {
@@ -45,7 +45,7 @@ fn sort_and_top() {
         ];
         let ended = Tcptop::start(&[&common[..], arguments].concat()).ended();
         ended.check();
-        // The last interval, the client's rows; the others' are alike.
+        // Only the client's rows of the last interval: the server's are alike.
         let rows = ended.output.rows;
         let count = if arguments.contains(&"--top") { 3 } else { 10 };
         rows[rows.len() - count..].to_vec()
@@ -61,7 +61,7 @@ fn sort_and_top() {
     let by_rtt = rows(&["--sort", "rtt"]);
     let rtt = |row: &crate::common::tcptop::Row| row.rtt.parse::<u64>().unwrap_or(0);
     assert!(by_rtt.is_sorted_by(|one, other| rtt(one) >= rtt(other)), "{by_rtt:#?}");
-    // All are as old as tcptop, but the next one.
+    // All are as old as tcptop, except the next one.
     let (listener, address) = sock::listen(Family::V4);
     let port = address.port().to_string();
     let arguments =
@@ -79,7 +79,7 @@ fn sort_and_top() {
     assert!(first < second && second < last, "{first} {second} {last}");
 }
 
-/// Colour where it is asked for; a pipe gets none by itself.
+/// Colours are used on request; a pipe gets none by default.
 fn colour() {
     let (listener, address) = sock::listen(Family::V4);
     let port = address.port().to_string();
@@ -97,7 +97,7 @@ fn colour() {
     assert!(!coloured(lines("auto")) && !coloured(lines("never")));
 }
 
-/// A UDP flow without a datagram for `--udp-timeout` is gone, and nothing tells so.
+/// A UDP flow without a datagram for `--udp-timeout` disappears without a line.
 fn silent_flows_go() {
     let server = std::net::UdpSocket::bind((sock::loopback(1), 0)).expect("bind");
     let address = server.local_addr().expect("bound");
@@ -121,7 +121,7 @@ fn silent_flows_go() {
     let ended = tcptop.stop(libc::SIGINT);
     ended.check_log(&log, "0.1");
     let rows = Log::read(&log).rows_of(ends).count();
-    // Half a second, and the three ticks in which a flow goes.
+    // The timeout of half a second, and the three ticks that removing a flow takes.
     assert!((4..=12).contains(&rows), "{rows}");
     assert!(!fs::read_to_string(&log).expect("text").contains("CLOSED"));
 }

@@ -1,4 +1,4 @@
-//! Which addresses a flow has: wildcards, groups, links, namespaces.
+//! The addresses of flows: wildcards, groups, link-local addresses, namespaces.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -24,7 +24,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// One peer, one socket, many local addresses: as many flows, none lost.
+/// One peer, one socket, many local addresses: each address is one flow, none is lost.
 fn many_local_addresses() {
     let tcptop = Tcptop::share(&QUICK);
     let server = udp::bind((Ipv4Addr::UNSPECIFIED, 0).into());
@@ -43,8 +43,8 @@ fn many_local_addresses() {
     tcptop.finish();
 }
 
-/// Link-local addresses are shown with their device, both of a connected and of
-/// an unconnected socket.
+/// Link-local addresses are shown with their device, for connected and for unconnected
+/// sockets.
 fn link_local() {
     let tcptop = Tcptop::share(&QUICK);
     let link = Link::new("fe80::86:1", "fe80::86:2");
@@ -66,7 +66,7 @@ fn link_local() {
             }
             socket
         });
-        // Which of the link's addresses it comes from is the kernel's choice.
+        // The kernel chooses the source address among those of the link.
         let (size, from) = server.recv_from(&mut [0; 100]).expect("a datagram");
         let SocketAddr::V6(from) = from else { unreachable!("IPv6") };
         assert_eq!((size, from.scope_id()), (50, device_there));
@@ -169,7 +169,8 @@ fn broadcast() {
     check_flow(&output, Ends::new(to, from), Totals::received(3000, 30), process::id());
 }
 
-/// The sockets of a group share an address; each flow is of the one that got it.
+/// The sockets of a group share an address. Each flow belongs to the process whose socket
+/// got the datagrams.
 fn reuseport_group() {
     let mut servers = [Agent::new("member-one"), Agent::new("member-two")];
     let tcptop = Tcptop::share(&QUICK);
@@ -194,11 +195,11 @@ fn reuseport_group() {
     tcptop.finish();
 }
 
-/// The same tuple in two pairs of namespaces: four flows, no sum.
+/// The same tuple in two pairs of namespaces: four separate flows.
 fn other_namespaces() {
     let tcptop = Tcptop::start(&["--udp", "--raw", "--all", "-t", "--interval", "0.1"]);
     let traffic = [(1000, 3), (50, 20)];
-    // Of this process: another suite may run on this machine.
+    // Only flows of this process: another test run may share the machine.
     let port = 10_000 + (process::id() % 50_000) as u16;
     let (client, server) = (([10, 86, 5, 1], port).into(), ([10, 86, 5, 2], 5000).into());
     let pairs = traffic.map(|(bytes, count)| {

@@ -1,4 +1,5 @@
-//! Every datagram counts once, with all of its bytes, whatever call sends or takes it.
+//! Every datagram counts once, with all of its bytes, by every call that can send or
+//! receive it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,7 +57,7 @@ fn hundred_thousand_datagrams() {
     check_duos(&tcptop.finish(), &duos);
 }
 
-/// From an empty datagram to the largest one.
+/// Datagrams from an empty one to the largest possible one.
 fn every_size() {
     let tcptop = Tcptop::share(&QUICK);
     let mut duos: Vec<Duo> = [true, false]
@@ -102,7 +103,7 @@ fn segmented_sends() {
     check_duos(&tcptop.finish(), &duos);
 }
 
-/// Several sends, one datagram.
+/// Several sends (corked) make one datagram.
 fn corked_sends() {
     let tcptop = Tcptop::share(&QUICK);
     let mut duos: Vec<Duo> = Family::ALL.map(|family| Duo::new(family, true)).into();
@@ -121,14 +122,14 @@ fn corked_sends() {
             assert_eq!(udp::receive(&duo.other, 1), 3 * piece as u64);
             duo.totals += Totals::sent(3 * piece as u64, 1);
         }
-        // Never sent.
+        // A corked datagram that is never sent.
         udp::send_part(&duo.one, 5000);
     }
     wait_duos(&tcptop, &duos);
     check_duos(&tcptop.finish(), &duos);
 }
 
-/// A look at a datagram is no receive, also where there is nothing to look at.
+/// A peek is not a receive, even if there is no datagram.
 fn peeking() {
     let tcptop = Tcptop::share(&QUICK);
     let mut duos: Vec<Duo> = Family::ALL.map(|family| Duo::new(family, false)).into();
@@ -154,7 +155,7 @@ fn peeking() {
     check_duos(&tcptop.finish(), &duos);
 }
 
-/// The reader's buffer is smaller than the datagram: the flow has all of it.
+/// The reader's buffer is smaller than the datagram: the whole datagram counts.
 fn truncated_receives() {
     let tcptop = Tcptop::share(&QUICK);
     let mut duo = Duo::new(Family::V4, true);
@@ -168,7 +169,7 @@ fn truncated_receives() {
     check_duos(&tcptop.finish(), &[duo]);
 }
 
-/// IP fragments and segments made by software: still whole datagrams.
+/// Datagrams that IP fragments, or that software segments, still count as whole datagrams.
 fn over_a_small_mtu() {
     let tcptop = Tcptop::share(&QUICK);
     for (here, there) in [("10.86.0.1", "10.86.0.2"), ("fd86::1", "fd86::2")] {
@@ -177,7 +178,7 @@ fn over_a_small_mtu() {
         roomy(&other);
         let mut totals = Totals::default();
         for size in [1000, 1473, 5000, 30_000, LARGEST] {
-            // The first one may wait for the neighbour.
+            // The first one may wait until the neighbour's address is resolved.
             udp::send(&one, size);
             assert_eq!(udp::receive(&other, 1), size as u64);
             totals += Totals::sent(size as u64, 1);
@@ -196,7 +197,7 @@ fn over_a_small_mtu() {
     tcptop.finish();
 }
 
-/// What is sent is counted, whatever becomes of it.
+/// A sent datagram counts, even if it is dropped or refused later.
 fn nobody_listens() {
     let tcptop = Tcptop::share(&QUICK);
     let closed = udp::bind((sock::loopback(1), 0).into()).local_addr().expect("bound");
@@ -224,7 +225,8 @@ fn own_peer() {
     check_flow(&tcptop.finish(), Ends::new(own, own), totals, process::id());
 }
 
-/// A raw socket gets a copy of every datagram, and makes packets of its own.
+/// A raw socket gets a copy of every datagram and sends packets of its own: these do not
+/// count.
 fn raw_sockets_are_no_flows() {
     let tcptop = Tcptop::share(&QUICK);
     let raw = socket::socket(
@@ -241,7 +243,7 @@ fn raw_sockets_are_no_flows() {
     let mut buffer = [0; 2048];
     let port = duo.ends.local.port().to_be_bytes();
     for _ in 0..10 {
-        // Other sockets' datagrams come here as well.
+        // The raw socket also gets datagrams of other sockets.
         until_true("the copy of a datagram", || {
             socket::recv(raw.as_raw_fd(), &mut buffer, MsgFlags::empty()).expect("a packet");
             buffer[20..22] == port || buffer[22..24] == port
@@ -259,8 +261,8 @@ fn raw_sockets_are_no_flows() {
     check_duos(&output, &[duo]);
 }
 
-/// A receive buffer that overflows: the sender's flow has everything; the
-/// receiver's has what arrived (cgroup_skb) or what the process got (fentry).
+/// A receive buffer overflows: the sender's flow has all datagrams; the receiver's flow has
+/// those that arrived (cgroup_skb) or those that the process got (fentry).
 fn overflow() {
     let tcptop = Tcptop::share(&QUICK);
     let provider = Provider::of(&tcptop);

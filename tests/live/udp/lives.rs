@@ -1,4 +1,4 @@
-//! When a flow begins and when it is forgotten, and that nothing is lost in between.
+//! When a flow begins, when it is forgotten, and that nothing is lost in between.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -26,7 +26,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// socket, connect, send, close: gone before anybody looks.
+/// socket, connect, send, close: the socket is gone before a tick looks at the flow.
 fn short_lived() {
     let tcptop = Tcptop::share(&QUICK);
     let server = udp::bind((sock::loopback(1), 0).into());
@@ -39,7 +39,7 @@ fn short_lived() {
         let ends = Ends::new(client.local_addr().expect("bound"), to);
         drop(client);
         assert_eq!(udp::receive(&server, 1), i as u64);
-        // A port that is used again is another socket: then a row of its own.
+        // If a port is used again, it is another socket with its own row.
         sent.entry(ends).or_insert_with(Vec::new).push(i as u64);
     }
     for (&ends, sizes) in &sent {
@@ -47,7 +47,7 @@ fn short_lived() {
             let row = wait_totals(&tcptop, ends, Totals::sent(size, 1));
             assert_eq!((row.pid, row.partial), (Some(process::id()), false));
         }
-        // The server's socket is one and the same.
+        // The server always uses the same socket.
         let received = Totals::received(sizes.iter().sum(), sizes.len() as u64);
         wait_totals(&tcptop, ends.flipped(), received);
     }
@@ -62,7 +62,7 @@ fn resident(pid: u32) -> u64 {
     kilobytes.expect("a number") * 1024
 }
 
-/// As many descriptors as the kernel lets a process have.
+/// Raises the limit of descriptors to the kernel's maximum for a process.
 fn many_descriptors() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills and reads a struct that lives here.
@@ -81,16 +81,16 @@ fn rows_of_now(output: &Output) -> impl Iterator<Item = &Row> {
     output.rows.iter().rev().take_while(move |row| row.time == time)
 }
 
-/// What tcptop may need more than at its start, with nothing to show: 1,000 rows'
-/// room for the next ones.
+/// The memory that tcptop may keep when all flows are gone, above that at its start: it
+/// keeps room for the next 1,000 rows.
 const SPARE: u64 = 3 << 20;
 
-/// One unconnected socket answers 5,000 peers: each flow exact, all of the right
-/// owner, all gone after the timeout, and their memory as well.
+/// One unconnected socket answers 5,000 peers. Each flow is exact and has the right owner.
+/// After the timeout all flows are gone, and their memory too.
 fn five_thousand_peers() {
     many_descriptors();
     let mut server = Agent::new("the-server");
-    // Something to show while all others are gone.
+    // This flow stays when all others are gone.
     let mut beacon = Duo::new(Family::V4, true);
     let arguments = ["--udp", "--raw", "--all", "-t", "--interval", "0.2", "--udp-timeout", "1.5"];
     let tcptop = Tcptop::start(&arguments);
@@ -114,7 +114,7 @@ fn five_thousand_peers() {
             expected.insert(Ends::new(to, from), (server.pid, totals));
             expected.insert(Ends::new(from, to), (process::id(), totals.flipped()));
             clients.push((client, count));
-            // What waits in the server's socket is bounded.
+            // Only a bounded number of datagrams may wait in the server's socket.
             if clients.len() % 20 == 0 {
                 let last = clients.len() - 20;
                 let waiting = clients[last..].iter().map(|(_, count)| count).sum();
@@ -176,7 +176,7 @@ fn expires_and_returns() {
         duo.send(size, count);
         duo.answer(size + 1, count);
         let expected = duo.expected();
-        // Within what --all shows now, not of the time before.
+        // Only rows of the newest interval, not older ones.
         for (ends, totals) in expected {
             tcptop.wait("row of now", |output| {
                 rows_of_now(output)
@@ -198,8 +198,8 @@ fn expires_and_returns() {
     assert!(output.closed.is_empty(), "UDP has no [CLOSED]");
 }
 
-/// A flow of a run with `--format json`, apart from others of the same tuple by
-/// the moment of its birth.
+/// A flow in JSON lines. The time of its birth distinguishes it from other flows of the
+/// same tuple.
 #[derive(Clone, Debug)]
 struct Life {
     born_ms: i64,
@@ -213,7 +213,7 @@ fn endpoint(value: &Value, end: &str) -> SocketAddr {
     SocketAddr::new(address.as_str().expect("an address").parse().expect("an address"), port)
 }
 
-/// The lives of each of these flows in JSON lines.
+/// For each tuple, all flows that the JSON lines show.
 fn lives(output: &Output, ends: impl Iterator<Item = Ends>) -> HashMap<Ends, Vec<Life>> {
     let mut all: HashMap<Ends, Vec<Life>> = ends.map(|ends| (ends, Vec::new())).collect();
     for line in &output.lines {
@@ -246,18 +246,18 @@ fn lives(output: &Output, ends: impl Iterator<Item = Ends>) -> HashMap<Ends, Vec
     all
 }
 
-/// Datagrams that come just when their flow is forgotten are counted, by it or
-/// by the one after it.
+/// Datagrams that arrive while their flow is being forgotten are counted: in that flow or
+/// in the next one of the same tuple.
 fn nothing_lost_while_flows_expire() {
     let arguments = ["--udp", "--format", "json", "--interval", "0.1", "--udp-timeout", "0.2"];
     let tcptop = Tcptop::start(&arguments);
     let mut duos: Vec<Duo> = (0..100).map(|i| Duo::new(Family::ALL[i % 4], i % 8 < 4)).collect();
     let mut rng = Rng::new(0x7c97_0004);
-    // Each flow rests for about the timeout and the intervals after it.
+    // Each flow is silent for about the timeout plus the intervals that removing it takes.
     let mut due: Vec<(Instant, usize)> = (0..duos.len()).map(|i| (Instant::now(), i)).collect();
     let end = Instant::now() + Duration::from_secs(5);
     let mut bursts = 0;
-    // Where the machine is busy, five seconds are not enough for that many.
+    // On a busy machine, five seconds are too short for that many.
     while Instant::now() < end || bursts < 10 * duos.len() {
         for (when, i) in &mut due {
             if Instant::now() < *when {

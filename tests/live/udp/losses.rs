@@ -1,4 +1,4 @@
-//! What tcptop could not count, it says, to the byte.
+//! tcptop reports to the byte what it could not count.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -20,7 +20,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// The rows of the interval before the newest one, which may not be complete yet.
+/// The rows of the last interval but one. (The newest interval may be incomplete.)
 fn rows_of_a_whole_interval(output: &Output) -> impl Iterator<Item = &Row> {
     let newest = output.rows.last().and_then(|row| row.time.clone());
     let mut rows = output.rows.iter().rev().skip_while(move |row| row.time == newest).peekable();
@@ -28,8 +28,8 @@ fn rows_of_a_whole_interval(output: &Output) -> impl Iterator<Item = &Row> {
     rows.take_while(move |row| row.time == time)
 }
 
-/// Two threads send the first datagrams of a flow at the same time, over and over:
-/// nothing is lost, and there is one flow of it, with what both have sent.
+/// Two threads send the first datagrams of a flow at the same time, over and over: nothing
+/// is lost, and one flow has the datagrams of both threads.
 fn many_threads_one_socket() {
     let arguments = ["--udp", "--raw", "--all", "-t", "--interval", "0.2", "--udp-timeout", "300"];
     let tcptop = Tcptop::start(&arguments);
@@ -65,8 +65,8 @@ fn many_threads_one_socket() {
         .iter()
         .flat_map(|&to| [(Ends::new(from, to), sent), (Ends::new(to, from), sent.flipped())])
         .collect();
-    // Where one thread is preempted within tcptop's program, the kernel skips it for the
-    // other. Then as many datagrams are missing as tcptop says.
+    // If one thread is preempted within tcptop's program, the kernel skips the program for
+    // the other thread. Then exactly as many datagrams are missing as tcptop reports.
     let packets = |all: &BTreeMap<Ends, Totals>| -> u64 {
         all.values().map(|totals| totals.packets_in + totals.packets_out).sum()
     };
@@ -81,7 +81,7 @@ fn many_threads_one_socket() {
         let exact = skipped > 0 || sums == expected;
         (exact && packets(&sums) + skipped == packets(&expected)).then(|| rows - sums.len())
     });
-    // Two rows only where one was written before the other flow was there.
+    // A tuple has two rows only if one was written before the second flow was made.
     assert!(extra <= expected.len() / 100, "{extra} of {} have two rows", expected.len());
     let skipped = tcptop.skipped();
     if skipped == 0 {
@@ -94,7 +94,7 @@ fn many_threads_one_socket() {
     assert_eq!(ended.lost(), format!("{skipped} UDP sends and receives (skipped by the kernel)"));
 }
 
-/// Datagrams that the namespace of the caller has sent and received.
+/// The datagrams that the caller's namespace has sent and received so far.
 fn host_datagrams() -> u64 {
     let udp = |file: &str, name: &str| -> u64 {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect(file);
@@ -113,7 +113,7 @@ fn host_datagrams() -> u64 {
         + udp("snmp6", "Udp6OutDatagrams")
 }
 
-/// The counts of UDP that the summary says were lost: datagrams and bytes.
+/// The UDP losses in the summary: datagrams and bytes.
 fn lost_flows(lost: &str) -> (u64, u64) {
     let count = |what: &str| {
         let part = lost.split(", ").find_map(|part| part.strip_suffix(what));
@@ -122,9 +122,9 @@ fn lost_flows(lost: &str) -> (u64, u64) {
     (count("UDP datagrams (flow table full)"), count("UDP bytes (flow table full)"))
 }
 
-/// 64 places, 1,000 flows: what is not in a row is in the loss, to the byte.
+/// 64 slots, 1,000 flows: each byte that is in no row is in the reported loss.
 fn full_table() {
-    // Traffic of others finds the table full as well: then again.
+    // Other traffic of the host may find the table full as well: then try again.
     for _ in 0..20 {
         if full_table_undisturbed() {
             return;
@@ -148,7 +148,7 @@ fn full_table_undisturbed() -> bool {
             let size = 1 + (i * 7 + round) % 1000;
             udp::send_to(client, to, size, 1);
             assert_eq!(udp::receive(&server, 1), size as u64);
-            // At the client out, at the server in: 1,000 flows.
+            // A flow out of each client and one into the server: 1,000 flows.
             sent += Totals {
                 bytes_in: size as u64,
                 bytes_out: size as u64,
@@ -185,10 +185,11 @@ fn full_table_undisturbed() -> bool {
     }
     assert_eq!(last.len(), 64, "the table was used to the last place");
     assert_eq!((datagrams, bytes), missing, "{}", ended.stderr);
-    // Told in the interval in which it happened, too.
-    let told =
+    // The loss was also reported in the interval in which it happened.
+    let reported =
         ended.stderr.lines().filter_map(|l| l.strip_prefix("tcptop: lost in this interval: "));
-    let told = told.map(lost_flows).fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-    assert_eq!(told, missing, "{}", ended.stderr);
+    let reported =
+        reported.map(lost_flows).fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    assert_eq!(reported, missing, "{}", ended.stderr);
     true
 }

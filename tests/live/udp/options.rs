@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Test> {
     vec![test("udp::filters", filters), test("udp::without_net_admin", without_net_admin)]
 }
 
-/// Each filter on UDP rows, beside TCP ones.
+/// Each filter works on UDP rows as on TCP rows.
 fn filters() {
     let mut runs = [
         (&["--udp"][..], [false, true, true]),
@@ -65,8 +65,8 @@ fn filters() {
     }
 }
 
-/// CAP_BPF and CAP_PERFMON alone: where UDP needs CAP_NET_ADMIN as well, tcptop
-/// says so in one line and shows TCP.
+/// Only CAP_BPF and CAP_PERFMON: if UDP needs CAP_NET_ADMIN as well, tcptop says so in one
+/// line and shows TCP.
 fn without_net_admin() {
     let (_directory, binary): (_, std::path::PathBuf) = public_binary();
     let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON];
@@ -101,7 +101,7 @@ fn without_net_admin() {
     let output = tcptop.finish();
     assert_eq!(output.last_row(duo.ends).is_none(), without_udp);
     if without_udp {
-        // With it there is UDP.
+        // With CAP_NET_ADMIN, tcptop shows UDP.
         let all = [&capabilities[..], &[Capability::CAP_NET_ADMIN]].concat();
         let tcptop = run(&binary, &all).start();
         assert_eq!(Provider::of(&tcptop), Provider::CgroupSkb);

@@ -1,4 +1,4 @@
-//! What other programs say that they have sent and received.
+//! tcptop's counts agree with what other programs report that they sent and received.
 
 use std::collections::HashMap;
 use std::fs;
@@ -33,7 +33,7 @@ impl Program {
         }
     }
 
-    /// What it wrote until its end, which it must reach by itself.
+    /// Waits until the program ends by itself. Returns its output.
     fn output(&mut self) -> String {
         let mut text = String::new();
         self.0.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
@@ -49,7 +49,7 @@ impl Drop for Program {
     }
 }
 
-/// Sums over the newest rows of all flows that satisfy the condition.
+/// The sums over the newest row of each flow that satisfies the condition.
 fn sum_flows(output: &Output, condition: impl Fn(&Row) -> bool) -> Totals {
     let last: HashMap<Ends, &Row> = output.rows.iter().map(|row| (row.ends, row)).collect();
     let mut sum = Totals::default();
@@ -57,7 +57,7 @@ fn sum_flows(output: &Output, condition: impl Fn(&Row) -> bool) -> Totals {
     sum
 }
 
-/// dig asks dnsmasq: the flows have the sizes that dig tells.
+/// dig asks dnsmasq: the flows have the sizes that dig reports.
 fn dns() {
     let port = udp::bind((sock::loopback(1), 0).into()).local_addr().expect("bound").port();
     let address = SocketAddr::from((sock::loopback(1), port));
@@ -98,11 +98,11 @@ fn dns() {
         let lines = text.lines().filter_map(|line| line.strip_prefix(label));
         lines.map(|size| size.trim().parse().expect("a number")).collect()
     };
-    let (asked, told) = (sizes(";; QUERY SIZE:"), sizes(";; MSG SIZE  rcvd:"));
-    assert_eq!((asked.len(), told.len()), (20, 20), "{text}");
+    let (queries, answers) = (sizes(";; QUERY SIZE:"), sizes(";; MSG SIZE  rcvd:"));
+    assert_eq!((queries.len(), answers.len()), (20, 20), "{text}");
     let of_dig = Totals {
-        bytes_in: told.iter().sum(),
-        bytes_out: asked.iter().sum(),
+        bytes_in: answers.iter().sum(),
+        bytes_out: queries.iter().sum(),
         packets_in: 20,
         packets_out: 20,
     };
@@ -117,13 +117,13 @@ fn dns() {
         if row.ends.remote == address {
             assert_eq!((row.pid, &*row.process), (Some(dig), "dig"), "{row:?}");
         } else if row.ends.local == address && (row.packets_out > 0 || row.pid.is_some()) {
-            // What was only received may not have been looked at yet.
+            // The newest interval may not have the last received datagrams yet.
             assert_eq!((row.pid, &*row.process), (Some(dnsmasq), "dnsmasq"), "{row:?}");
         }
     }
 }
 
-/// iperf3 tells how many datagrams of which size it sent and got.
+/// iperf3 reports how many datagrams it sent and received, and their size.
 fn iperf() {
     let port = sock::listen(Family::V4).1.port();
     let address = SocketAddr::from((sock::loopback(1), port));
@@ -150,7 +150,7 @@ fn iperf() {
     let sent = number(&of_client["end"]["sum_sent"]["packets"]);
     let bytes = number(&of_client["end"]["sum_sent"]["bytes"]);
     assert_eq!(bytes, 1400 * sent);
-    // What the server did not miss of what it knows of.
+    // The datagrams that the server knows of, without those that it missed.
     let of_server = &of_server["end"]["sum"];
     let got = number(&of_server["packets"]) - number(&of_server["lost_packets"]);
     let local = number(&of_client["start"]["connected"][0]["local_port"]) as u16;

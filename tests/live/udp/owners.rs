@@ -1,4 +1,4 @@
-//! Whose a flow is.
+//! The owner of a flow.
 
 use std::process;
 
@@ -22,7 +22,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// The process, not its thread, from the first datagram on.
+/// The owner is the process, not its thread, from the first datagram on.
 fn owner_of_a_sender() {
     let mut agent = Agent::new("the-sender");
     let tcptop = Tcptop::share(&QUICK);
@@ -52,7 +52,7 @@ fn owner_of_a_receiver() {
     let row = tcptop.wait_row("row of the receiver", ends, |row| row.pid.is_some());
     assert_eq!((row.pid, &*row.process, row.partial), (Some(agent.pid), "the-receiver", false));
     assert_eq!(Totals::of(&row), Totals::received(30, 3));
-    // A flow of a socket that has been received on is its from the start.
+    // The process has received on this socket, so it owns new flows from the start.
     let other = udp::bind((sock::loopback(3), 0).into());
     let ends = Ends::new(to, other.local_addr().expect("bound"));
     udp::send_to(&other, to, 10, 1);
@@ -61,14 +61,14 @@ fn owner_of_a_receiver() {
     check_flow(&tcptop.finish(), ends, Totals::received(10, 1), agent.pid);
 }
 
-/// The parent has bound the socket, its worker receives on it and answers.
+/// The parent has bound the socket; its worker receives and answers, and owns the flows.
 fn owner_after_a_fork() {
     for older in [true, false] {
         let mut agent = Agent::new("the-master");
         let mut bound = older.then(|| agent.udp((sock::loopback(1), 0).into()));
         let tcptop = Tcptop::start(&QUICK);
         if !sees_receivers(&tcptop) {
-            return left_out("owner_after_a_fork", "this kernel does not tell who receives");
+            return left_out("owner_after_a_fork", "this kernel does not show who receives");
         }
         let (socket, to) = *bound.get_or_insert_with(|| agent.udp((sock::loopback(1), 0).into()));
         let client = udp::bind((sock::loopback(2), 0).into());
@@ -96,14 +96,14 @@ fn owner_after_a_fork() {
     }
 }
 
-/// The datagram has been counted for a while before the worker of a process that
-/// only holds the socket takes it: the worker's from then on, without another one.
+/// A datagram is counted while a process only holds the socket. Later the worker of that
+/// process takes it: from then on the flow belongs to the worker, without a new datagram.
 fn owner_receives_late() {
     let mut agent = Agent::new("only-holds-it");
     let (socket, to) = agent.udp((sock::loopback(1), 0).into());
     let tcptop = Tcptop::start(&QUICK);
     if !sees_receivers(&tcptop) {
-        return left_out("owner_receives_late", "this kernel does not tell who receives");
+        return left_out("owner_receives_late", "this kernel does not show who receives");
     }
     let client = udp::bind((sock::loopback(2), 0).into());
     let ends = Ends::new(to, client.local_addr().expect("bound"));
@@ -120,9 +120,9 @@ fn owner_receives_late() {
     tcptop.finish();
 }
 
-/// The outer datagrams of a VXLAN tunnel are of a socket of the kernel's. Either
-/// they are not shown (tunnels bypass the socket) or they belong to nobody: not
-/// to the process whose packets are in them.
+/// The outer datagrams of a VXLAN tunnel belong to a socket of the kernel. Either they are
+/// not shown (tunnels bypass the socket), or they have no owner: they never belong to the
+/// process whose packets they carry.
 fn no_owner_of_a_tunnel() {
     let link = Link::new("10.86.3.1", "10.86.3.2");
     let [here, there] = link.addresses;
@@ -165,7 +165,7 @@ fn no_owner_of_a_tunnel() {
     }
 }
 
-/// Sockets that are older than tcptop have partial flows, and an owner at once.
+/// Flows of sockets that are older than tcptop are partial and have an owner at once.
 fn older_sockets() {
     let elsewhere = Netns::new();
     let mut here = Agent::new("older-here");
@@ -175,7 +175,7 @@ fn older_sockets() {
         elsewhere.run(|| udp::bind((sock::loopback(2), 0).into())),
     ];
     let bound = [&mut here, &mut there].map(|agent| agent.udp((sock::loopback(1), 0).into()));
-    // What moved before is not counted.
+    // Datagrams before tcptop's start are not counted.
     for ((agent, client), (socket, to)) in
         [&mut here, &mut there].into_iter().zip(&clients).zip(bound)
     {
@@ -191,7 +191,7 @@ fn older_sockets() {
         let name = if flows.is_empty() { "older-here" } else { "older-there" };
         udp::send_to(client, to, 10, 2);
         if Provider::of(&tcptop) == Provider::CgroupSkb {
-            // Nobody has received yet: it is whose the socket is.
+            // Nobody has received yet: the process that holds the socket owns the flow.
             let row = wait_totals(&tcptop, Ends::new(to, from), Totals::received(20, 2));
             assert_eq!((row.pid, &*row.process), (Some(agent.pid), name));
         }
@@ -206,7 +206,7 @@ fn older_sockets() {
         let row = wait_totals(&tcptop, ends, totals);
         assert_eq!((row.pid, row.partial), (Some(pid), true));
     }
-    // A newer socket of the same process.
+    // A socket that the same process makes after tcptop's start.
     let mut duo = Duo::new(Family::V4, false);
     duo.send(3, 3);
     wait_duos(&tcptop, std::slice::from_ref(&duo));
