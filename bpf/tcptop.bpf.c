@@ -187,7 +187,7 @@ int BPF_PROG(tcp_receives, struct sock *sk)
 
 /*
  * Samples. Visits every socket that has storage, in all network namespaces, and puts a
- * sample of each one that changed into the ring. The last call has no socket; it writes
+ * sample of each one that changed into the ring. The last call has no storage; it writes
  * the totals of the pass, which are all that a reader of the descriptor gets. It misses
  * sockets without storage. It does not lock a socket, so it may read a total while the
  * kernel is updating it; the next sample is right again.
@@ -198,8 +198,14 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 	struct tracked *tracked = ctx->value;
 
-	if (!sk || !tracked)
+	if (!tracked)
 		return end_pass(ctx->meta->seq, &socket_pass, &socket_epoch);
+	/*
+	 * The kernel is freeing this socket: it has removed the owner from the storage, and
+	 * not yet the storage from the map (bpf_selem_unlink_storage_nolock()).
+	 */
+	if (!sk)
+		return 0;
 	socket_pass.visited++;
 	if (control.marked_only && !tracked->active)
 		return 0;
