@@ -185,7 +185,7 @@ impl Counters {
 /// What the kernel reported about one connection at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Which connection.
+    /// Identifies the connection.
     pub key: ConnectionKey,
     /// TCP or UDP.
     pub protocol: Protocol,

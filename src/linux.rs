@@ -131,7 +131,7 @@ impl Host {
     /// the reader of the output is gone. Returns `None` in the last case.
     ///
     /// # Errors
-    /// Those of the collector and the reporter, in one sentence each.
+    /// Errors of the collector and the reporter, in one sentence each.
     pub fn stream(self, mut reporter: Reporter) -> Result<Option<Summary>> {
         let Host { settings, without, notice } = self;
         let mut signals = Signals::install()?;

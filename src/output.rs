@@ -38,7 +38,7 @@ pub struct Interval<'a> {
     pub listing: bool,
 }
 
-/// How intervals become text.
+/// A format: turns intervals into text.
 pub trait Format {
     /// What a file of this format looks like.
     fn document(&self) -> Document;
@@ -119,7 +119,7 @@ impl Writer {
     /// Writes an interval.
     ///
     /// # Errors
-    /// Those of the destination; `BrokenPipe` means that the reader of a stream
+    /// Errors of the destination; `BrokenPipe` means that the reader of a stream
     /// went away.
     pub fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
         self.destination.begin()?;
@@ -135,7 +135,7 @@ impl Writer {
     /// nothing for a stream.
     ///
     /// # Errors
-    /// Those of opening and writing.
+    /// Errors of opening and writing.
     pub fn reopen(&mut self) -> io::Result<()> {
         if self.destination.is_in_place() {
             return Ok(());
@@ -147,7 +147,7 @@ impl Writer {
     /// Writes the footer of the format. No interval may follow.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn end(&mut self) -> io::Result<()> {
         let footer = self.format.footer();
         if footer.is_empty() { Ok(()) } else { self.destination.write(footer.as_bytes()) }
@@ -283,7 +283,7 @@ pub(crate) mod fixtures {
         Closed { sample, reason, closed_ns: sample.key.born_ns + age_ns }
     }
 
-    /// What a format writes into a stream, interval by interval.
+    /// The text that a format writes into a stream, interval by interval.
     pub(crate) fn written(
         format: impl Format + Send + 'static,
         intervals: &[Interval<'_>],

@@ -137,7 +137,7 @@ impl Outbox {
     /// Sends all events, then a tick.
     ///
     /// # Errors
-    /// As for [`deliver`](Outbox::deliver).
+    /// The same as for [`deliver`](Outbox::deliver).
     pub(super) fn end_interval(
         &self,
         tick: Tick,

@@ -228,7 +228,7 @@ impl<'object> Hooks<'object> {
     /// The losses that the programs have counted since they were loaded.
     ///
     /// # Errors
-    /// Those of the system calls.
+    /// Errors of the system calls.
     pub(super) fn lost(&self) -> Result<Loss> {
         let mut lost = Loss::default();
         for (index, cause) in wire::LOSSES {

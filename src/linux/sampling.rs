@@ -27,7 +27,7 @@ pub(super) enum Moment {
     Last,
 }
 
-/// What is set in the sampling program, and done, before a tick.
+/// What the collector does, and sets in the sampling program, before a tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Instructions {
     /// Look up which process has each socket open before anything is sampled.

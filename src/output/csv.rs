@@ -93,7 +93,7 @@ impl CsvRow<'_> {
     /// Writes the row, with quotes where CSV needs them.
     ///
     /// # Errors
-    /// Those of the writer that `csv` writes to.
+    /// Errors of the writer that `csv` writes to.
     pub fn write(&self, csv: &mut ::csv::Writer<impl io::Write>) -> ::csv::Result<()> {
         for column in self.columns.iter() {
             match (column.value)(self.row) {
