@@ -23,7 +23,7 @@ export PATH := $(PATH):$(dir $(CARGO))
 .PHONY: help deps run build check test test-kernels test-arm64 bench bench-smoke vmlinux man install uninstall
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install the tools and libraries that building tcptop needs
 	@scripts/install-deps.sh

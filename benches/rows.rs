@@ -8,13 +8,11 @@ use std::io;
 use std::time::Instant;
 
 use chrono::DateTime;
+use clap::ValueEnum;
 use tcptop::connection::{ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState};
 use tcptop::loss::Loss;
-use tcptop::output::columns::Selection;
-use tcptop::output::csv::CsvLogger;
-use tcptop::output::json::JsonLogger;
-use tcptop::output::lines::{LineLogger, LineStyle};
 use tcptop::output::{Destination, Format, Interval, Names, Place, Writer};
+use tcptop::settings::{FormatName, Settings};
 use tcptop::table::ConnectionTable;
 
 const ROWS: u64 = 10_000;
@@ -41,11 +39,8 @@ fn sample(number: u64) -> Sample {
         0 => ([10, 0, (number >> 8) as u8, number as u8], 40_000).into(),
         _ => ([0x2001, 0xdb8, 0, 0, 0, 0, (number >> 8) as u16, number as u16], 40_000).into(),
     };
+    let key = ConnectionKey { object: number + 1, born_ns: 1_000_000_000 + number };
     Sample {
-        key: ConnectionKey { object: number + 1, born_ns: 1_000_000_000 + number },
-        protocol: Protocol::Tcp,
-        local: ([192, 168, 0, 1], 443).into(),
-        remote,
         state: Some(TcpState::Established),
         owner: Some(Owner {
             pid: 1234,
@@ -60,22 +55,33 @@ fn sample(number: u64) -> Sample {
         rtt_us: Some(number as u32 % 200_000),
         min_rtt_us: Some(number as u32 % 100_000),
         retransmits: 3,
-        partial: false,
         uid: 33,
         ifindex: 2,
         netns: 4_026_531_840,
         cgroup: 77,
+        ..Sample::new(key, Protocol::Tcp, ([192, 168, 0, 1], 443).into(), remote)
     }
 }
 
-fn formats() -> [(&'static str, Box<dyn Format + Send>); 4] {
-    let csv = |wide| Box::new(CsvLogger::new(Selection::csv(wide), Box::new(NoNames), false));
-    [
-        ("lines", Box::new(LineLogger::new(LineStyle::default()))),
-        ("csv", csv(false)),
-        ("csv --wide", csv(true)),
-        ("json", Box::new(JsonLogger::new(Selection::csv(true), Box::new(NoNames), false))),
-    ]
+/// Every format, and CSV with --wide.
+fn formats() -> Vec<(String, Box<dyn Format + Send>)> {
+    let mut all: Vec<Settings> = FormatName::value_variants()
+        .iter()
+        .map(|&format| {
+            let mut settings = Settings::default();
+            settings.output.asked_format = Some(format);
+            settings
+        })
+        .collect();
+    let mut wide = Settings::default();
+    (wide.output.asked_format, wide.output.wide) = (Some(FormatName::Csv), true);
+    all.push(wide);
+    let name = |output: &tcptop::settings::Output| match output.wide {
+        true => output.format().name() + " --wide",
+        false => output.format().name(),
+    };
+    let format = |settings: &Settings| tcptop::output::format(settings, Box::new(NoNames), false);
+    all.iter().map(|settings| (name(&settings.output), format(settings))).collect()
 }
 
 fn report(what: &str, mut rounds: Vec<f64>) {
@@ -123,6 +129,6 @@ fn main() {
             listing: false,
         };
         let rounds = (0..ROUNDS).map(|_| timed(|| writer.interval(&interval).unwrap()));
-        report(name, rounds.collect());
+        report(&name, rounds.collect());
     }
 }

@@ -97,11 +97,9 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 
 	if (!tp)
 		return;
-	tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tracked) {
-		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	tracked = tracked_create(sk, &fresh);
+	if (!tracked)
 		return;
-	}
 	forget_recent_use(tcp_socket_number(sk));
 	tracked->born_ns = bpf_ktime_get_ns();
 	tracked->state = state;
@@ -123,11 +121,9 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 	struct tracked fresh = {};
 	struct tracked *tracked;
 
-	tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tracked) {
-		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	tracked = tracked_create(sk, &fresh);
+	if (!tracked)
 		return;
-	}
 	tracked->state = state;
 	tracked->base_bytes_in = 0;
 	tracked->base_bytes_out = 0;
@@ -294,11 +290,9 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 		fresh.flags = TCPTOP_PARTIAL;
 		if (!settings.lifetime)
 			tcp_set_base(&fresh, sk, tp);
-		tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!tracked) {
-			lost(TCPTOP_LOST_STORAGE_FULL, 1);
+		tracked = tracked_create(sk, &fresh);
+		if (!tracked)
 			return;
-		}
 		forget_recent_use(tcp_socket_number(sk));
 	}
 	if (holder && tracked->owner.evidence < EVIDENCE_USES)

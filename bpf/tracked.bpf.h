@@ -3,6 +3,7 @@
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
+#include "loss.bpf.h"
 #include "owner.bpf.h"
 #include <bpf/bpf_helpers.h>
 
@@ -56,6 +57,25 @@ static __always_inline void mark_idle(struct tracked *tracked)
 {
 	if (tracked->active)
 		tracked->active = 0;
+}
+
+/*
+ * The storage of a socket, a new one with the values of `fresh` where it has none. The
+ * kernel fails a program that makes it at the same moment as another one does
+ * (bpf_local_storage_update()), so this asks again before it counts a loss: by then the
+ * other one's storage is there.
+ */
+static __always_inline struct tracked *tracked_create(struct sock *sk, struct tracked *fresh)
+{
+	struct tracked *tracked;
+
+	tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (tracked)
+		return tracked;
+	tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!tracked)
+		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	return tracked;
 }
 
 #endif

@@ -72,11 +72,9 @@ static __always_inline void udp_set_owner(struct sock *sk, __u64 number, struct 
 	__u16 version;
 	__u8 known;
 
-	tracked = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tracked) {
-		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	tracked = tracked_create(sk, &fresh);
+	if (!tracked)
 		return;
-	}
 	if (number && owner_is_known(&tracked->owner, task, evidence)) {
 		remember_use(number, &tracked->owner, task);
 		return;

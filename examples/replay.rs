@@ -13,25 +13,14 @@ use tcptop::report::{Reporter, say};
 use tcptop::settings::Settings;
 
 fn download(second: u64, bytes_in: u64) -> Sample {
+    let (local, remote) = (([10, 0, 0, 1], 40000).into(), ([93, 184, 216, 34], 443).into());
+    let name = ProcessName::from_comm(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0");
     Sample {
-        key: ConnectionKey { object: 1, born_ns: 0 },
-        protocol: Protocol::Tcp,
-        local: ([10, 0, 0, 1], 40000).into(),
-        remote: ([93, 184, 216, 34], 443).into(),
         state: Some(TcpState::Established),
-        owner: Some(Owner {
-            pid: 1234,
-            name: ProcessName::from_comm(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"),
-        }),
+        owner: Some(Owner { pid: 1234, name }),
         counters: Counters { bytes_in, packets_in: second, ..Counters::default() },
         rtt_us: Some(5000),
-        min_rtt_us: Some(4000),
-        retransmits: 0,
-        partial: false,
-        uid: 1000,
-        ifindex: 0,
-        netns: 0,
-        cgroup: 0,
+        ..Sample::new(ConnectionKey { object: 1, born_ns: 0 }, Protocol::Tcp, local, remote)
     }
 }
 

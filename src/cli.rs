@@ -159,9 +159,7 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
         return Err(conflict("--once is --count 1; give one of them"));
     }
     if output.log.is_some() && output.format() == FormatName::Lines {
-        return Err(conflict(
-            "--log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
-        ));
+        return Err(conflict("--log writes no lines; let the shell write the file: tcptop > FILE"));
     }
     if output.append && output.log.is_none() {
         return Err(conflict("--append goes with --log FILE"));
@@ -186,12 +184,10 @@ fn for_the_doctor(matches: &ArgMatches, format: Option<FormatName>) -> Result<()
     if let Some(argument) = useless {
         return Err(conflict(&format!("the argument '--doctor' cannot be used with '{argument}'")));
     }
-    match format {
-        None | Some(FormatName::Json) => Ok(()),
-        Some(FormatName::Lines | FormatName::Csv) => {
-            Err(conflict("--doctor writes text or, with --format json, JSON"))
-        }
+    if !matches!(format, None | Some(FormatName::Json)) {
+        return Err(conflict("--doctor writes text or, with --format json, JSON"));
     }
+    Ok(())
 }
 
 fn conflict(reason: &str) -> clap::Error {
@@ -202,7 +198,7 @@ fn conflict(reason: &str) -> clap::Error {
 mod tests {
     use super::*;
     use crate::connection::{Family, Protocol};
-    use crate::settings::{ColorChoice, More, Output, Query, Rows, Sort, Times};
+    use crate::settings::{ColorChoice, Query, Sort};
     use std::time::Duration;
 
     fn typed(arguments: &str) -> Result<Task, clap::Error> {
@@ -228,97 +224,49 @@ mod tests {
         command().debug_assert();
     }
 
-    fn nothing_asked() -> Settings {
-        Settings {
-            query: Query::default(),
-            rows: Rows {
-                all: false,
-                sort: Sort::Rate,
-                top: None,
-                lifetime: false,
-                udp_timeout: Duration::from_secs(5),
-            },
-            times: Times {
-                interval: Duration::from_secs(1),
-                count: None,
-                once: false,
-                duration: None,
-            },
-            output: Output {
-                asked_format: None,
-                log: None,
-                append: false,
-                wide: false,
-                raw: false,
-                timestamp: false,
-                color: ColorChoice::Auto,
-            },
-            more: More {
-                strict: false,
-                udp_flows: 65_536,
-                ready_file: None,
-                without: Vec::new(),
-                doctor: false,
-                verbose: false,
-            },
-        }
-    }
-
     #[test]
     fn without_arguments() {
-        assert_eq!(settings(""), nothing_asked());
-        assert_eq!(Settings::default(), nothing_asked());
-        assert_eq!(settings("").output.format(), FormatName::Lines);
+        let nothing = settings("");
+        assert_eq!(nothing, Settings::default());
+        assert_eq!(nothing.query, Query::default(), "everything is shown");
+        assert_eq!(nothing.output.format(), FormatName::Lines);
+        let Settings { rows, times, more, .. } = nothing;
+        assert_eq!(
+            (rows.sort, rows.top, rows.all, rows.lifetime),
+            (Sort::Rate, None, false, false)
+        );
+        assert_eq!(
+            (rows.udp_timeout, times.interval),
+            (Duration::from_secs(5), Duration::from_secs(1))
+        );
+        assert_eq!((times.intervals(), times.duration, more.udp_flows), (None, None, 65_536));
     }
 
     #[test]
-    fn every_option_arrives() {
+    fn what_was_typed_arrives() {
         let settings = settings(
             "--port 443 --port 80 --pid 7 --pid 8 --process curl --process ssh -i lo \
              --interface eth0 --tcp -4 --interval 0.25 --count 3 --duration 90 --udp-timeout 2 \
              --lifetime --all --top 5 --sort age --raw -t --wide --log x.csv --append \
              --color never --strict --udp-flows 16 -v",
         );
-        let nothing = nothing_asked();
+        let Settings { query, rows, times, output, more } = &settings;
+        assert_eq!((&query.ports[..], &query.pids[..]), (&[443, 80][..], &[7, 8][..]));
         assert_eq!(
-            settings,
-            Settings {
-                query: Query {
-                    ports: vec![443, 80],
-                    pids: vec![7, 8],
-                    processes: vec!["curl".to_owned(), "ssh".to_owned()],
-                    interfaces: vec!["lo".to_owned(), "eth0".to_owned()],
-                    tcp: true,
-                    udp: false,
-                    ipv4: true,
-                    ipv6: false,
-                },
-                rows: Rows {
-                    all: true,
-                    sort: Sort::Age,
-                    top: Some(5),
-                    lifetime: true,
-                    udp_timeout: Duration::from_secs(2),
-                },
-                times: Times {
-                    interval: Duration::from_millis(250),
-                    count: Some(3),
-                    once: false,
-                    duration: Some(Duration::from_secs(90)),
-                },
-                output: Output {
-                    asked_format: None,
-                    log: Some("x.csv".into()),
-                    append: true,
-                    wide: true,
-                    raw: true,
-                    timestamp: true,
-                    color: ColorChoice::Never,
-                },
-                more: More { strict: true, udp_flows: 16, verbose: true, ..nothing.more },
-            }
+            (&query.processes[..], &query.interfaces[..]),
+            (&["curl".into(), "ssh".into()][..], &["lo".into(), "eth0".into()][..])
         );
-        assert_eq!(settings.output.format(), FormatName::Csv);
+        assert_eq!((query.protocol(), query.family()), (Some(Protocol::Tcp), Some(Family::V4)));
+        assert!(rows.lifetime && rows.all);
+        assert_eq!((rows.top, rows.sort), (Some(5), Sort::Age));
+        assert_eq!(rows.udp_timeout, Duration::from_secs(2));
+        assert_eq!(times.interval, Duration::from_millis(250));
+        assert_eq!((times.intervals(), times.duration), (Some(3), Some(Duration::from_secs(90))));
+        assert!(output.raw && output.timestamp && output.wide && output.append);
+        assert_eq!(output.log.as_deref(), Some("x.csv".as_ref()));
+        assert_eq!((output.color, output.format()), (ColorChoice::Never, FormatName::Csv));
+        assert!(more.strict && more.verbose && !more.doctor);
+        assert_eq!(more.udp_flows, 16);
     }
 
     #[test]
@@ -437,7 +385,7 @@ mod tests {
             ),
             (
                 "--log x --format lines",
-                "error: --log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
+                "error: --log writes no lines; let the shell write the file: tcptop > FILE",
             ),
             ("--log=", "error: a value is required for '--log <FILE>' but none was supplied"),
             ("--doctor --tcp", "error: the argument '--doctor' cannot be used with '--tcp'"),

@@ -221,6 +221,32 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A connection of which nothing else is known, and which has moved nothing.
+    pub fn new(
+        key: ConnectionKey,
+        protocol: Protocol,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Sample {
+        Sample {
+            key,
+            protocol,
+            local,
+            remote,
+            state: None,
+            owner: None,
+            counters: Counters::default(),
+            rtt_us: None,
+            min_rtt_us: None,
+            retransmits: 0,
+            partial: false,
+            uid: 0,
+            ifindex: 0,
+            netns: 0,
+            cgroup: 0,
+        }
+    }
+
     /// True where the totals do not include what the connection moved before tcptop
     /// started. With `lifetime`, the totals of TCP always include it, because the kernel
     /// has counted since the connection opened. Nobody has counted for a UDP flow.

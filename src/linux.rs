@@ -70,7 +70,8 @@ impl Host {
             .iter()
             .map(|name| {
                 Provider::from_name(name).ok_or_else(|| {
-                    let names = Provider::ALL.map(Provider::name).join(", ");
+                    let names: Vec<&str> = Provider::all().map(Provider::name).collect();
+                    let names = names.join(", ");
                     anyhow!("no provider is named '{name}'; there are {names}")
                 })
             })

@@ -15,11 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tcptop::cli::{self, Task};
 use tcptop::linux::Host;
-use tcptop::output::columns::Selection;
-use tcptop::output::csv::CsvLogger;
-use tcptop::output::json::JsonLogger;
-use tcptop::output::lines::{LineLogger, LineStyle};
-use tcptop::output::{Destination, Format, Writer};
+use tcptop::output::{Destination, Writer};
 use tcptop::report::{Reporter, say};
 use tcptop::settings::{FormatName, Settings};
 
@@ -131,7 +127,9 @@ fn notice(message: &str) {
 /// The format and its destination. A file is opened here, before anything else.
 fn writer(settings: &Settings, host: &Host) -> Result<Writer> {
     let output = &settings.output;
-    let format = format(settings, host);
+    let terminal = io::stdout().is_terminal();
+    let color = output.color.resolve(terminal, |name| std::env::var_os(name));
+    let format = tcptop::output::format(settings, host.names(), color);
     let document = format.document();
     let destination = match &output.log {
         None => Destination::stream_of(io::stdout(), document),
@@ -144,21 +142,4 @@ fn writer(settings: &Settings, host: &Host) -> Result<Writer> {
         ));
     }
     Ok(Writer::new(format, destination))
-}
-
-fn format(settings: &Settings, host: &Host) -> Box<dyn Format + Send> {
-    let output = &settings.output;
-    let lifetime = settings.rows.lifetime;
-    match output.format() {
-        FormatName::Lines => {
-            let terminal = io::stdout().is_terminal();
-            let color = output.color.resolve(terminal, |name| std::env::var_os(name));
-            let (raw, timestamp) = (output.raw, output.timestamp);
-            Box::new(LineLogger::new(LineStyle { raw, timestamp, lifetime, color }))
-        }
-        FormatName::Csv => {
-            Box::new(CsvLogger::new(Selection::csv(output.wide), host.names(), lifetime))
-        }
-        FormatName::Json => Box::new(JsonLogger::new(Selection::csv(true), host.names(), lifetime)),
-    }
 }

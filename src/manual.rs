@@ -25,7 +25,7 @@ pub(crate) const EXAMPLES: &[Example] = &[
         shows: "the ten busiest, every ten seconds",
     },
     Example {
-        command: "tcptop --once --format csv | awk -F, 'NR > 1 { n[$8]++ } END { for (p in n) print n[p], p }'",
+        command: "tcptop --once --format csv | awk -F, '/,ESTABLISHED,/ { print $8 }' | sort | uniq -c",
         shows: "open connections per process",
     },
     Example {

@@ -219,9 +219,9 @@ pub struct Output {
     #[arg(long = "format", value_name = "FORMAT")]
     pub asked_format: Option<FormatName>,
 
-    /// Write CSV or JSON into FILE, nothing to the terminal
+    /// Write into FILE, nothing to the terminal
     ///
-    /// CSV, unless --format json is given. FILE is opened before anything else,
+    /// CSV, unless --format gives another format. FILE is opened before anything else,
     /// emptied once tcptop counts, and flushed every interval. On SIGHUP it is
     /// opened again, for logrotate.
     #[arg(long, value_name = "FILE")]
@@ -277,13 +277,9 @@ pub enum FormatName {
 }
 
 impl FormatName {
-    /// Its name in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            FormatName::Lines => "lines",
-            FormatName::Csv => "CSV",
-            FormatName::Json => "JSON",
-        }
+    /// Its name in messages: that of the option's value, in capitals.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_uppercase()).unwrap_or_default()
     }
 }
 

@@ -280,27 +280,17 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn sample(object: u64, bytes_in: u64, bytes_out: u64) -> Sample {
+        let key = ConnectionKey { object, born_ns: 1 };
+        let (local, remote) = (([10, 0, 0, 1], 443).into(), ([10, 0, 0, 2], 40000).into());
         Sample {
-            key: ConnectionKey { object, born_ns: 1 },
-            protocol: Protocol::Tcp,
-            local: ([10, 0, 0, 1], 443).into(),
-            remote: ([10, 0, 0, 2], 40000).into(),
             state: Some(TcpState::Established),
-            owner: None,
             counters: Counters {
                 bytes_in,
                 bytes_out,
                 packets_in: bytes_in.div_ceil(1000),
                 packets_out: bytes_out.div_ceil(1000),
             },
-            rtt_us: Some(100),
-            min_rtt_us: Some(90),
-            retransmits: 0,
-            partial: false,
-            uid: 0,
-            ifindex: 0,
-            netns: 1,
-            cgroup: 0,
+            ..Sample::new(key, Protocol::Tcp, local, remote)
         }
     }
 

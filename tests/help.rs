@@ -327,7 +327,7 @@ fn mistakes_are_answered() {
         ),
         (
             &["--log", "x", "--format", "lines"],
-            "error: --log writes CSV or JSON; for lines let the shell write the file: tcptop > FILE",
+            "error: --log writes no lines; let the shell write the file: tcptop > FILE",
         ),
         (&["--doctor", "--tcp"], "error: the argument '--doctor' cannot be used with '--tcp'"),
         (&["--generate", "ksh"], "error: invalid value 'ksh' for '--generate <WHAT>'"),

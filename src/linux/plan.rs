@@ -80,17 +80,10 @@ impl Need {
 }
 
 impl Provider {
-    /// All providers.
-    pub(super) const ALL: [Provider; 8] = [
-        Provider::StateTracepoint,
-        Provider::StorageIterator,
-        Provider::TcpSendTracepoint,
-        Provider::SocketTracepoints,
-        Provider::TcpEntry,
-        Provider::FileIterator,
-        Provider::UdpEntry,
-        Provider::CgroupSkb,
-    ];
+    /// All of them: those of one need after those of another, best first.
+    pub(super) fn all() -> impl Iterator<Item = Provider> {
+        Need::ALL.into_iter().flat_map(Need::providers).copied()
+    }
 
     /// Its name: the kernel's name of its hook, or of the first of its hooks.
     pub(super) fn name(self) -> &'static str {
@@ -108,7 +101,7 @@ impl Provider {
 
     /// The provider with this [`name`](Self::name).
     pub(super) fn from_name(name: &str) -> Option<Provider> {
-        Provider::ALL.into_iter().find(|provider| provider.name() == name)
+        Provider::all().find(|provider| provider.name() == name)
     }
 }
 
@@ -289,7 +282,7 @@ mod tests {
             (vec![StateTracepoint, StorageIterator], false, vec!["TCP"]),
             (owners.to_vec(), true, vec!["PID and PROCESS of TCP"]),
             ([owners, &[StorageIterator]].concat(), false, vec!["TCP"]),
-            (Provider::ALL.to_vec(), false, vec!["TCP", "UDP"]),
+            (Provider::all().collect(), false, vec!["TCP", "UDP"]),
         ] {
             let plan = plan(&without);
             assert_eq!(plan.shows(Protocol::Tcp), tcp, "{without:?}");
@@ -301,7 +294,7 @@ mod tests {
 
     #[test]
     fn names_lead_back_to_their_providers() {
-        for provider in Provider::ALL {
+        for provider in Provider::all() {
             assert_eq!(Provider::from_name(provider.name()), Some(provider));
         }
         assert_eq!(Provider::from_name("kprobe"), None);

@@ -510,9 +510,14 @@ impl Selection {
         Selection { columns, needs_names }
     }
 
+    /// The columns with these names. A name that no column has is passed over.
+    pub fn named(names: &[&str]) -> Selection {
+        Selection::new(names.iter().filter_map(|name| column(name)).collect())
+    }
+
     /// The columns of lines.
     pub fn lines() -> Selection {
-        Selection::new(LINES.iter().filter_map(|name| column(name)).collect())
+        Selection::named(&LINES)
     }
 
     /// The columns of CSV, with or without `--wide`.

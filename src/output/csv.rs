@@ -117,7 +117,9 @@ impl CsvRow<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp, written};
+    use super::super::fixtures::{
+        Known, closed, first_columns, interval, name, record, tcp, udp, written,
+    };
     use super::super::{Destination, Writer};
     use super::*;
     use crate::connection::{CloseReason, Closed, Counters, Owner, ProcessName};
@@ -126,7 +128,7 @@ mod tests {
     use std::fs;
 
     fn csv(wide: bool) -> CsvLogger {
-        CsvLogger::new(Selection::csv(wide), Box::new(Known), false)
+        CsvLogger::new(first_columns(if wide { 26 } else { 16 }), Box::new(Known), false)
     }
 
     /// The header and what is written after it.

@@ -153,13 +153,15 @@ impl Serialize for Lost<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{Known, closed, interval, name, record, tcp, udp, written};
+    use super::super::fixtures::{
+        Known, closed, first_columns, interval, name, record, tcp, udp, written,
+    };
     use super::*;
     use crate::connection::{CloseReason, Owner};
     use serde_json::Value;
 
     fn write(interval: &Interval<'_>) -> String {
-        let format = JsonLogger::new(Selection::csv(true), Box::new(Known), false);
+        let format = JsonLogger::new(first_columns(26), Box::new(Known), false);
         written(format, std::slice::from_ref(interval))
     }
 
