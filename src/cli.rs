@@ -194,6 +194,12 @@ fn conflict(reason: &str) -> clap::Error {
     command().error(ErrorKind::ArgumentConflict, reason)
 }
 
+/// The error for a value that only the platform can check: printed and ended as the
+/// errors of [`parse`] are, with status 2.
+pub fn invalid_value(reason: &str) -> clap::Error {
+    command().error(ErrorKind::InvalidValue, reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

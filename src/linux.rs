@@ -72,7 +72,7 @@ impl Host {
                 Provider::from_name(name).ok_or_else(|| {
                     let names: Vec<&str> = Provider::all().map(Provider::name).collect();
                     let names = names.join(", ");
-                    anyhow!("no provider is named '{name}'; there are {names}")
+                    anyhow!("--without: no provider is named '{name}'; there are {names}")
                 })
             })
             .collect::<Result<_>>()?;

@@ -51,7 +51,7 @@ fn perform(task: Task) -> Result<ExitCode> {
 }
 
 fn stream(settings: Settings) -> Result<ExitCode> {
-    let host = Host::new(settings.clone(), notice)?;
+    let host = platform(settings.clone());
     let writer = writer(&settings, &host)?;
     if !host.is_privileged() {
         return Ok(not_privileged());
@@ -89,7 +89,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
 
 fn doctor(settings: Settings) -> Result<ExitCode> {
     let json = settings.output.format() == FormatName::Json;
-    let host = Host::new(settings, notice)?;
+    let host = platform(settings);
     if !host.is_privileged() {
         return Ok(not_privileged());
     }
@@ -102,6 +102,13 @@ fn doctor(settings: Settings) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     report.failure().map_or(Ok(ExitCode::FAILURE), Err)
+}
+
+/// The platform with these settings. A value that it does not know is a mistake in the
+/// arguments.
+fn platform(settings: Settings) -> Host {
+    let refuse = |error: anyhow::Error| cli::invalid_value(&error.to_string()).exit();
+    Host::new(settings, notice).unwrap_or_else(refuse)
 }
 
 /// Writes to the standard output. A reader that has gone away is not an error.

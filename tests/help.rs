@@ -331,6 +331,13 @@ fn mistakes_are_answered() {
         ),
         (&["--doctor", "--tcp"], "error: the argument '--doctor' cannot be used with '--tcp'"),
         (&["--generate", "ksh"], "error: invalid value 'ksh' for '--generate <WHAT>'"),
+        (
+            &["--without", "kprobe"],
+            "error: --without: no provider is named 'kprobe'; there are \
+             tp_btf/inet_sock_set_state, iter/bpf_sk_storage_map, tp_btf/tcp_sendmsg_locked, \
+             tp_btf/sock_send_length, fentry/tcp_sendmsg, iter/task_file, fentry/ip_send_skb, \
+             cgroup_skb",
+        ),
     ] {
         let output = tcptop(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
