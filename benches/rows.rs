@@ -80,7 +80,8 @@ fn formats() -> Vec<(String, Box<dyn Format + Send>)> {
         true => output.format().name() + " --wide",
         false => output.format().name(),
     };
-    let format = |settings: &Settings| tcptop::output::format(settings, Box::new(NoNames), false);
+    let format =
+        |settings: &Settings| tcptop::output::format(settings, || Box::new(NoNames), false);
     all.iter().map(|settings| (name(&settings.output), format(settings))).collect()
 }
 

@@ -136,7 +136,7 @@ fn writer(settings: &Settings, host: &Host) -> Result<Writer> {
     let output = &settings.output;
     let terminal = io::stdout().is_terminal();
     let color = output.color.resolve(terminal, |name| std::env::var_os(name));
-    let format = tcptop::output::format(settings, host.names(), color);
+    let format = tcptop::output::format(settings, || host.names(), color);
     let document = format.document();
     let destination = match &output.log {
         None => Destination::stream_of(io::stdout(), document),

@@ -21,7 +21,7 @@ pub mod json;
 pub mod lines;
 pub mod text;
 
-use columns::Selection;
+use columns::{Row, Selection};
 use csv::CsvLogger;
 pub use destination::Destination;
 use json::JsonLogger;
@@ -60,11 +60,11 @@ pub trait Format {
     }
 }
 
-/// The format that the settings ask for. `names` is asked for names where a column needs
-/// them; `color` says whether lines are coloured.
+/// The format that the settings ask for. `names` is called where a column needs names to
+/// be looked up; `color` says whether lines are coloured.
 pub fn format(
     settings: &Settings,
-    names: Box<dyn Names + Send>,
+    names: impl FnOnce() -> Box<dyn Names + Send>,
     color: bool,
 ) -> Box<dyn Format + Send> {
     let lifetime = settings.rows.lifetime;
@@ -74,8 +74,12 @@ pub fn format(
             let (raw, timestamp) = (output.raw, output.timestamp);
             Box::new(LineLogger::new(LineStyle { raw, timestamp, lifetime, color }))
         }
-        FormatName::Csv => Box::new(CsvLogger::new(Selection::csv(output.wide), names, lifetime)),
-        FormatName::Json => Box::new(JsonLogger::new(Selection::csv(true), names, lifetime)),
+        FormatName::Csv => {
+            Box::new(CsvLogger::new(Named::new(Selection::csv(output.wide), names), lifetime))
+        }
+        FormatName::Json => {
+            Box::new(JsonLogger::new(Named::new(Selection::csv(true), names), lifetime))
+        }
     }
 }
 
@@ -196,6 +200,33 @@ pub struct Place<'a> {
     pub cgroup: Option<&'a str>,
     /// Id of the container.
     pub container: Option<&'a str>,
+}
+
+/// The columns of a format, with the names that they need, if any.
+pub struct Named {
+    columns: Selection,
+    names: Option<Box<dyn Names + Send>>,
+}
+
+impl Named {
+    /// Calls `names` only where one of the columns needs it.
+    pub fn new(columns: Selection, names: impl FnOnce() -> Box<dyn Names + Send>) -> Named {
+        let names = columns.needs_names().then(names);
+        Named { columns, names }
+    }
+
+    /// An interval begins.
+    fn refresh(&mut self) {
+        if let Some(names) = &mut self.names {
+            names.refresh();
+        }
+    }
+
+    /// The columns, and the row with its names.
+    fn fill<'a>(&'a mut self, row: Row<'a>) -> (&'a Selection, Row<'a>) {
+        let place = self.names.as_mut().map(|names| names.place(row.sample)).unwrap_or_default();
+        (&self.columns, Row { place, ..row })
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.

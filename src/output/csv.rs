@@ -13,28 +13,26 @@ use std::io;
 
 use super::columns::{Row, Selection, Value};
 use super::text::{Cents, Host, RawAge, Short};
-use super::{Document, Format, Interval, Names, Page, Place, timestamp};
+use super::{Document, Format, Interval, Named, Page, timestamp};
 
 /// The number of rows that are put on the page before it is checked for being full.
 const ROWS: usize = 256;
 
 /// Intervals as CSV.
 pub struct CsvLogger {
-    columns: Selection,
-    names: Box<dyn Names + Send>,
+    columns: Named,
     lifetime: bool,
 }
 
 impl CsvLogger {
-    /// Writes these columns. `names` is used if one of them needs it. With `lifetime`,
-    /// the totals of TCP count from the opening of each connection, so no TCP connection
-    /// is partial.
-    pub fn new(columns: Selection, names: Box<dyn Names + Send>, lifetime: bool) -> CsvLogger {
-        CsvLogger { columns, names, lifetime }
+    /// Writes these columns. With `lifetime`, the totals of TCP count from the opening of
+    /// each connection, so no TCP connection is partial.
+    pub fn new(columns: Named, lifetime: bool) -> CsvLogger {
+        CsvLogger { columns, lifetime }
     }
 
     fn header(&self) -> String {
-        let names: Vec<&str> = self.columns.iter().map(|column| column.name).collect();
+        let names: Vec<&str> = self.columns.columns.iter().map(|column| column.name).collect();
         names.join(",") + "\n"
     }
 }
@@ -52,26 +50,18 @@ impl Format for CsvLogger {
 
     fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         let time = timestamp(interval.time);
-        let needs_names = self.columns.needs_names();
-        if needs_names {
-            self.names.refresh();
-        }
+        let lifetime = self.lifetime;
+        self.columns.refresh();
         let open = interval.rows.iter().filter(|_| !interval.listing);
         let mut rows = open
-            .map(|row| Row::open(row, &time, interval.now_ns, self.lifetime))
-            .chain(interval.closed.iter().map(|end| Row::closed(end, &time, self.lifetime)))
+            .map(|row| Row::open(row, &time, interval.now_ns, lifetime))
+            .chain(interval.closed.iter().map(|end| Row::closed(end, &time, lifetime)))
             .peekable();
         while rows.peek().is_some() {
             let mut csv = ::csv::WriterBuilder::new().has_headers(false).from_writer(page.text());
             for row in rows.by_ref().take(ROWS) {
-                let place = match needs_names {
-                    true => self.names.place(row.sample),
-                    false => Place::default(),
-                };
-                let row = Row { place, ..row };
-                CsvRow { columns: &self.columns, row: &row }
-                    .write(&mut csv)
-                    .map_err(io::Error::other)?;
+                let (columns, row) = self.columns.fill(row);
+                CsvRow { columns, row: &row }.write(&mut csv).map_err(io::Error::other)?;
             }
             csv.flush()?;
             drop(csv);
@@ -128,7 +118,8 @@ mod tests {
     use std::fs;
 
     fn csv(wide: bool) -> CsvLogger {
-        CsvLogger::new(first_columns(if wide { 26 } else { 16 }), Box::new(Known), false)
+        let columns = first_columns(if wide { 26 } else { 16 });
+        CsvLogger::new(Named::new(columns, || Box::new(Known)), false)
     }
 
     /// The header and what is written after it.

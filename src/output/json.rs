@@ -23,33 +23,27 @@ use serde::{Serialize, Serializer};
 
 use super::columns::{Row, Selection, Value};
 use super::text::{Cents, Host, Short};
-use super::{Document, Format, Interval, Names, Page, Place, timestamp};
+use super::{Document, Format, Interval, Named, Page, timestamp};
 use crate::loss::{Loss, LossCause};
 
 const SCHEMA: u32 = 1;
 
 /// Intervals as JSON lines.
 pub struct JsonLogger {
-    columns: Selection,
-    names: Box<dyn Names + Send>,
+    columns: Named,
     lifetime: bool,
 }
 
 impl JsonLogger {
-    /// Writes these columns. `names` is used if one of them needs it. With `lifetime`,
-    /// the totals of TCP count from the opening of each connection, so no TCP connection
-    /// is partial.
-    pub fn new(columns: Selection, names: Box<dyn Names + Send>, lifetime: bool) -> JsonLogger {
-        JsonLogger { columns, names, lifetime }
+    /// Writes these columns. With `lifetime`, the totals of TCP count from the opening of
+    /// each connection, so no TCP connection is partial.
+    pub fn new(columns: Named, lifetime: bool) -> JsonLogger {
+        JsonLogger { columns, lifetime }
     }
 
     fn put(&mut self, event: &'static str, row: Row<'_>, page: &mut Page<'_>) -> io::Result<()> {
-        let place = match self.columns.needs_names() {
-            true => self.names.place(row.sample),
-            false => Place::default(),
-        };
-        let row = Row { place, ..row };
-        line(&JsonRow { event, columns: &self.columns, row: &row }, page)
+        let (columns, row) = self.columns.fill(row);
+        line(&JsonRow { event, columns, row: &row }, page)
     }
 }
 
@@ -65,9 +59,7 @@ impl Format for JsonLogger {
 
     fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         let time = timestamp(interval.time);
-        if self.columns.needs_names() {
-            self.names.refresh();
-        }
+        self.columns.refresh();
         for row in interval.rows.iter().filter(|_| !interval.listing) {
             self.put("sample", Row::open(row, &time, interval.now_ns, self.lifetime), page)?;
         }
@@ -161,7 +153,7 @@ mod tests {
     use serde_json::Value;
 
     fn write(interval: &Interval<'_>) -> String {
-        let format = JsonLogger::new(first_columns(26), Box::new(Known), false);
+        let format = JsonLogger::new(Named::new(first_columns(26), || Box::new(Known)), false);
         written(format, std::slice::from_ref(interval))
     }
 
