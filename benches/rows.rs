@@ -9,9 +9,12 @@ use std::time::Instant;
 
 use chrono::DateTime;
 use clap::ValueEnum;
-use tcptop::connection::{ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState};
+use tcptop::connection::{
+    ConnectionKey, Counters, KernelName, Needs, Owner, Protocol, Sample, TcpState,
+};
 use tcptop::loss::Loss;
-use tcptop::output::{Destination, Format, Interval, Names, Place, Writer};
+use tcptop::names::{Names, Place};
+use tcptop::output::{Destination, Format, Interval, Writer};
 use tcptop::settings::{FormatName, Settings};
 use tcptop::table::ConnectionTable;
 
@@ -19,15 +22,16 @@ const ROWS: u64 = 10_000;
 const ROUNDS: usize = 60;
 
 /// Fixed names, so that looking up the host's names is not measured.
-struct NoNames;
+struct FixedNames;
 
-impl Names for NoNames {
+impl Names for FixedNames {
     fn refresh(&mut self) {}
-    fn place(&mut self, _: &Sample) -> Place<'_> {
+    fn cgroup_made(&mut self, _: u64, _: &str) {}
+    fn place(&mut self, _: &Sample, _: Needs) -> Place<'_> {
         Place {
             interface: Some("eth0"),
             cgroup: Some("/system.slice/nginx.service"),
-            container: None,
+            ..Place::default()
         }
     }
 }
@@ -44,7 +48,7 @@ fn sample(number: u64) -> Sample {
         state: Some(TcpState::Established),
         owner: Some(Owner {
             pid: 1234,
-            name: ProcessName::from_comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0"),
+            name: KernelName::from_comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0"),
         }),
         counters: Counters {
             bytes_in: bytes,
@@ -80,8 +84,7 @@ fn formats() -> Vec<(String, Box<dyn Format + Send>)> {
         true => output.format().name() + " --wide",
         false => output.format().name(),
     };
-    let format =
-        |settings: &Settings| tcptop::output::format(settings, || Box::new(NoNames), false);
+    let format = |settings: &Settings| tcptop::output::format(settings, false);
     all.iter().map(|settings| (name(&settings.output), format(settings))).collect()
 }
 
@@ -112,7 +115,7 @@ fn main() {
         now_ns += 1_000_000_000;
         ticks.push(timed(|| {
             table.seed(samples);
-            table.tick(now_ns);
+            table.tick(now_ns, DateTime::UNIX_EPOCH);
         }));
     }
     report("table", ticks);
@@ -121,15 +124,20 @@ fn main() {
     for (name, format) in formats() {
         let mut writer = Writer::new(format, Destination::stream(io::sink()));
         let lost = Loss::default();
-        let interval = Interval {
-            time: DateTime::UNIX_EPOCH,
-            now_ns,
-            rows: &rows,
-            closed: &[],
-            lost: &lost,
-            listing: false,
-        };
-        let rounds = (0..ROUNDS).map(|_| timed(|| writer.interval(&interval).unwrap()));
+        let rounds = (0..ROUNDS).map(|_| {
+            let interval = Interval {
+                time: DateTime::UNIX_EPOCH,
+                now_ns,
+                rows: &rows,
+                closed: &[],
+                lost: &lost,
+                listing: false,
+                lifetime: false,
+                host: "alpha",
+                names: &mut FixedNames,
+            };
+            timed(|| writer.interval(interval).unwrap())
+        });
         report(&name, rounds.collect());
     }
 }

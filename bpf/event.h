@@ -16,7 +16,7 @@ enum tcptop_kind {
 	TCPTOP_SAMPLE = 1,
 	/* A TCP connection ended; state is the last one before CLOSE. */
 	TCPTOP_CLOSED = 2,
-	/* A UDP flow was silent for the timeout and is forgotten. */
+	/* A UDP flow was silent for the timeout and is forgotten; its final totals. */
 	TCPTOP_EXPIRED = 3,
 } __attribute__((packed));
 
@@ -70,7 +70,9 @@ struct tcptop_event {
 	 */
 	__u64 object;
 	__u64 born_ns;
-	__u64 time_ns; /* CLOCK_MONOTONIC of a close; 0 in a sample */
+	/* CLOCK_MONOTONIC of a close; of an expired flow, when it was last found to have
+	 * moved; 0 in a sample */
+	__u64 time_ns;
 	__u64 bytes_in;
 	__u64 bytes_out;
 	/* TCP: modulo 2^32, as the kernel counts segments. */

@@ -25,6 +25,8 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	/* Never equal to a TCP socket's address: that is never so small. */
 	event->object = slot + 1;
 	event->born_ns = flow->born_ns;
+	if (kind == TCPTOP_EXPIRED)
+		event->time_ns = flow->moved_ns;
 	event->packets_in = flow->in.datagrams;
 	event->packets_out = flow->out.datagrams;
 	flow->sampled_datagrams_in = event->packets_in;

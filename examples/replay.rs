@@ -7,6 +7,8 @@ use tcptop::connection::*;
 use tcptop::event::{CollectorEvent, Tick};
 use tcptop::filter::Filter;
 use tcptop::loss::Loss;
+use tcptop::names::NoNames;
+use tcptop::output::columns::Selection;
 use tcptop::output::lines::{LineLogger, LineStyle};
 use tcptop::output::{Destination, Writer};
 use tcptop::report::{Reporter, say};
@@ -14,7 +16,7 @@ use tcptop::settings::Settings;
 
 fn download(second: u64, bytes_in: u64) -> Sample {
     let (local, remote) = (([10, 0, 0, 1], 40000).into(), ([93, 184, 216, 34], 443).into());
-    let name = ProcessName::from_comm(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0");
+    let name = KernelName::from_comm(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0");
     Sample {
         state: Some(TcpState::Established),
         owner: Some(Owner { pid: 1234, name }),
@@ -46,11 +48,16 @@ fn main() -> anyhow::Result<()> {
     };
     batches.send(vec![CollectorEvent::Closed(closed), tick(2)])?;
     drop(batches);
-    let lines = Box::new(LineLogger::new(LineStyle::default()));
-    let writer = Writer::new(lines, Destination::stream(std::io::stdout()));
-    let (settings, filter) = (Settings::default(), Filter::default());
-    let reporter =
-        Reporter { settings, writer, filter, greeting: None, reopen: Default::default() };
+    let lines = Box::new(LineLogger::new(LineStyle::default(), Selection::lines()));
+    let reporter = Reporter {
+        settings: Settings::default(),
+        writer: Writer::new(lines, Destination::stream(std::io::stdout())),
+        filter: Filter::default(),
+        names: Box::new(NoNames),
+        host: "replay".to_owned(),
+        greeting: None,
+        reopen: Default::default(),
+    };
     let summary = reporter.run(&receiver)?;
     say(&format!("{} closed, {} open", summary.closed, summary.open));
     Ok(())

@@ -5,15 +5,16 @@
 //! of [`settings`](crate::settings). Reads only the arguments. `manual.rs` has the other
 //! texts of the manual page, and the examples and exit statuses that help shows too.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::manual::{EXAMPLES, EXIT_STATUSES, Example, ExitStatus};
-use crate::output::columns::wide_names;
-use crate::settings::{FormatName, Settings};
+use crate::output::columns::{COLUMNS, column, wide_names};
+use crate::settings::{ColumnList, FormatName, Settings, Sort};
 
 /// What tcptop is asked to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub enum Task {
     Stream(Box<Settings>),
     /// To report which hooks work on this kernel, and prove it.
     Doctor(Box<Settings>),
+    /// To list the columns.
+    Columns,
     /// To print its manual page or a shell's completions.
     Generate(Generated),
 }
@@ -74,10 +77,80 @@ where
 /// The description of the options. Help, manual page and completions are made from it.
 pub fn command() -> clap::Command {
     let wide = format!("{}. JSON always has them; lines always have 13 fields.", wide_names());
-    Args::command().mut_arg("wide", |argument| {
+    let command = Args::command().mut_arg("wide", |argument| {
         let short = argument.get_help().map(ToString::to_string).unwrap_or_default();
         argument.long_help(format!("{short}\n\n{wide}"))
-    })
+    });
+    command
+        .mut_arg("columns", |argument| argument.value_parser(Columns))
+        .mut_arg("sort", |argument| argument.value_parser(Order))
+}
+
+/// The value of `--columns` that asks for the list of all columns.
+const LIST_ALL: &str = "help";
+
+/// Parses `--columns`, and knows the names for completions.
+#[derive(Clone)]
+struct Columns;
+
+impl TypedValueParser for Columns {
+    type Value = ColumnList;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        text: &OsStr,
+    ) -> Result<ColumnList, clap::Error> {
+        let known = |list: ColumnList| {
+            if list == ColumnList::from(LIST_ALL) {
+                return Ok(list);
+            }
+            match list.names.iter().find(|name| column(name).is_none()) {
+                None => Ok(list),
+                Some(name) => Err(unknown_column(name)),
+            }
+        };
+        let parse = move |text: &str| text.parse().and_then(known);
+        parse.parse_ref(command, argument, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(column_names().chain([LIST_ALL.into()])))
+    }
+}
+
+/// Parses `--sort`, and knows the names for completions.
+#[derive(Clone)]
+struct Order;
+
+impl TypedValueParser for Order {
+    type Value = Sort;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        text: &OsStr,
+    ) -> Result<Sort, clap::Error> {
+        let parse = |text: &str| match Sort::from(text) {
+            Sort::Column(name) if column(&name).is_none() => Err(unknown_column(&name)),
+            sort => Ok(sort),
+        };
+        parse.parse_ref(command, argument, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Sort::WORDS.into_iter().map(PossibleValue::new).chain(column_names())))
+    }
+}
+
+fn column_names() -> impl Iterator<Item = PossibleValue> {
+    COLUMNS.iter().map(|column| PossibleValue::new(column.name))
+}
+
+fn unknown_column(name: &str) -> String {
+    format!("there is no column '{name}'; tcptop --columns help lists all")
 }
 
 const SHORT_HELP: &str = "'tcptop --help' tells more and has examples.";
@@ -149,6 +222,9 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
     if more.doctor {
         return for_the_doctor(matches, output.asked_format).map(|()| Task::Doctor(settings));
     }
+    if output.columns == Some(LIST_ALL.into()) {
+        return Ok(Task::Columns);
+    }
     if query.tcp && query.udp {
         return Err(conflict("--tcp and --udp: no row is both; leave both out to see both"));
     }
@@ -168,6 +244,9 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
         return Err(conflict(
             "--wide goes with --log FILE or --format csv; lines always have 13 fields",
         ));
+    }
+    if output.wide && output.columns.as_ref().is_some_and(|list| !list.add) {
+        return Err(conflict("--wide and --columns: a list without + names all columns"));
     }
     Ok(Task::Stream(settings))
 }
@@ -264,7 +343,7 @@ mod tests {
         );
         assert_eq!((query.protocol(), query.family()), (Some(Protocol::Tcp), Some(Family::V4)));
         assert!(rows.lifetime && rows.all);
-        assert_eq!((rows.top, rows.sort), (Some(5), Sort::Age));
+        assert_eq!((rows.top, &rows.sort), (Some(5), &Sort::Age));
         assert_eq!(rows.udp_timeout, Duration::from_secs(2));
         assert_eq!(times.interval, Duration::from_millis(250));
         assert_eq!((times.intervals(), times.duration), (Some(3), Some(Duration::from_secs(90))));
@@ -406,7 +485,26 @@ mod tests {
             ("--doctor --format lines", "error: --doctor writes text or, with --format json, JSON"),
             ("--doctor --format csv", "error: --doctor writes text or, with --format json, JSON"),
             ("--generate ksh", "error: invalid value 'ksh' for '--generate <WHAT>'"),
-            ("--sort speed", "error: invalid value 'speed' for '--sort <BY>'"),
+            (
+                "--sort speed",
+                "error: invalid value 'speed' for '--sort <BY>': there is no column 'speed'; tcptop --columns help lists all",
+            ),
+            (
+                "--columns pid,speed",
+                "error: invalid value 'pid,speed' for '--columns <LIST>': there is no column 'speed'; tcptop --columns help lists all",
+            ),
+            (
+                "--columns +pid,,uid",
+                "error: invalid value '+pid,,uid' for '--columns <LIST>': a name is missing between two commas, or there is none",
+            ),
+            (
+                "--columns pid,pid",
+                "error: invalid value 'pid,pid' for '--columns <LIST>': 'pid' is in it twice",
+            ),
+            (
+                "--wide --format csv --columns pid",
+                "error: --wide and --columns: a list without + names all columns",
+            ),
             ("extra", "error: unexpected argument 'extra' found"),
         ] {
             assert_eq!(refused(arguments), reason, "{arguments}");

@@ -109,14 +109,15 @@ impl CloseReason {
     }
 }
 
-/// A process name as the kernel keeps it: at most 15 bytes, any value but NUL.
+/// A name as the kernel keeps it, of a process or of a congestion control: at most 15
+/// bytes, any value but NUL.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct ProcessName([u8; 16]);
+pub struct KernelName([u8; 16]);
 
-impl ProcessName {
-    /// From `task_struct.comm`: the bytes up to the first NUL count.
-    pub fn from_comm(comm: [u8; 16]) -> ProcessName {
-        ProcessName(comm)
+impl KernelName {
+    /// From `task_struct.comm` or the like: the bytes up to the first NUL count.
+    pub fn from_comm(comm: [u8; 16]) -> KernelName {
+        KernelName(comm)
     }
 
     /// The raw bytes, without the terminating NUL. They need not be UTF-8, and can
@@ -132,7 +133,7 @@ impl ProcessName {
     }
 }
 
-impl fmt::Debug for ProcessName {
+impl fmt::Debug for KernelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.to_text())
     }
@@ -145,7 +146,7 @@ pub struct Owner {
     /// Thread-group id, as seen from the initial PID namespace. Never 0.
     pub pid: u32,
     /// Name of the thread-group leader.
-    pub name: ProcessName,
+    pub name: KernelName,
 }
 
 /// Identifies a connection. Two connections have different keys even where their
@@ -182,8 +183,91 @@ impl Counters {
     }
 }
 
+/// Tells a connection from all others of this host until it boots again. Two tcptops that
+/// run at once see the same value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Identity {
+    /// The cookie of the socket (`sock.skc_cookie`), which the kernel gives to one socket
+    /// only; 0 where it was not asked for.
+    pub cookie: u64,
+    /// Which of the connections or flows of this socket.
+    pub part: u64,
+}
+
+/// What is known about a connection only where it was asked for, because it takes a longer
+/// record or work of its own in the kernel. `None`: the kernel does not have it, or has
+/// not measured it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // The columns of these names say what each is, and where it is from.
+pub struct Details {
+    pub connect_us: Option<u32>,
+    pub syn_retrans: Option<u32>,
+    pub cwnd: Option<u32>,
+    pub ssthresh: Option<u32>,
+    pub mss: Option<u32>,
+    pub rttvar_us: Option<u32>,
+    pub rcv_rtt_us: Option<u32>,
+    pub delivery_rate: Option<u64>,
+    pub pacing_rate: Option<u64>,
+    pub unacked: Option<u32>,
+    pub lost: Option<u32>,
+    pub reordering: Option<u32>,
+    pub bytes_retrans: Option<u64>,
+    pub dsack_dups: Option<u32>,
+    pub rcv_ooo: Option<u32>,
+    pub notsent: Option<u32>,
+    pub send_queue: Option<u32>,
+    pub recv_queue: Option<u32>,
+    pub busy_us: Option<u64>,
+    pub rwnd_limited_us: Option<u64>,
+    pub sndbuf_limited_us: Option<u64>,
+    pub congestion: Option<KernelName>,
+    pub drops: Option<u64>,
+}
+
+bitflags::bitflags! {
+    /// What must be read or looked up for a column, a filter, an order or a group, beyond
+    /// what every sample has. What nobody needs costs nothing.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Needs: u16 {
+        /// [`Sample::id`].
+        const IDENTITY = 1;
+        /// [`Sample::details`] of TCP.
+        const DETAILS = 1 << 1;
+        /// `drops` of UDP sockets.
+        const DROPS = 1 << 2;
+        /// The name of the device.
+        const INTERFACE = 1 << 3;
+        /// The path of the cgroup.
+        const CGROUP = 1 << 4;
+        /// The id of the container.
+        const CONTAINER = 1 << 5;
+        /// The name of the container.
+        const CONTAINER_NAME = 1 << 6;
+        /// The pod of the container.
+        const POD = 1 << 7;
+        /// The unit of systemd.
+        const UNIT = 1 << 8;
+        /// The path of the owner's program.
+        const EXE = 1 << 9;
+        /// The name of the user.
+        const USER = 1 << 10;
+        /// Everything that follows from the path of a cgroup.
+        const CGROUPS = Self::CGROUP.bits()
+            | Self::CONTAINER.bits()
+            | Self::CONTAINER_NAME.bits()
+            | Self::POD.bits()
+            | Self::UNIT.bits();
+        /// Everything that [`Names`](crate::names::Names) look up.
+        const NAMES = Self::INTERFACE.bits()
+            | Self::CGROUPS.bits()
+            | Self::EXE.bits()
+            | Self::USER.bits();
+    }
+}
+
 /// What the kernel reported about one connection at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Identifies the connection.
     pub key: ConnectionKey,
@@ -218,6 +302,10 @@ pub struct Sample {
     pub netns: u32,
     /// Id of the socket's cgroup v2 (the inode number of its directory); 0 where unknown.
     pub cgroup: u64,
+    /// The same in every sample of the connection, where [`Needs::IDENTITY`] was asked for.
+    pub id: Identity,
+    /// `None` unless [`Needs::DETAILS`] or [`Needs::DROPS`] was asked for.
+    pub details: Option<Box<Details>>,
 }
 
 impl Sample {
@@ -244,6 +332,8 @@ impl Sample {
             ifindex: 0,
             netns: 0,
             cgroup: 0,
+            id: Identity::default(),
+            details: None,
         }
     }
 
@@ -255,14 +345,16 @@ impl Sample {
     }
 }
 
-/// A TCP connection that ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A TCP connection that ended, or a UDP flow that was silent for `--udp-timeout` and is
+/// forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
     /// Final totals. `state` is the last one before CLOSE.
     pub sample: Sample,
-    /// Why it ended.
+    /// Why it ended; [`Unknown`](CloseReason::Unknown) for UDP.
     pub reason: CloseReason,
-    /// When it ended, in nanoseconds of CLOCK_MONOTONIC.
+    /// When it ended, in nanoseconds of CLOCK_MONOTONIC. For UDP: when the flow was last
+    /// found to have moved.
     pub closed_ns: u64,
 }
 

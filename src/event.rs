@@ -7,20 +7,29 @@
 use chrono::{DateTime, Utc};
 use crossbeam_channel::Sender;
 
-use crate::connection::{Closed, ConnectionKey, Sample};
+use crate::connection::{Closed, Sample};
 use crate::loss::Loss;
 
 /// Something the collector saw. A [`Tick`](CollectorEvent::Tick) ends an interval: all
 /// samples of the interval come before its tick.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum CollectorEvent {
     /// The totals of an open connection. Sent when they have changed.
     Sample(Sample),
     /// A TCP connection that ended. No other event with its key follows, except for a
     /// sample that was taken while the connection closed (see `table.rs`).
     Closed(Closed),
-    /// A UDP flow that had no datagram for `--udp-timeout` and is forgotten.
-    Expired(ConnectionKey),
+    /// A UDP flow that had no datagram for `--udp-timeout` and is forgotten. No other
+    /// event with its key follows.
+    Expired(Closed),
+    /// A cgroup was made. Comes before the samples of connections in it, and only where
+    /// [`Needs::CGROUPS`](crate::connection::Needs) were asked for.
+    CgroupMade {
+        /// Its id: the inode number of its directory.
+        id: u64,
+        /// Its path below the mount of cgroup v2, beginning with `/`.
+        path: Box<str>,
+    },
     /// The interval is over.
     Tick(Tick),
 }

@@ -6,7 +6,8 @@
 
 use std::net::SocketAddr;
 
-use crate::connection::{Family, Sample};
+use crate::connection::{Family, Needs, Sample};
+use crate::names::Place;
 use crate::settings::Query;
 
 /// Every option that was given must match. An option with several values matches when
@@ -26,8 +27,14 @@ impl Filter {
         Filter { query, interfaces, own_netns }
     }
 
-    /// True where every option matches.
-    pub fn matches(&self, sample: &Sample) -> bool {
+    /// What must be looked up to decide.
+    pub fn needs(&self) -> Needs {
+        Needs::empty()
+    }
+
+    /// True where every option matches. `place` has the names that [`needs`](Filter::needs)
+    /// asks for.
+    pub fn matches(&self, sample: &Sample, _place: &Place<'_>) -> bool {
         let query = &self.query;
         let port = |endpoint: &SocketAddr| query.ports.contains(&endpoint.port());
         query.wants(sample.protocol)
@@ -61,7 +68,8 @@ mod tests {
         let sample = tcp();
         let owner = sample.owner.expect("fixture has an owner");
         let name = owner.name.to_text().into_owned();
-        let matches = |change: &dyn Fn(&mut Query)| asked(change).matches(&sample);
+        let matches =
+            |change: &dyn Fn(&mut Query)| asked(change).matches(&sample, &Place::default());
         assert!(matches(&|_| {}));
         assert!(matches(&|a| a.ports = vec![1, sample.local.port()]));
         assert!(matches(&|a| a.ports = vec![sample.remote.port()]));
@@ -85,7 +93,7 @@ mod tests {
                 a.ports = vec![port];
                 (a.tcp, a.udp) = (tcp, !tcp);
             })
-            .matches(&sample)
+            .matches(&sample, &Place::default())
         };
         assert!(both(true));
         assert!(!both(false));
@@ -96,18 +104,18 @@ mod tests {
         let mut sample = tcp();
         let filter = asked(|a| a.interfaces = vec!["eth0".into()]);
         (sample.netns, sample.ifindex) = (77, 3);
-        assert!(filter.matches(&sample));
+        assert!(filter.matches(&sample, &Place::default()));
         sample.ifindex = 4;
-        assert!(!filter.matches(&sample));
+        assert!(!filter.matches(&sample, &Place::default()));
         (sample.netns, sample.ifindex) = (78, 3);
-        assert!(!filter.matches(&sample));
+        assert!(!filter.matches(&sample, &Place::default()));
     }
 
     #[test]
     fn nobody_has_no_name() {
         let mut sample = tcp();
         sample.owner = None;
-        assert!(!asked(|a| a.pids = vec![1]).matches(&sample));
-        assert!(!asked(|a| a.processes = vec![String::new()]).matches(&sample));
+        assert!(!asked(|a| a.pids = vec![1]).matches(&sample, &Place::default()));
+        assert!(!asked(|a| a.processes = vec![String::new()]).matches(&sample, &Place::default()));
     }
 }

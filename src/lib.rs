@@ -20,6 +20,7 @@ pub mod filter;
 pub mod linux;
 pub mod loss;
 mod manual;
+pub mod names;
 pub mod output;
 pub mod report;
 pub mod settings;

@@ -38,9 +38,10 @@ use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::pipe2;
 
+use crate::connection::Needs;
 use crate::event::NetworkCollector;
 use crate::filter::Filter;
-use crate::output::Names;
+use crate::names::Names;
 use crate::report::{Reporter, Summary};
 use crate::settings::{Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
@@ -53,17 +54,18 @@ use signals::{End, Signals};
 /// This host, and the settings for collecting on it.
 pub struct Host {
     settings: Settings,
+    needs: Needs,
     without: Vec<Provider>,
     notice: fn(&str),
 }
 
 impl Host {
-    /// Does not look at the host yet. `notice` is called with each line that the user
-    /// should read.
+    /// Does not look at the host yet. Collects what `needs` asks for. `notice` is called
+    /// with each line that the user should read.
     ///
     /// # Errors
     /// Where the settings name a provider that does not exist.
-    pub fn new(settings: Settings, notice: fn(&str)) -> Result<Host> {
+    pub fn new(settings: Settings, needs: Needs, notice: fn(&str)) -> Result<Host> {
         let without = settings
             .more
             .without
@@ -77,12 +79,17 @@ impl Host {
             })
             .collect::<Result<_>>()?;
         return_memory();
-        Ok(Host { settings, without, notice })
+        Ok(Host { settings, needs, without, notice })
     }
 
     /// Looks up names for the numbers of a connection, for the formats that write them.
     pub fn names(&self) -> Box<dyn Names + Send> {
         Box::new(HostNames::new())
+    }
+
+    /// The name of this host; empty where the kernel has none.
+    pub fn name(&self) -> String {
+        nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// True with the privileges to trace.
@@ -134,7 +141,7 @@ impl Host {
     /// # Errors
     /// Errors of the collector and the reporter, in one sentence each.
     pub fn stream(self, mut reporter: Reporter) -> Result<Option<Summary>> {
-        let Host { settings, without, notice } = self;
+        let Host { settings, needs, without, notice } = self;
         let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
         if logs {
@@ -146,7 +153,7 @@ impl Host {
         let (stop, running) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
         let (done, working) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
         let (sender, receiver) = crossbeam_channel::bounded(CHANNEL);
-        let mut collector = LinuxCollector { settings, without, stop, notice, plan: None };
+        let mut collector = LinuxCollector { settings, needs, without, stop, notice, plan: None };
         let collecting = thread::Builder::new()
             .name("collector".into())
             .spawn(move || collector.run(sender))

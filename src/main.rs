@@ -14,8 +14,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tcptop::cli::{self, Task};
+use tcptop::connection::Needs;
 use tcptop::linux::Host;
-use tcptop::output::{Destination, Writer};
+use tcptop::names::NoNames;
+use tcptop::output::{self, Destination, Writer, columns};
 use tcptop::report::{Reporter, say};
 use tcptop::settings::{FormatName, Settings};
 
@@ -41,6 +43,10 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Columns => {
+            print(columns::list().as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Stream(settings) => stream(*settings),
         Task::Doctor(settings) => doctor(*settings),
         Task::Generate(what) => {
@@ -51,8 +57,9 @@ fn perform(task: Task) -> Result<ExitCode> {
 }
 
 fn stream(settings: Settings) -> Result<ExitCode> {
-    let host = platform(settings.clone());
-    let writer = writer(&settings, &host)?;
+    let needs = output::needs(&settings);
+    let host = platform(settings.clone(), needs);
+    let writer = writer(&settings)?;
     if !host.is_privileged() {
         return Ok(not_privileged());
     }
@@ -60,8 +67,11 @@ fn stream(settings: Settings) -> Result<ExitCode> {
     let log = settings.output.log.as_ref().map(|log| log.display().to_string());
     let interval = settings.times.interval.as_secs_f64();
     let (strict, format) = (settings.more.strict, settings.output.format());
+    let names = needs.intersects(Needs::NAMES).then(|| host.names());
     let reporter = Reporter {
         writer,
+        names: names.unwrap_or_else(|| Box::new(NoNames)),
+        host: settings.output.host.clone().unwrap_or_else(|| host.name()),
         filter: host.filter()?,
         greeting: log
             .as_ref()
@@ -89,7 +99,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
 
 fn doctor(settings: Settings) -> Result<ExitCode> {
     let json = settings.output.format() == FormatName::Json;
-    let host = platform(settings);
+    let host = platform(settings, Needs::empty());
     if !host.is_privileged() {
         return Ok(not_privileged());
     }
@@ -106,9 +116,9 @@ fn doctor(settings: Settings) -> Result<ExitCode> {
 
 /// The platform with these settings. A value that it does not know is a mistake in the
 /// arguments.
-fn platform(settings: Settings) -> Host {
+fn platform(settings: Settings, needs: Needs) -> Host {
     let refuse = |error: anyhow::Error| cli::invalid_value(&error.to_string()).exit();
-    Host::new(settings, notice).unwrap_or_else(refuse)
+    Host::new(settings, needs, notice).unwrap_or_else(refuse)
 }
 
 /// Writes to the standard output. A reader that has gone away is not an error.
@@ -132,15 +142,15 @@ fn notice(message: &str) {
 }
 
 /// The format and its destination. A file is opened here, before anything else.
-fn writer(settings: &Settings, host: &Host) -> Result<Writer> {
-    let output = &settings.output;
+fn writer(settings: &Settings) -> Result<Writer> {
+    let asked = &settings.output;
     let terminal = io::stdout().is_terminal();
-    let color = output.color.resolve(terminal, |name| std::env::var_os(name));
-    let format = tcptop::output::format(settings, || host.names(), color);
+    let color = asked.color.resolve(terminal, |name| std::env::var_os(name));
+    let format = output::format(settings, color);
     let document = format.document();
-    let destination = match &output.log {
+    let destination = match &asked.log {
         None => Destination::stream_of(io::stdout(), document),
-        Some(log) => Destination::file(log, output.append, document)?,
+        Some(log) => Destination::file(log, asked.append, document)?,
     };
     if destination.repaired() > 0 {
         notice(&format!(

@@ -190,6 +190,12 @@ fn csv(roff: &mut Roff) {
     );
     paragraph(roff, "--wide appends these columns, empty where the value is not known:");
     columns(roff, Usual::Wide);
+    paragraph(
+        roff,
+        "--columns chooses the columns and their order in any format. These are only \
+         there if it asks for them:",
+    );
+    columns(roff, Usual::Asked);
 }
 
 fn columns(roff: &mut Roff, usual: Usual) {
@@ -210,7 +216,7 @@ fn json(roff: &mut Roff) {
          included. Numbers are numbers, partial is true or false, a value that is not known is \
          null. Every object has \"schema\": 1 (it changes when a key is removed or changes its \
          meaning; new keys may be added without a change) and \"event\": sample for an open \
-         connection, closed for one that ended, lost for the losses of an interval, with a count \
+         connection, closed for one that ended, expired for a UDP flow that was silent, lost for the losses of an interval, with a count \
          for each cause: {causes}."
     ))]);
 }

@@ -9,10 +9,11 @@ use std::io;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::connection::{Closed, Sample};
+use crate::connection::{Needs, Protocol, Sample};
 use crate::loss::Loss;
-use crate::settings::{FormatName, Settings};
-use crate::table::ConnectionRecord;
+use crate::names::{Names, place};
+use crate::settings::{FormatName, Settings, Sort};
+use crate::table::{ClosedRecord, ConnectionRecord};
 
 pub mod columns;
 pub mod csv;
@@ -21,7 +22,7 @@ pub mod json;
 pub mod lines;
 pub mod text;
 
-use columns::{Row, Selection};
+use columns::{Common, Row, Selection};
 use csv::CsvLogger;
 pub use destination::Destination;
 use json::JsonLogger;
@@ -35,12 +36,66 @@ pub struct Interval<'a> {
     pub now_ns: u64,
     /// The rows to write, filtered, ordered and cut to `--top`.
     pub rows: &'a [&'a ConnectionRecord],
-    /// The TCP connections that ended in the interval, in the order in which they ended.
-    pub closed: &'a [Closed],
+    /// What ended in the interval, in the order of its end.
+    pub closed: &'a [&'a ClosedRecord],
     /// What was lost in the interval.
     pub lost: &'a Loss,
     /// True for the listing at start, which is not the end of an interval.
     pub listing: bool,
+    /// The totals of TCP count from the opening of each connection (`--lifetime`).
+    pub lifetime: bool,
+    /// The name of the host.
+    pub host: &'a str,
+    /// Looks up the names that columns need.
+    pub names: &'a mut dyn Names,
+}
+
+impl<'a> Interval<'a> {
+    /// What all its rows have in common; `time` is its time as text.
+    fn common<'c>(&self, time: &'c str) -> Common<'c>
+    where
+        'a: 'c,
+    {
+        Common { time, now_ns: self.now_ns, host: self.host, lifetime: self.lifetime }
+    }
+
+    /// What CSV and JSON have a row for. The listing at start is not the end of an
+    /// interval: it has none for open connections.
+    fn items(&self) -> impl Iterator<Item = Item<'a>> + use<'a> {
+        let open = if self.listing { &[] } else { self.rows };
+        open.iter().copied().map(Item::Open).chain(self.closed.iter().copied().map(Item::Closed))
+    }
+}
+
+/// What a row of CSV or an object of JSON is about.
+#[derive(Clone, Copy)]
+enum Item<'a> {
+    Open(&'a ConnectionRecord),
+    Closed(&'a ClosedRecord),
+}
+
+impl<'a> Item<'a> {
+    /// The word for it in JSON.
+    fn event(self) -> &'static str {
+        match self {
+            Item::Open(_) => "sample",
+            Item::Closed(record) => match record.closed.sample.protocol {
+                Protocol::Tcp => "closed",
+                Protocol::Udp => "expired",
+            },
+        }
+    }
+
+    /// Its row, with the names that `needs` asks for.
+    fn row(self, common: Common<'a>, names: &'a mut dyn Names, needs: Needs) -> Row<'a> {
+        match self {
+            Item::Open(record) => Row::open(record, common, place(names, &record.sample, needs)),
+            Item::Closed(record) => {
+                let place = place(names, &record.closed.sample, needs);
+                Row::closed(record, common, place)
+            }
+        }
+    }
 }
 
 /// A format: turns intervals into text.
@@ -52,7 +107,7 @@ pub trait Format {
     ///
     /// # Errors
     /// When the page cannot be written to its destination.
-    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()>;
+    fn interval(&mut self, interval: Interval<'_>, page: &mut Page<'_>) -> io::Result<()>;
 
     /// The text after the last interval of a file. Most formats have none.
     fn footer(&self) -> String {
@@ -60,27 +115,41 @@ pub trait Format {
     }
 }
 
-/// The format that the settings ask for. `names` is called where a column needs names to
-/// be looked up; `color` says whether lines are coloured.
-pub fn format(
-    settings: &Settings,
-    names: impl FnOnce() -> Box<dyn Names + Send>,
-    color: bool,
-) -> Box<dyn Format + Send> {
-    let lifetime = settings.rows.lifetime;
+/// The format that the settings ask for; `color` says whether lines are coloured.
+pub fn format(settings: &Settings, color: bool) -> Box<dyn Format + Send> {
     let output = &settings.output;
+    let columns = selection(settings);
     match output.format() {
         FormatName::Lines => {
             let (raw, timestamp) = (output.raw, output.timestamp);
-            Box::new(LineLogger::new(LineStyle { raw, timestamp, lifetime, color }))
+            Box::new(LineLogger::new(LineStyle { raw, timestamp, color }, columns))
         }
-        FormatName::Csv => {
-            Box::new(CsvLogger::new(Named::new(Selection::csv(output.wide), names), lifetime))
-        }
-        FormatName::Json => {
-            Box::new(JsonLogger::new(Named::new(Selection::csv(true), names), lifetime))
-        }
+        FormatName::Csv => Box::new(CsvLogger::new(columns)),
+        FormatName::Json => Box::new(JsonLogger::new(columns)),
     }
+}
+
+/// The columns that the settings ask for.
+fn selection(settings: &Settings) -> Selection {
+    let output = &settings.output;
+    let usual = match output.format() {
+        FormatName::Lines => Selection::lines(),
+        FormatName::Csv => Selection::csv(output.wide),
+        FormatName::Json => Selection::csv(true),
+    };
+    match &output.columns {
+        Some(list) => usual.asked(list),
+        None => usual,
+    }
+}
+
+/// What must be read or looked up for the columns and the order of the rows.
+pub fn needs(settings: &Settings) -> Needs {
+    let order = match &settings.rows.sort {
+        Sort::Column(name) => columns::column(name).map(|column| column.needs),
+        _ => None,
+    };
+    selection(settings).needs() | order.unwrap_or_default()
 }
 
 /// What a file of a format looks like.
@@ -149,7 +218,7 @@ impl Writer {
     /// # Errors
     /// Errors of the destination; `BrokenPipe` means that the reader of a stream
     /// went away.
-    pub fn interval(&mut self, interval: &Interval<'_>) -> io::Result<()> {
+    pub fn interval(&mut self, interval: Interval<'_>) -> io::Result<()> {
         self.destination.begin()?;
         self.text.clear();
         let mut page = Page { text: &mut self.text, destination: &mut self.destination };
@@ -182,53 +251,6 @@ impl Writer {
     }
 }
 
-/// Looks up names for the numbers of a connection, such as the index of its device.
-pub trait Names {
-    /// Called when an interval begins: names that may have changed are looked up again.
-    fn refresh(&mut self);
-
-    /// The names of where a connection is.
-    fn place(&mut self, sample: &Sample) -> Place<'_>;
-}
-
-/// The names of where a connection is; `None` for a name that is not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place<'a> {
-    /// Name of the device.
-    pub interface: Option<&'a str>,
-    /// Path of the cgroup below the cgroup v2 mount, beginning with `/`.
-    pub cgroup: Option<&'a str>,
-    /// Id of the container.
-    pub container: Option<&'a str>,
-}
-
-/// The columns of a format, with the names that they need, if any.
-pub struct Named {
-    columns: Selection,
-    names: Option<Box<dyn Names + Send>>,
-}
-
-impl Named {
-    /// Calls `names` only where one of the columns needs it.
-    pub fn new(columns: Selection, names: impl FnOnce() -> Box<dyn Names + Send>) -> Named {
-        let names = columns.needs_names().then(names);
-        Named { columns, names }
-    }
-
-    /// An interval begins.
-    fn refresh(&mut self) {
-        if let Some(names) = &mut self.names {
-            names.refresh();
-        }
-    }
-
-    /// The columns, and the row with its names.
-    fn fill<'a>(&'a mut self, row: Row<'a>) -> (&'a Selection, Row<'a>) {
-        let place = self.names.as_mut().map(|names| names.place(row.sample)).unwrap_or_default();
-        (&self.columns, Row { place, ..row })
-    }
-}
-
 /// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.
 fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
@@ -255,14 +277,15 @@ pub(crate) mod fixtures {
 
     use super::*;
     use crate::connection::{
-        CloseReason, ConnectionKey, Counters, Owner, ProcessName, Protocol, TcpState,
+        CloseReason, Closed, ConnectionKey, Counters, KernelName, Owner, TcpState,
     };
+    use crate::names::Place;
     use crate::table::ConnectionTable;
 
-    pub(crate) fn name(text: &str) -> ProcessName {
+    pub(crate) fn name(text: &str) -> KernelName {
         let mut comm = [0; 16];
         comm[..text.len()].copy_from_slice(text.as_bytes());
-        ProcessName::from_comm(comm)
+        KernelName::from_comm(comm)
     }
 
     /// The columns that CSV and JSON began with: the goldens are of these, so that
@@ -296,7 +319,7 @@ pub(crate) mod fixtures {
             "container",
             "end",
         ];
-        Selection::named(&NAMES[..count])
+        Selection::named(NAMES.into_iter().take(count))
     }
 
     /// Names that need no host.
@@ -304,13 +327,15 @@ pub(crate) mod fixtures {
 
     impl Names for Known {
         fn refresh(&mut self) {}
-        fn place(&mut self, sample: &Sample) -> Place<'_> {
+        fn cgroup_made(&mut self, _: u64, _: &str) {}
+        fn place(&mut self, sample: &Sample, _: Needs) -> Place<'_> {
             match sample.ifindex {
                 0 => Place::default(),
                 _ => Place {
                     interface: Some("eth0"),
                     cgroup: Some("/docker/a,b"),
                     container: Some("0123"),
+                    ..Place::default()
                 },
             }
         }
@@ -355,20 +380,22 @@ pub(crate) mod fixtures {
     pub(crate) fn record(sample: Sample, rate_in: f64, rate_out: f64) -> ConnectionRecord {
         let mut table = ConnectionTable::new(false);
         table.seed([sample]);
-        let mut record = *table.all().next().unwrap();
+        let mut record = table.all().next().unwrap().clone();
         record.rate_in = rate_in;
         record.rate_out = rate_out;
         record
     }
 
-    pub(crate) fn closed(sample: Sample, reason: CloseReason, age_ns: u64) -> Closed {
-        Closed { sample, reason, closed_ns: sample.key.born_ns + age_ns }
+    pub(crate) fn closed(sample: Sample, reason: CloseReason, age_ns: u64) -> ClosedRecord {
+        let closed_ns = sample.key.born_ns + age_ns;
+        let started = "2026-03-04T05:06:01Z".parse().ok();
+        ClosedRecord { closed: Closed { sample, reason, closed_ns }, started }
     }
 
     /// The text that a format writes into a stream, interval by interval.
-    pub(crate) fn written(
+    pub(crate) fn written<'a>(
         format: impl Format + Send + 'static,
-        intervals: &[Interval<'_>],
+        intervals: impl IntoIterator<Item = Interval<'a>>,
     ) -> String {
         let out = Shared::default();
         let mut writer = Writer::new(Box::new(format), Destination::stream(out.clone()));
@@ -412,16 +439,20 @@ pub(crate) mod fixtures {
 
     pub(crate) fn interval<'a>(
         rows: &'a [&'a ConnectionRecord],
-        closed: &'a [Closed],
+        closed: &'a [ClosedRecord],
     ) -> Interval<'a> {
         static NOTHING: std::sync::OnceLock<Loss> = std::sync::OnceLock::new();
+        let closed: Vec<_> = closed.iter().collect();
         Interval {
             time: "2026-03-04T05:06:07.089123Z".parse().unwrap(),
             now_ns: 11_500_000_000,
             rows,
-            closed,
+            closed: Vec::leak(closed),
             lost: NOTHING.get_or_init(Loss::default),
             listing: false,
+            lifetime: false,
+            host: "alpha",
+            names: Box::leak(Box::new(Known)),
         }
     }
 }
@@ -443,7 +474,7 @@ mod tests {
             }
         }
 
-        fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
+        fn interval(&mut self, interval: Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
             for row in interval.rows {
                 page.text().extend(format!("{}\n", row.sample.local).bytes());
                 page.end_row()?;
@@ -464,7 +495,7 @@ mod tests {
             Writer::new(Box::new(Sentences), Destination::stream_of(out.clone(), document));
         let row = record(tcp(), 0.0, 0.0);
         for _ in 0..2 {
-            writer.interval(&interval(&[&row], &[])).unwrap();
+            writer.interval(interval(&[&row], &[])).unwrap();
             writer.reopen().unwrap();
         }
         writer.end().unwrap();
@@ -478,7 +509,7 @@ mod tests {
         let file = Destination::file(&path, false, Sentences.document()).unwrap();
         let mut writer = Writer::new(Box::new(Sentences), file);
         let row = record(tcp(), 0.0, 0.0);
-        writer.interval(&interval(&[&row], &[])).unwrap();
+        writer.interval(interval(&[&row], &[])).unwrap();
         let moved = directory.path().join("log.1");
         std::fs::rename(&path, &moved).unwrap();
         writer.reopen().unwrap();
@@ -493,7 +524,7 @@ mod tests {
         let mut writer = Writer::new(Box::new(Sentences), Destination::stream(out.clone()));
         let row = record(tcp(), 0.0, 0.0);
         let rows = vec![&row; 3 * CHUNK / 15];
-        writer.interval(&interval(&rows, &[])).unwrap();
+        writer.interval(interval(&rows, &[])).unwrap();
         let calls = out.calls();
         assert!((3..=4).contains(&calls.writes.len()), "{}", calls.writes.len());
         assert!(calls.writes.iter().all(|piece| piece.ends_with(b"\n")));

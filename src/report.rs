@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use crossbeam_channel::Receiver;
 
-use crate::connection::Closed;
+use crate::connection::{Protocol, Sample};
 use crate::event::{Batch, CollectorEvent, Tick};
 use crate::filter::Filter;
 use crate::loss::Loss;
+use crate::names::{Names, place};
+use crate::output::columns::{Common, Row, column};
 use crate::output::{Interval, Writer};
-use crate::settings::{FormatName, Settings};
-use crate::table::{ConnectionRecord, ConnectionTable};
+use crate::settings::{FormatName, Settings, Sort};
+use crate::table::{ClosedRecord, ConnectionRecord, ConnectionTable};
 use crate::view;
 
 /// What is reported, and how much of it.
@@ -27,6 +29,10 @@ pub struct Reporter {
     pub writer: Writer,
     /// The connections that are reported.
     pub filter: Filter,
+    /// Looks up the names that columns, filter and order need.
+    pub names: Box<dyn Names + Send>,
+    /// The name of the host.
+    pub host: String,
     /// Printed on stderr once the listing is written and the first interval begins.
     pub greeting: Option<String>,
     /// SIGHUP sets this: the destination is opened again.
@@ -56,8 +62,12 @@ impl Reporter {
         let mut summary = Summary::default();
         let mut rows = Vec::new();
         for event in batches.iter().flatten() {
-            table.update(&event);
-            let CollectorEvent::Tick(tick) = event else { continue };
+            if let CollectorEvent::CgroupMade { id, path } = &event {
+                self.names.cgroup_made(*id, path);
+            }
+            let tick = if let CollectorEvent::Tick(tick) = &event { Some(*tick) } else { None };
+            table.update(event);
+            let Some(tick) = tick else { continue };
             summary.lost += &tick.lost;
             if !tick.lost.is_zero() {
                 say(&format!("tcptop: lost in this interval: {}", tick.lost));
@@ -81,7 +91,9 @@ impl Reporter {
             }
         }
         self.writer.end()?;
-        summary.open = table.all().filter(|record| self.filter.matches(&record.sample)).count();
+        let Reporter { filter, names, .. } = &mut self;
+        summary.open =
+            table.all().filter(|record| passes(filter, names.as_mut(), &record.sample)).count();
         Ok(summary)
     }
 
@@ -93,36 +105,51 @@ impl Reporter {
         tick: &Tick,
         memory: &mut Rows,
     ) -> io::Result<usize> {
+        let Reporter { settings, writer, filter, names, host, reopen, .. } = self;
+        let names = names.as_mut();
+        names.refresh();
         let mut rows = view::reuse(std::mem::take(memory));
-        let asked = &self.settings.rows;
-        let all = asked.all || self.settings.output.format() != FormatName::Lines;
-        let shown = |record: &&ConnectionRecord| self.filter.matches(&record.sample);
+        let asked = &settings.rows;
+        let all = asked.all || settings.output.format() != FormatName::Lines;
         if all || tick.listing {
-            rows.extend(table.all().filter(shown));
+            rows.extend(table.all().filter(|record| passes(filter, names, &record.sample)));
         } else {
-            rows.extend(table.changed().filter(shown));
+            rows.extend(table.changed().filter(|record| passes(filter, names, &record.sample)));
         }
-        view::arrange(&mut rows, asked.sort, asked.top);
-        let closed: Vec<Closed> = table
-            .closed()
-            .iter()
-            .filter(|closed| self.filter.matches(&closed.sample))
-            .copied()
-            .collect();
-        if self.reopen.swap(false, Ordering::Relaxed) {
-            self.writer.reopen()?;
+        let common =
+            Common { time: "", now_ns: tick.now_ns, host, lifetime: settings.rows.lifetime };
+        view::arrange(&mut rows, &asked.sort, asked.top, |record| {
+            let Sort::Column(name) = &asked.sort else { return None };
+            let column = column(name)?;
+            let place = place(names, &record.sample, column.needs);
+            (column.value)(&Row::open(record, common, place)).key()
+        });
+        let closed = table.closed().iter();
+        let closed: Vec<&ClosedRecord> =
+            closed.filter(|record| passes(filter, names, &record.closed.sample)).collect();
+        if reopen.swap(false, Ordering::Relaxed) {
+            writer.reopen()?;
         }
-        let result = self.writer.interval(&Interval {
+        let result = writer.interval(Interval {
             time: tick.time,
             now_ns: tick.now_ns,
             rows: &rows,
             closed: &closed,
             lost: &tick.lost,
             listing: tick.listing,
+            lifetime: settings.rows.lifetime,
+            host,
+            names,
         });
         *memory = view::reuse(rows);
-        result.map(|()| closed.len())
+        let is_tcp = |record: &&&ClosedRecord| record.closed.sample.protocol == Protocol::Tcp;
+        result.map(|()| closed.iter().filter(is_tcp).count())
     }
+}
+
+/// Whether the filter lets the connection pass.
+fn passes(filter: &Filter, names: &mut dyn Names, sample: &Sample) -> bool {
+    filter.matches(sample, &place(names, sample, filter.needs()))
 }
 
 /// An empty list of rows that is kept between two intervals for its memory.

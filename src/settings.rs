@@ -10,6 +10,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
@@ -136,8 +137,12 @@ pub struct Rows {
     #[arg(long)]
     pub all: bool,
 
-    /// Order the rows of an interval, highest first
-    #[arg(long, value_name = "BY", default_value = "rate")]
+    /// Order the rows of an interval
+    ///
+    /// rate, bytes, rtt: highest first; age: the oldest first; or any column: numbers
+    /// highest first, texts from A to Z. What is not known comes last.
+    #[arg(long, value_name = "BY", default_value = "rate", value_parser = sort)]
+    #[arg(hide_possible_values = true)]
     pub sort: Sort,
 
     /// Keep the first N rows of each interval
@@ -163,7 +168,7 @@ pub struct Rows {
 }
 
 /// What the rows of an interval are ordered by; the highest comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
     /// Bytes per second of both directions in this interval
     #[default]
@@ -174,6 +179,60 @@ pub enum Sort {
     Rtt,
     /// The longest open first
     Age,
+    /// This column
+    Column(String),
+}
+
+impl Sort {
+    /// The names that are not those of columns.
+    pub const WORDS: [&str; 4] = ["rate", "bytes", "rtt", "age"];
+}
+
+impl From<&str> for Sort {
+    fn from(name: &str) -> Sort {
+        match name {
+            "rate" => Sort::Rate,
+            "bytes" => Sort::Bytes,
+            "rtt" => Sort::Rtt,
+            "age" => Sort::Age,
+            column => Sort::Column(column.to_owned()),
+        }
+    }
+}
+
+/// The columns of `--columns`. Whether they exist is checked by [`cli`](crate::cli).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnList {
+    /// True where they are added to the format's own.
+    pub add: bool,
+    /// Their names, each once.
+    pub names: Vec<String>,
+}
+
+impl From<&str> for ColumnList {
+    /// The list of one name.
+    fn from(name: &str) -> ColumnList {
+        ColumnList { add: false, names: vec![name.to_owned()] }
+    }
+}
+
+impl FromStr for ColumnList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ColumnList, String> {
+        let (add, list) = text.strip_prefix('+').map_or((false, text), |list| (true, list));
+        let mut names: Vec<String> = Vec::new();
+        for name in list.split(',') {
+            if name.is_empty() {
+                return Err("a name is missing between two commas, or there is none".to_owned());
+            }
+            if names.iter().any(|known| known == name) {
+                return Err(format!("'{name}' is in it twice"));
+            }
+            names.push(name.to_owned());
+        }
+        Ok(ColumnList { add, names })
+    }
 }
 
 /// How often to write, and when to stop.
@@ -240,6 +299,17 @@ pub struct Output {
     /// JSON always has them; lines always have 13 fields.
     #[arg(long)]
     pub wide: bool,
+
+    /// Choose the columns and their order; +LIST adds to the usual ones
+    ///
+    /// Names with commas between them, in any format: pid,remote,rtt_us. With a + before
+    /// the first one they are added to the format's own. "--columns help" lists all.
+    #[arg(long, value_name = "LIST", hide_possible_values = true)]
+    pub columns: Option<ColumnList>,
+
+    /// The name of this host in the column host [default: the host's own]
+    #[arg(long, value_name = "NAME", value_parser = host)]
+    pub host: Option<String>,
 
     /// Lines: plain integers (bytes, bytes/s, microseconds)
     ///
@@ -402,6 +472,18 @@ fn process(text: &str) -> Result<String, String> {
             .to_owned()),
         1..=15 => Ok(text.to_owned()),
         _ => Err("never found: the kernel keeps only the first 15 bytes of a name".to_owned()),
+    }
+}
+
+fn sort(text: &str) -> Result<Sort, String> {
+    Ok(text.into())
+}
+
+fn host(text: &str) -> Result<String, String> {
+    // RFC 1035, section 2.3.4.
+    match text.len() {
+        1..=255 => Ok(text.to_owned()),
+        _ => Err("a name of a host has 1 to 255 bytes".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
@@ -15,7 +16,7 @@ use crate::connection::{Closed, ConnectionKey, Protocol, Sample};
 use crate::event::CollectorEvent;
 
 /// A tracked connection.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionRecord {
     /// The newest sample.
     pub sample: Sample,
@@ -25,6 +26,8 @@ pub struct ConnectionRecord {
     pub rate_out: f64,
     /// True in the interval in which the connection first appeared.
     pub is_new: bool,
+    /// When the connection began; `None` where it is older than tcptop.
+    pub started: Option<DateTime<Utc>>,
     bytes_in_before: u64,
     bytes_out_before: u64,
     /// True where a sample since the last tick differed from the sample before it.
@@ -47,6 +50,7 @@ impl ConnectionRecord {
             rate_in: 0.0,
             rate_out: 0.0,
             is_new: true,
+            started: None,
             bytes_in_before,
             bytes_out_before,
             moved: true,
@@ -64,11 +68,10 @@ impl ConnectionRecord {
     /// kernel has counted a FIN or a retransmission and before the count that corrects
     /// it has changed, so the next sample can be lower.
     fn absorb(&mut self, sample: Sample) {
-        let before = self.sample;
-        self.moved |= sample.counters != before.counters
-            || sample.state != before.state
-            || sample.owner != before.owner;
-        self.sample = sample;
+        let before = std::mem::replace(&mut self.sample, sample);
+        self.moved |= self.sample.counters != before.counters
+            || self.sample.state != before.state
+            || self.sample.owner != before.owner;
         let now = &mut self.sample.counters;
         now.bytes_in = now.bytes_in.max(before.counters.bytes_in);
         now.bytes_out = now.bytes_out.max(before.counters.bytes_out);
@@ -110,6 +113,33 @@ fn forward(before: u64, now: u64) -> u64 {
     }
 }
 
+/// A connection that closed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClosedRecord {
+    /// Its final totals.
+    pub closed: Closed,
+    /// When the connection began; `None` where it is older than tcptop.
+    pub started: Option<DateTime<Utc>>,
+}
+
+/// A moment, on both clocks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moment {
+    /// CLOCK_MONOTONIC.
+    now_ns: u64,
+    time: DateTime<Utc>,
+}
+
+impl Moment {
+    /// When a connection began. To be asked once, so that all rows say the same even where
+    /// the clock is set meanwhile.
+    fn started(self, sample: &Sample) -> Option<DateTime<Utc>> {
+        let age = self.now_ns.saturating_sub(sample.key.born_ns);
+        let age = TimeDelta::nanoseconds(i64::try_from(age).ok()?);
+        if sample.partial { None } else { self.time.checked_sub_signed(age) }
+    }
+}
+
 /// The open connections, and those that closed in the last interval.
 #[derive(Debug, Default)]
 pub struct ConnectionTable {
@@ -120,9 +150,9 @@ pub struct ConnectionTable {
     /// Keys of the records that the last tick found changed.
     changed: Vec<ConnectionKey>,
     /// Connections that closed since the last tick.
-    closing: Vec<Closed>,
+    closing: Vec<ClosedRecord>,
     /// Connections that closed in the interval before the last tick.
-    closed: Vec<Closed>,
+    closed: Vec<ClosedRecord>,
     /// Keys of the connections that closed since the last tick. The tracepoint runs
     /// before the kernel stores the new state, so the iterator on another processor can
     /// sample a socket whose close record is in the ring already. Such a sample must not
@@ -144,28 +174,26 @@ impl ConnectionTable {
     /// Takes samples of connections that existed before the first tick.
     pub fn seed(&mut self, samples: impl IntoIterator<Item = Sample>) {
         for sample in samples {
-            self.sample(&sample);
+            self.sample(sample);
         }
     }
 
     /// Takes one event.
-    pub fn update(&mut self, event: &CollectorEvent) {
+    pub fn update(&mut self, event: CollectorEvent) {
         match event {
             CollectorEvent::Sample(sample) => self.sample(sample),
-            CollectorEvent::Closed(closed) => self.close(closed),
-            CollectorEvent::Expired(key) => {
-                self.records.swap_remove(key);
-            }
+            CollectorEvent::Closed(closed) | CollectorEvent::Expired(closed) => self.close(closed),
+            CollectorEvent::CgroupMade { .. } => {}
             CollectorEvent::Tick(tick) => {
                 if tick.complete {
                     self.drop_unsampled();
                 }
-                self.tick(tick.now_ns);
+                self.tick(tick.now_ns, tick.time);
             }
         }
     }
 
-    fn sample(&mut self, sample: &Sample) {
+    fn sample(&mut self, sample: Sample) {
         let key = sample.key;
         if self.is_buried(&key) {
             return;
@@ -174,45 +202,50 @@ impl ConnectionTable {
         match self.records.entry(key) {
             Entry::Occupied(mut occupied) => {
                 let record = occupied.get_mut();
-                record.absorb(*sample);
+                record.absorb(sample);
                 record.sampled = self.ticks;
             }
             Entry::Vacant(vacant) => {
-                vacant.insert(ConnectionRecord::new(*sample, self.lifetime, self.ticks));
+                vacant.insert(ConnectionRecord::new(sample, self.lifetime, self.ticks));
             }
         }
     }
 
-    fn close(&mut self, closed: &Closed) {
+    fn close(&mut self, mut closed: Closed) {
         let key = closed.sample.key;
         if self.is_buried(&key) {
             return;
         }
         self.buried.insert(key);
-        let mut closed = *closed;
+        let mut started = None;
         if let Some(mut record) = self.records.swap_remove(&key) {
             record.absorb(closed.sample);
             closed.sample = record.sample;
+            started = record.started;
         }
-        self.closing.push(closed);
+        self.closing.push(ClosedRecord { closed, started });
     }
 
     fn is_buried(&self, key: &ConnectionKey) -> bool {
         self.buried.contains(key) || self.buried_before.contains(key)
     }
 
-    /// Ends an interval at `now_ns` (CLOCK_MONOTONIC). Rates are over the time since the
-    /// previous tick. At the first tick all rates are 0.
-    pub fn tick(&mut self, now_ns: u64) {
+    /// Ends an interval at `now_ns` (CLOCK_MONOTONIC), which was at `time`. Rates are over
+    /// the time since the previous tick. At the first tick all rates are 0.
+    pub fn tick(&mut self, now_ns: u64, time: DateTime<Utc>) {
         let elapsed_ns = match self.ticks {
             0 => 0,
             _ => now_ns.saturating_sub(self.last_tick_ns),
         };
+        let now = Moment { now_ns, time };
         self.last_tick_ns = now_ns;
         self.ticks = self.ticks.wrapping_add(1).max(1);
         self.buried_before = std::mem::take(&mut self.buried);
         self.closed.clear();
         std::mem::swap(&mut self.closed, &mut self.closing);
+        for ClosedRecord { closed, started } in &mut self.closed {
+            *started = started.or_else(|| now.started(&closed.sample));
+        }
 
         // Visits the records with a sample, and those that the last tick found changed:
         // their rate may fall to zero now, and they are no longer new.
@@ -221,6 +254,9 @@ impl ConnectionTable {
         visit.retain(|key| match self.records.get_mut(key) {
             Some(record) if record.visited != self.ticks => {
                 let changed = record.tick(elapsed_ns);
+                if record.visited == 0 {
+                    record.started = now.started(&record.sample);
+                }
                 record.visited = self.ticks;
                 changed
             }
@@ -264,8 +300,8 @@ impl ConnectionTable {
         self.changed.iter().filter_map(|key| self.records.get(key))
     }
 
-    /// The TCP connections that closed in that interval, in the order of their end.
-    pub fn closed(&self) -> &[Closed] {
+    /// What closed in that interval, in the order in which tcptop learned of it.
+    pub fn closed(&self) -> &[ClosedRecord] {
         &self.closed
     }
 }
@@ -298,6 +334,10 @@ mod tests {
         Closed { sample, reason: CloseReason::Fin, closed_ns: 5 * SECOND }
     }
 
+    fn end(table: &mut ConnectionTable, now_ns: u64) {
+        table.tick(now_ns, DateTime::UNIX_EPOCH);
+    }
+
     fn changed(table: &ConnectionTable) -> Vec<u64> {
         let mut keys: Vec<u64> = table.changed().map(|r| r.sample.key.object).collect();
         keys.sort_unstable();
@@ -307,10 +347,10 @@ mod tests {
     #[test]
     fn rates_are_over_the_measured_interval() {
         let mut table = ConnectionTable::new(false);
-        table.tick(SECOND);
+        end(&mut table, SECOND);
         table.seed([sample(1, 3000, 500)]);
-        table.tick(3 * SECOND + SECOND / 2);
-        let record = table.changed().next().copied();
+        end(&mut table, 3 * SECOND + SECOND / 2);
+        let record = table.changed().next().cloned();
         let record = record.expect("new");
         assert_eq!((record.rate_in, record.rate_out), (1200.0, 200.0));
         assert!(record.is_new);
@@ -319,19 +359,19 @@ mod tests {
     #[test]
     fn a_row_comes_once_more_when_its_rate_falls_to_zero() {
         let mut table = ConnectionTable::new(false);
-        table.tick(0);
-        table.update(&CollectorEvent::Sample(sample(1, 0, 0)));
-        table.tick(SECOND);
+        end(&mut table, 0);
+        table.update(CollectorEvent::Sample(sample(1, 0, 0)));
+        end(&mut table, SECOND);
         assert_eq!(changed(&table), [1], "new");
-        table.tick(2 * SECOND);
+        end(&mut table, 2 * SECOND);
         assert_eq!(changed(&table), [] as [u64; 0], "idle since it began");
-        table.update(&CollectorEvent::Sample(sample(1, 10, 0)));
-        table.tick(3 * SECOND);
+        table.update(CollectorEvent::Sample(sample(1, 10, 0)));
+        end(&mut table, 3 * SECOND);
         assert_eq!(changed(&table), [1], "traffic");
-        table.tick(4 * SECOND);
+        end(&mut table, 4 * SECOND);
         assert_eq!(changed(&table), [1], "rate back to zero");
         assert_eq!(table.changed().next().map(|r| (r.rate(), r.is_new)), Some((0.0, false)));
-        table.tick(5 * SECOND);
+        end(&mut table, 5 * SECOND);
         assert_eq!(changed(&table), [] as [u64; 0]);
         assert_eq!(table.all().count(), 1);
     }
@@ -340,25 +380,25 @@ mod tests {
     fn a_new_state_is_news() {
         let mut table = ConnectionTable::new(false);
         table.seed([sample(1, 0, 0)]);
-        table.tick(0);
-        table.tick(SECOND);
+        end(&mut table, 0);
+        end(&mut table, SECOND);
         let mut closing = sample(1, 0, 0);
         closing.state = Some(TcpState::FinWait1);
-        table.update(&CollectorEvent::Sample(closing));
-        table.tick(2 * SECOND);
+        table.update(CollectorEvent::Sample(closing));
+        end(&mut table, 2 * SECOND);
         assert_eq!(changed(&table), [1]);
     }
 
     #[test]
     fn a_connection_within_one_interval_has_its_exact_totals() {
         let mut table = ConnectionTable::new(false);
-        table.tick(0);
-        table.update(&CollectorEvent::Closed(closed(sample(1, 77, 88))));
-        table.tick(SECOND);
+        end(&mut table, 0);
+        table.update(CollectorEvent::Closed(closed(sample(1, 77, 88))));
+        end(&mut table, SECOND);
         assert_eq!(table.closed().len(), 1);
-        assert_eq!(table.closed()[0].sample.counters.bytes_in, 77);
+        assert_eq!(table.closed()[0].closed.sample.counters.bytes_in, 77);
         assert_eq!(table.all().count(), 0);
-        table.tick(2 * SECOND);
+        end(&mut table, 2 * SECOND);
         assert!(table.closed().is_empty(), "reported once");
     }
 
@@ -366,13 +406,13 @@ mod tests {
     fn a_sample_that_raced_with_the_close_raises_nothing() {
         let mut table = ConnectionTable::new(false);
         table.seed([sample(1, 10, 0)]);
-        table.tick(0);
-        table.update(&CollectorEvent::Closed(closed(sample(1, 20, 0))));
-        table.update(&CollectorEvent::Sample(sample(1, 20, 0)));
-        table.tick(SECOND);
-        table.update(&CollectorEvent::Sample(sample(1, 20, 0)));
-        table.update(&CollectorEvent::Closed(closed(sample(1, 20, 0))));
-        table.tick(2 * SECOND);
+        end(&mut table, 0);
+        table.update(CollectorEvent::Closed(closed(sample(1, 20, 0))));
+        table.update(CollectorEvent::Sample(sample(1, 20, 0)));
+        end(&mut table, SECOND);
+        table.update(CollectorEvent::Sample(sample(1, 20, 0)));
+        table.update(CollectorEvent::Closed(closed(sample(1, 20, 0))));
+        end(&mut table, 2 * SECOND);
         assert_eq!(table.all().count(), 0);
         assert!(table.closed().is_empty(), "closed once only");
     }
@@ -380,27 +420,26 @@ mod tests {
     #[test]
     fn a_reused_socket_is_another_connection() {
         let mut table = ConnectionTable::new(false);
-        table.tick(0);
-        table.update(&CollectorEvent::Closed(closed(sample(1, 5, 5))));
+        end(&mut table, 0);
+        table.update(CollectorEvent::Closed(closed(sample(1, 5, 5))));
         let mut again = sample(1, 7, 7);
         again.key.born_ns = 2;
-        table.update(&CollectorEvent::Sample(again));
-        table.tick(SECOND);
+        table.update(CollectorEvent::Sample(again));
+        end(&mut table, SECOND);
         assert_eq!(table.all().count(), 1);
-        assert_eq!(table.closed()[0].sample.counters.bytes_in, 5);
+        assert_eq!(table.closed()[0].closed.sample.counters.bytes_in, 5);
     }
 
     #[test]
     fn the_memory_of_a_burst_is_given_back() {
         let mut table = ConnectionTable::new(false);
         table.seed((1..=100_000).map(|object| sample(object, 1, 1)));
-        table.tick(0);
+        end(&mut table, 0);
         assert!(table.records.capacity() >= 100_000);
         for object in 11..=100_000 {
-            let key = sample(object, 1, 1).key;
-            table.update(&CollectorEvent::Expired(key));
+            table.update(CollectorEvent::Expired(closed(sample(object, 1, 1))));
         }
-        table.tick(SECOND);
+        end(&mut table, SECOND);
         assert!(table.records.capacity() < 10_000, "{}", table.records.capacity());
         assert!(table.changed.capacity() < 10_000, "{}", table.changed.capacity());
         assert_eq!(table.all().count(), 10);
@@ -410,25 +449,25 @@ mod tests {
     fn totals_never_step_back() {
         let mut table = ConnectionTable::new(false);
         table.seed([sample(1, 101, 10)]);
-        table.tick(0);
-        table.update(&CollectorEvent::Sample(sample(1, 100, 9)));
-        table.tick(SECOND);
-        let record = table.all().next().copied().expect("open");
+        end(&mut table, 0);
+        table.update(CollectorEvent::Sample(sample(1, 100, 9)));
+        end(&mut table, SECOND);
+        let record = table.all().next().cloned().expect("open");
         assert_eq!((record.sample.counters.bytes_in, record.rate_in), (101, 0.0));
     }
 
     #[test]
     fn lifetime_totals_are_no_traffic_of_the_first_interval() {
         let mut table = ConnectionTable::new(true);
-        table.tick(0);
+        end(&mut table, 0);
         let mut old = sample(1, 1_000_000, 0);
         old.partial = true;
-        table.update(&CollectorEvent::Sample(old));
-        table.tick(SECOND);
+        table.update(CollectorEvent::Sample(old.clone()));
+        end(&mut table, SECOND);
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(0.0));
         old.counters.bytes_in += 500;
-        table.update(&CollectorEvent::Sample(old));
-        table.tick(2 * SECOND);
+        table.update(CollectorEvent::Sample(old));
+        end(&mut table, 2 * SECOND);
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
     }
 
@@ -437,12 +476,12 @@ mod tests {
     #[test]
     fn a_flow_has_no_past_also_with_lifetime_totals() {
         let mut table = ConnectionTable::new(true);
-        table.tick(0);
+        end(&mut table, 0);
         let mut flow = sample(1, 500, 0);
         (flow.protocol, flow.state, flow.partial) = (Protocol::Udp, None, true);
         assert!(flow.lacks_past(true));
-        table.update(&CollectorEvent::Sample(flow));
-        table.tick(SECOND);
+        table.update(CollectorEvent::Sample(flow));
+        end(&mut table, SECOND);
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
     }
 
@@ -450,8 +489,8 @@ mod tests {
     fn a_connection_whose_end_was_lost_leaves_with_a_complete_tick() {
         let mut table = ConnectionTable::new(false);
         table.seed([sample(1, 1, 1), sample(2, 1, 1)]);
-        table.tick(0);
-        table.update(&CollectorEvent::Sample(sample(2, 1, 1)));
+        end(&mut table, 0);
+        table.update(CollectorEvent::Sample(sample(2, 1, 1)));
         let tick = Tick {
             now_ns: SECOND,
             time: chrono::DateTime::UNIX_EPOCH,
@@ -459,8 +498,30 @@ mod tests {
             listing: false,
             complete: true,
         };
-        table.update(&CollectorEvent::Tick(tick));
+        table.update(CollectorEvent::Tick(tick));
         assert_eq!(table.all().map(|r| r.sample.key.object).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn the_beginning_is_told_once() {
+        let time = |second: i64| DateTime::from_timestamp(second, 0).expect("a time");
+        let mut table = ConnectionTable::new(false);
+        table.tick(100 * SECOND, time(1000));
+        let young =
+            Sample { key: ConnectionKey { object: 1, born_ns: 97 * SECOND }, ..sample(1, 1, 1) };
+        table.update(CollectorEvent::Sample(young.clone()));
+        table.update(CollectorEvent::Sample(Sample { partial: true, ..sample(2, 1, 1) }));
+        table.tick(101 * SECOND, time(1001));
+        let started: Vec<_> = table.all().map(|record| record.started).collect();
+        assert_eq!(started, [Some(time(997)), None]);
+        // The clock was set an hour forward.
+        table.update(CollectorEvent::Closed(closed(young)));
+        let short =
+            Sample { key: ConnectionKey { object: 3, born_ns: 101 * SECOND }, ..sample(3, 1, 1) };
+        table.update(CollectorEvent::Closed(closed(short)));
+        table.tick(102 * SECOND, time(4602));
+        let started: Vec<_> = table.closed().iter().map(|record| record.started).collect();
+        assert_eq!(started, [Some(time(997)), Some(time(4601))]);
     }
 
     #[test]
@@ -469,22 +530,23 @@ mod tests {
         let mut busy = sample(1, 1, 1);
         for step in 1..=6u64 {
             busy.counters.packets_in = step * 1_000_000_000 % (1 << 32);
-            table.update(&CollectorEvent::Sample(busy));
+            table.update(CollectorEvent::Sample(busy.clone()));
         }
         busy.counters.packets_in = 6_000_000_007 % (1 << 32);
-        table.update(&CollectorEvent::Closed(closed(busy)));
-        table.tick(SECOND);
-        assert_eq!(table.closed()[0].sample.counters.packets_in, 6_000_000_007);
+        table.update(CollectorEvent::Closed(closed(busy)));
+        end(&mut table, SECOND);
+        assert_eq!(table.closed()[0].closed.sample.counters.packets_in, 6_000_000_007);
     }
 
     #[test]
-    fn an_expired_flow_leaves_without_a_word() {
+    fn an_expired_flow_leaves_with_its_totals() {
         let mut table = ConnectionTable::new(false);
         table.seed([sample(1, 1, 1)]);
-        table.tick(0);
-        table.update(&CollectorEvent::Expired(ConnectionKey { object: 1, born_ns: 1 }));
-        table.tick(SECOND);
-        assert_eq!((table.all().count(), table.closed().len()), (0, 0));
+        end(&mut table, 0);
+        table.update(CollectorEvent::Expired(closed(sample(1, 70, 1))));
+        end(&mut table, SECOND);
+        assert_eq!((table.all().count(), table.closed().len()), (0, 1));
+        assert_eq!(table.closed()[0].closed.sample.counters.bytes_in, 70);
         assert_eq!(changed(&table), [] as [u64; 0]);
     }
 }

@@ -136,7 +136,13 @@ fn columns_are_those_that_were_promised() {
     let csv = |wide| Selection::csv(wide).iter().map(|column| column.name).collect::<Vec<_>>();
     assert_eq!(csv(false), oracle::names(oracle::USUAL));
     assert_eq!(csv(true), oracle::names(oracle::COLUMNS.len()));
-    for &(name, kind) in oracle::COLUMNS {
+    let asked: Vec<&str> = COLUMNS
+        .iter()
+        .filter(|column| column.usual == Usual::Asked)
+        .map(|column| column.name)
+        .collect();
+    assert_eq!(asked, oracle::ASKED.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for &(name, kind) in oracle::COLUMNS.iter().chain(oracle::ASKED) {
         let kind = match kind.to_ascii_uppercase() {
             'N' => Kind::Number,
             'B' => Kind::Flag,
@@ -152,8 +158,9 @@ fn columns_are_those_that_were_promised() {
 #[test]
 fn the_manual_page_has_every_column() {
     let manual = manual();
-    let columns = oracle::names(oracle::COLUMNS.len());
-    let others = ["schema", "event", "sample", "closed", "lost"];
+    let mut columns = oracle::names(oracle::COLUMNS.len());
+    columns.extend(oracle::ASKED.iter().map(|(name, _)| *name));
+    let others = ["schema", "event", "sample", "closed", "expired", "lost"];
     for word in columns.iter().chain(oracle::CAUSES).chain(&others) {
         assert!(has_word(&manual, word), "manual: {word}");
     }
@@ -169,6 +176,7 @@ fn the_readme_has_every_column() {
         ("lines", Selection::lines().iter().enumerate().map(line_row).collect::<String>()),
         ("csv", wide(Usual::Always).map(csv_row).collect()),
         ("wide", wide(Usual::Wide).map(csv_row).collect()),
+        ("asked", wide(Usual::Asked).map(csv_row).collect()),
     ] {
         let (begin, end) = (format!("<!-- columns: {marker} -->\n"), "<!-- end -->".to_owned());
         let from = readme.find(&begin).unwrap_or_else(|| panic!("README: {begin}")) + begin.len();
@@ -184,7 +192,9 @@ fn the_readme_has_every_column() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
         fs::write(path, &readme).expect("README.md");
     }
-    for word in ["schema", "event", "sample", "closed", "lost"].iter().chain(oracle::CAUSES) {
+    for word in
+        ["schema", "event", "sample", "closed", "expired", "lost"].iter().chain(oracle::CAUSES)
+    {
         assert!(readme.contains(&format!("`{word}`")), "README: {word}");
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The floors, lowest first: a module may use modules on lower floors and itself.
 const FLOORS: [&[&str]; 8] = [
     &["connection", "loss"],
-    &["settings", "event"],
+    &["settings", "event", "names"],
     &["table", "filter"],
     &["view"],
     &["output"],

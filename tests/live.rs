@@ -14,6 +14,7 @@ mod live {
 
     mod churn;
     mod cleanup;
+    mod columns;
     mod control;
     mod cron;
     mod csv;
@@ -91,6 +92,7 @@ mod live {
             netns::tests(),
             measure::tests(),
             lines::tests(),
+            columns::tests(),
             control::tests(),
             csv::tests(),
             disk::tests(),

@@ -28,7 +28,7 @@ use super::plan::{Choice, Need, Plan, Provider};
 use super::programs::{self, Hooks, Knobs};
 use super::sampling::{Findings, Instructions, Moment, Next, Sampling};
 use super::{decode, iterate, names, privileges, seed};
-use crate::connection::{Closed, Protocol};
+use crate::connection::{Closed, Needs, Protocol};
 use crate::event::{Batch, CollectorEvent, NetworkCollector, Tick};
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
@@ -51,6 +51,9 @@ const CHUNK: usize = 1024;
 pub(super) struct LinuxCollector {
     /// What to collect, how long an interval is and when to end.
     pub(super) settings: Settings,
+    /// What is wanted beyond what every sample has.
+    #[expect(dead_code, reason = "the longer records will need it")]
+    pub(super) needs: Needs,
     /// Providers that must not be tried.
     pub(super) without: Vec<Provider>,
     /// A pipe. The collector ends when its other end is closed.

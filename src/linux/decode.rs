@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use super::wire::{self, Event, Family, Flags, Kind, State};
 use crate::connection::{
-    CloseReason, Closed, ConnectionKey, Counters, Owner, ProcessName, Protocol, Sample, TcpState,
+    CloseReason, Closed, ConnectionKey, Counters, Identity, KernelName, Owner, Protocol, Sample,
+    TcpState,
 };
 use crate::event::CollectorEvent;
 
@@ -30,11 +31,15 @@ pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
     match record.kind {
         Kind::TCPTOP_SAMPLE => Some(CollectorEvent::Sample(sample)),
         Kind::TCPTOP_CLOSED => Some(CollectorEvent::Closed(Closed {
-            sample,
             reason: close_reason(sample.state?, i32::from(record.error), record.flags),
+            sample,
             closed_ns: record.time_ns,
         })),
-        Kind::TCPTOP_EXPIRED => Some(CollectorEvent::Expired(sample.key)),
+        Kind::TCPTOP_EXPIRED => Some(CollectorEvent::Expired(Closed {
+            sample,
+            reason: CloseReason::Unknown,
+            closed_ns: record.time_ns,
+        })),
         _ => None,
     }
 }
@@ -54,7 +59,7 @@ fn sample(record: &Event) -> Option<Sample> {
         remote: endpoint(remote, record.remote_port, record.scope),
         state,
         owner: (record.tgid != 0)
-            .then(|| Owner { pid: record.tgid, name: ProcessName::from_comm(record.comm) }),
+            .then(|| Owner { pid: record.tgid, name: KernelName::from_comm(record.comm) }),
         counters: Counters {
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
@@ -70,6 +75,8 @@ fn sample(record: &Event) -> Option<Sample> {
         ifindex: record.ifindex,
         netns: record.netns,
         cgroup: record.cgroup,
+        id: Identity::default(),
+        details: None,
     })
 }
 

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::collector::{CHANNEL, LinuxCollector};
 use super::plan::{Need, Plan, Provider};
+use crate::connection::Needs;
 use crate::event::NetworkCollector;
 use crate::settings::Settings;
 use exchange::{Outcome, Outcomes, PATIENCE, Seen};
@@ -123,7 +124,14 @@ pub(super) fn examine(mut settings: Settings, without: Vec<Provider>) -> Result<
     settings.rows.udp_timeout = PATIENCE * 4;
     // The report names the gaps, so the notices of the collector are dropped.
     let notice = |_: &str| {};
-    let mut collector = LinuxCollector { settings, without, stop, notice, plan: Some(sender) };
+    let mut collector = LinuxCollector {
+        settings,
+        needs: Needs::empty(),
+        without,
+        stop,
+        notice,
+        plan: Some(sender),
+    };
     let collecting = thread::Builder::new()
         .name("collector".into())
         .spawn(move || collector.run(batches))

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use rustc_hash::FxBuildHasher;
 
-use crate::connection::Sample;
-use crate::output::{Names, Place};
+use crate::connection::{Needs, Sample};
+use crate::names::{Names, Place};
 
 /// The names on this host.
 #[derive(Debug)]
@@ -52,7 +52,9 @@ impl Names for HostNames {
         self.cgroups.walked = false;
     }
 
-    fn place(&mut self, sample: &Sample) -> Place<'_> {
+    fn cgroup_made(&mut self, _: u64, _: &str) {}
+
+    fn place(&mut self, sample: &Sample, _: Needs) -> Place<'_> {
         // The index of a device is valid only in its namespace.
         let interface = if sample.ifindex != 0 && sample.netns == self.netns {
             self.devices.entry(sample.ifindex).or_insert_with_key(|&index| device(index)).as_deref()
@@ -60,7 +62,7 @@ impl Names for HostNames {
             None
         };
         let cgroup = self.cgroups.path(sample.cgroup);
-        Place { interface, cgroup, container: cgroup.and_then(container_id) }
+        Place { interface, cgroup, container: cgroup.and_then(container_id), ..Place::default() }
     }
 }
 
@@ -329,8 +331,12 @@ mod tests {
         sample.ifindex = 1;
         sample.netns = names.netns;
         names.refresh();
-        assert_eq!(names.place(&sample).interface, device(1).as_deref());
+        assert_eq!(names.place(&sample, Needs::INTERFACE).interface, device(1).as_deref());
         sample.netns += 1;
-        assert_eq!(names.place(&sample).interface, None, "an index of another namespace");
+        assert_eq!(
+            names.place(&sample, Needs::INTERFACE).interface,
+            None,
+            "an index of another namespace"
+        );
     }
 }

@@ -153,7 +153,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::ConnectionKey;
+    use crate::connection::{CloseReason, Closed, ConnectionKey, Protocol, Sample};
     use chrono::DateTime;
     use crossbeam_channel::{Receiver, bounded};
 
@@ -163,7 +163,10 @@ mod tests {
     }
 
     fn event(object: u64) -> Option<CollectorEvent> {
-        Some(CollectorEvent::Expired(ConnectionKey { object, born_ns: 0 }))
+        let (key, nowhere) = (ConnectionKey { object, born_ns: 0 }, ([0; 4], 0).into());
+        let sample = Sample::new(key, Protocol::Udp, nowhere, nowhere);
+        let expired = Closed { sample, reason: CloseReason::Unknown, closed_ns: 0 };
+        Some(CollectorEvent::Expired(expired))
     }
 
     fn tick() -> Tick {
@@ -180,7 +183,7 @@ mod tests {
         batch
             .iter()
             .map(|event| match event {
-                CollectorEvent::Expired(key) => key.object,
+                CollectorEvent::Expired(expired) => expired.sample.key.object,
                 other => panic!("{other:?}"),
             })
             .collect()

@@ -7,9 +7,13 @@
 
 use std::net::SocketAddr;
 
-use super::Place;
-use crate::connection::{Closed, ProcessName, Sample};
-use crate::table::ConnectionRecord;
+use chrono::{DateTime, Utc};
+
+use crate::connection::{Details, Identity, KernelName, Needs, Protocol, Sample};
+use crate::names::Place;
+use crate::settings::ColumnList;
+use crate::table::{ClosedRecord, ConnectionRecord};
+use crate::view::Key;
 
 /// One value and its meaning. Each format writes it in its own way.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,9 +25,13 @@ pub enum Value<'a> {
     /// Text that comes from the host and may contain any character.
     Text(&'a str),
     /// The name of a process, which need not be UTF-8.
-    Name(&'a ProcessName),
+    Name(&'a KernelName),
     /// The time of the interval (RFC 3339), as text.
     Time(&'a str),
+    /// Another time. Formats write it as RFC 3339.
+    Moment(DateTime<Utc>),
+    /// The identity of a connection.
+    Id(Identity),
     /// An address without its port.
     Host(&'a SocketAddr),
     /// An address with its port.
@@ -51,6 +59,29 @@ impl Value<'_> {
     /// Microseconds; unknown for `None`.
     fn micros(us: Option<u32>) -> Self {
         us.map_or(Value::Unknown, |us| Value::Micros(us.into()))
+    }
+
+    /// What rows are ordered by in `--sort`; `None` where the value is not known.
+    pub fn key(&self) -> Option<Key> {
+        let number = |number: u64| Some(Key::Number(number as f64));
+        match *self {
+            Value::Unknown => None,
+            Value::Word(text) | Value::Text(text) | Value::Time(text) => {
+                Some(Key::Text(text.to_owned()))
+            }
+            Value::Name(name) => Some(Key::Text(name.to_text().into_owned())),
+            // The oldest first, as in an order of texts.
+            Value::Moment(time) => Some(Key::Number(-(time.timestamp_micros() as f64))),
+            Value::Id(id) => Some(Key::Text(format!("{:016x}{:016x}", id.cookie, id.part))),
+            Value::Host(address) => Some(Key::Address(SocketAddr::new(address.ip(), 0))),
+            Value::Endpoint(address) => Some(Key::Address(*address)),
+            Value::Number(value)
+            | Value::Bytes(value)
+            | Value::Micros(value)
+            | Value::Span(value) => number(value),
+            Value::Rate(rate) => Some(Key::Number(rate)),
+            Value::Flag(flag) => number(flag.into()),
+        }
     }
 
     /// Text that comes from the host; unknown for `None`.
@@ -89,8 +120,8 @@ pub enum Usual {
     Always,
     /// CSV with `--wide`, and JSON.
     Wide,
-    /// Lines only. CSV and JSON have address and port in two columns instead.
-    Lines,
+    /// None: it is there where `--columns` asks for it.
+    Asked,
 }
 
 /// Everything that is known about a row. The columns take their values from it.
@@ -98,6 +129,8 @@ pub enum Usual {
 pub struct Row<'a> {
     /// The time of the interval (RFC 3339).
     pub time: &'a str,
+    /// The name of the host.
+    pub host: &'a str,
     /// The newest sample of the connection.
     pub sample: &'a Sample,
     /// The state, `UDP`, or `CLOSED` in a final row.
@@ -109,45 +142,77 @@ pub struct Row<'a> {
     /// How long the connection has lasted, in nanoseconds; in a final row until its end.
     /// `None` where it is older than tcptop.
     pub age_ns: Option<u64>,
+    /// When the connection began; `None` where it is older than tcptop.
+    pub started: Option<DateTime<Utc>>,
     /// True where the totals do not include what was moved before tcptop started.
     pub partial: bool,
     /// Why the connection ended; `None` where it is open, or the reason is not known.
     pub end: Option<&'static str>,
-    /// The names of device, cgroup and container, if the format has looked them up.
+    /// The names that the columns need.
     pub place: Place<'a>,
 }
 
+/// What all rows of an interval have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Common<'a> {
+    /// The time of the interval (RFC 3339).
+    pub time: &'a str,
+    /// The same moment on CLOCK_MONOTONIC, in nanoseconds.
+    pub now_ns: u64,
+    /// The name of the host.
+    pub host: &'a str,
+    /// The totals of TCP count from the opening of each connection (`--lifetime`).
+    pub lifetime: bool,
+}
+
 impl<'a> Row<'a> {
-    /// The row of a connection that is open at `now_ns` (CLOCK_MONOTONIC).
-    pub fn open(row: &'a ConnectionRecord, time: &'a str, now_ns: u64, lifetime: bool) -> Row<'a> {
-        let sample = &row.sample;
+    /// The row of an open connection.
+    pub fn open(record: &'a ConnectionRecord, common: Common<'a>, place: Place<'a>) -> Row<'a> {
+        let sample = &record.sample;
         Row {
-            time,
+            time: common.time,
+            host: common.host,
             sample,
             state: super::state_name(sample),
-            rate_in: row.rate_in,
-            rate_out: row.rate_out,
-            age_ns: (!sample.partial).then(|| now_ns.saturating_sub(sample.key.born_ns)),
-            partial: sample.lacks_past(lifetime),
+            rate_in: record.rate_in,
+            rate_out: record.rate_out,
+            age_ns: (!sample.partial).then(|| common.now_ns.saturating_sub(sample.key.born_ns)),
+            started: record.started,
+            partial: sample.lacks_past(common.lifetime),
             end: None,
-            place: Place::default(),
+            place,
         }
     }
 
-    /// The final row of a connection that ended. Its rates are 0.
-    pub fn closed(closed: &'a Closed, time: &'a str, lifetime: bool) -> Row<'a> {
+    /// The final row of a connection.
+    pub fn closed(record: &'a ClosedRecord, common: Common<'a>, place: Place<'a>) -> Row<'a> {
+        let closed = &record.closed;
         let sample = &closed.sample;
         Row {
-            time,
+            time: common.time,
+            host: common.host,
             sample,
-            state: "CLOSED",
+            state: match sample.protocol {
+                Protocol::Tcp => "CLOSED",
+                Protocol::Udp => "EXPIRED",
+            },
             rate_in: 0.0,
             rate_out: 0.0,
             age_ns: closed.age_ns(),
-            partial: sample.lacks_past(lifetime),
+            started: record.started,
+            partial: sample.lacks_past(common.lifetime),
             end: closed.reason.name(),
-            place: Place::default(),
+            place,
         }
+    }
+
+    /// A value that only a longer record has; unknown where it has none.
+    pub fn detail<T>(
+        &self,
+        of: impl FnOnce(&Details) -> Option<T>,
+        value: impl FnOnce(T) -> Value<'a>,
+    ) -> Value<'a> {
+        self.sample.details.as_deref().and_then(of).map_or(Value::Unknown, value)
     }
 }
 
@@ -171,10 +236,22 @@ pub struct Column {
     pub source: &'static str,
     /// The sentence that explains it in the manual page and README.
     pub about: &'static str,
-    /// True where names must be looked up for it (see [`Names`](super::Names)).
-    pub needs_names: bool,
+    /// What must be read or looked up for it.
+    pub needs: Needs,
     /// Its value in a row.
     pub value: for<'r> fn(&Row<'r>) -> Value<'r>,
+}
+
+impl Column {
+    /// Its unit, or its type where it has none.
+    fn unit_name(&self) -> &'static str {
+        match (self.unit, self.kind) {
+            ("", Kind::Text) => "text",
+            ("", Kind::Number) => "count",
+            ("", Kind::Flag) => "true/false",
+            (unit, _) => unit,
+        }
+    }
 }
 
 /// The values that most columns have in common.
@@ -188,7 +265,7 @@ const COLUMN: Column = Column {
     unknown: "",
     source: "",
     about: "",
-    needs_names: false,
+    needs: Needs::empty(),
     value: |_| Value::Unknown,
 };
 
@@ -275,7 +352,8 @@ pub static COLUMNS: &[Column] = &[
         width: 11,
         source: "sock.skc_state",
         about: "ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK or \
-                CLOSING; UDP for UDP. CSV and JSON have CLOSED in a connection's last row.",
+                CLOSING; UDP for UDP. CSV and JSON have CLOSED in a connection's last row, and \
+                EXPIRED in the last row of a UDP flow.",
         value: |row| Value::Word(row.state),
         ..COLUMN
     },
@@ -414,7 +492,7 @@ pub static COLUMNS: &[Column] = &[
         usual: Usual::Wide,
         source: "the bound device, or that of the route",
         about: "Name of the device; known only in tcptop's own network namespace.",
-        needs_names: true,
+        needs: Needs::INTERFACE,
         value: |row| Value::text(row.place.interface),
         ..COLUMN
     },
@@ -434,7 +512,7 @@ pub static COLUMNS: &[Column] = &[
         usual: Usual::Wide,
         source: "sock.sk_cgrp_data",
         about: "Path of the cgroup below the cgroup v2 mount.",
-        needs_names: true,
+        needs: Needs::CGROUP,
         value: |row| Value::text(row.place.cgroup),
         ..COLUMN
     },
@@ -444,7 +522,7 @@ pub static COLUMNS: &[Column] = &[
         usual: Usual::Wide,
         source: "cgroup",
         about: "Id of the container in that path (Docker, containerd, CRI-O, Podman).",
-        needs_names: true,
+        needs: Needs::CONTAINER,
         value: |row| Value::text(row.place.container),
         ..COLUMN
     },
@@ -459,10 +537,43 @@ pub static COLUMNS: &[Column] = &[
         ..COLUMN
     },
     Column {
+        name: "conn_id",
+        title: "CONN_ID",
+        usual: Usual::Wide,
+        source: "sock.skc_cookie and the first sequence number (UDP: the addresses)",
+        about: "Given to one connection or flow only, until the next boot, and the same in all \
+                its rows and in two tcptops that run at once.",
+        needs: Needs::IDENTITY,
+        value: |row| match row.sample.id {
+            Identity { cookie: 0, .. } => Value::Unknown,
+            id => Value::Id(id),
+        },
+        ..COLUMN
+    },
+    Column {
+        name: "started",
+        title: "STARTED",
+        usual: Usual::Wide,
+        source: "the clock of the host",
+        about: "When the connection began: RFC 3339, UTC; unknown for one that is older than \
+                tcptop.",
+        value: |row| row.started.map_or(Value::Unknown, Value::Moment),
+        ..COLUMN
+    },
+    Column {
+        name: "host",
+        title: "HOST",
+        usual: Usual::Wide,
+        source: "--host, or the name of the host",
+        about: "Name of this host, for those who join the rows of several.",
+        value: |row| Value::Text(row.host),
+        ..COLUMN
+    },
+    Column {
         name: "local",
         title: "LOCAL",
         width: 21,
-        usual: Usual::Lines,
+        usual: Usual::Asked,
         source: "local_addr, local_port",
         about: "Address and port of this host's end: 10.0.0.1:443, [2001:db8::1]:443.",
         value: |row| Value::Endpoint(&row.sample.local),
@@ -472,7 +583,7 @@ pub static COLUMNS: &[Column] = &[
         name: "remote",
         title: "REMOTE",
         width: 21,
-        usual: Usual::Lines,
+        usual: Usual::Asked,
         source: "remote_addr, remote_port",
         about: "Address and port of the other end.",
         value: |row| Value::Endpoint(&row.sample.remote),
@@ -497,27 +608,27 @@ pub const LINES: [&str; 13] = [
     "rate_out_bytes_sec",
 ];
 
-/// Some columns in an order, and whether names must be looked up for them.
+/// Some columns in an order, and what they need.
 #[derive(Clone)]
 pub struct Selection {
     columns: Vec<&'static Column>,
-    needs_names: bool,
+    needs: Needs,
 }
 
 impl Selection {
     fn new(columns: Vec<&'static Column>) -> Selection {
-        let needs_names = columns.iter().any(|column| column.needs_names);
-        Selection { columns, needs_names }
+        let needs = columns.iter().fold(Needs::empty(), |all, column| all | column.needs);
+        Selection { columns, needs }
     }
 
     /// The columns with these names. A name that no column has is passed over.
-    pub fn named(names: &[&str]) -> Selection {
-        Selection::new(names.iter().filter_map(|name| column(name)).collect())
+    pub fn named<'n>(names: impl IntoIterator<Item = &'n str>) -> Selection {
+        Selection::new(names.into_iter().filter_map(column).collect())
     }
 
     /// The columns of lines.
     pub fn lines() -> Selection {
-        Selection::named(&LINES)
+        Selection::named(LINES)
     }
 
     /// The columns of CSV, with or without `--wide`.
@@ -525,9 +636,24 @@ impl Selection {
         let asked = |column: &&Column| match column.usual {
             Usual::Always => true,
             Usual::Wide => wide,
-            Usual::Lines => false,
+            Usual::Asked => false,
         };
         Selection::new(COLUMNS.iter().filter(asked).collect())
+    }
+
+    /// The columns that `--columns` asks for, where these are the format's own.
+    pub fn asked(self, list: &ColumnList) -> Selection {
+        let names = list.names.iter().map(String::as_str);
+        if !list.add {
+            return Selection::named(names);
+        }
+        let mut columns = self.columns;
+        for column in names.filter_map(column) {
+            if !columns.iter().any(|known| known.name == column.name) {
+                columns.push(column);
+            }
+        }
+        Selection::new(columns)
     }
 
     /// The columns in their order.
@@ -535,15 +661,33 @@ impl Selection {
         self.columns.iter().copied()
     }
 
-    /// True where one of them needs names to be looked up.
-    pub fn needs_names(&self) -> bool {
-        self.needs_names
+    /// What must be read or looked up for them.
+    pub fn needs(&self) -> Needs {
+        self.needs
     }
 }
 
 /// The column with this name.
 pub fn column(name: &str) -> Option<&'static Column> {
     COLUMNS.iter().find(|column| column.name == name)
+}
+
+/// All columns for people: name, unit, source, and what each is.
+pub fn list() -> String {
+    let length = |text: fn(&Column) -> &str| {
+        COLUMNS.iter().map(|column| text(column).len()).max().unwrap_or_default()
+    };
+    let (name, unit) = (length(|column| column.name), length(Column::unit_name));
+    let source = length(|column| column.source);
+    let mut text = format!("{:name$}  {:unit$}  {:source$}  ABOUT\n", "NAME", "UNIT", "SOURCE");
+    for column in COLUMNS {
+        let unit_name = column.unit_name();
+        text += &format!(
+            "{:name$}  {unit_name:unit$}  {:source$}  {}\n",
+            column.name, column.source, column.about
+        );
+    }
+    text
 }
 
 /// The names of the columns that `--wide` appends, as a list for people.
@@ -577,7 +721,9 @@ mod tests {
     fn values_are_of_their_kind() {
         let row = record(tcp(), 1.0, 2.0);
         let closed = closed(tcp(), CloseReason::Fin, 5);
-        let rows = [Row::open(&row, "now", 9, false), Row::closed(&closed, "now", false)];
+        let common = Common { time: "now", now_ns: 9, host: "here", lifetime: false };
+        let place = Place::default();
+        let rows = [Row::open(&row, common, place), Row::closed(&closed, common, place)];
         for column in COLUMNS {
             for row in &rows {
                 let kind = match (column.value)(row) {
@@ -592,6 +738,8 @@ mod tests {
                     | Value::Text(_)
                     | Value::Name(_)
                     | Value::Time(_)
+                    | Value::Moment(_)
+                    | Value::Id(_)
                     | Value::Host(_)
                     | Value::Endpoint(_) => Kind::Text,
                 };
@@ -601,9 +749,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_wide_columns_need_names() {
-        assert!(!Selection::lines().needs_names());
-        assert!(!Selection::csv(false).needs_names());
-        assert!(Selection::csv(true).needs_names());
+    fn what_is_not_asked_for_is_not_needed() {
+        assert_eq!(Selection::lines().needs(), Needs::empty());
+        assert_eq!(Selection::csv(false).needs(), Needs::empty());
+        let wide = Needs::IDENTITY | Needs::INTERFACE | Needs::CGROUP | Needs::CONTAINER;
+        assert_eq!(Selection::csv(true).needs(), wide);
+    }
+
+    #[test]
+    fn a_list_chooses_or_adds() {
+        let names = |list: &str, own: Selection| -> Vec<&str> {
+            let list = list.parse().expect("a list");
+            own.asked(&list).iter().map(|column| column.name).collect()
+        };
+        assert_eq!(names("pid,local", Selection::lines()), ["pid", "local"]);
+        assert_eq!(names("+pid,host", Selection::lines())[12..], ["rate_out_bytes_sec", "host"]);
     }
 }

@@ -13,26 +13,24 @@ use std::io;
 
 use super::columns::{Row, Selection, Value};
 use super::text::{Cents, Host, RawAge, Short};
-use super::{Document, Format, Interval, Named, Page, timestamp};
+use super::{Document, Format, Interval, Page, timestamp};
 
 /// The number of rows that are put on the page before it is checked for being full.
 const ROWS: usize = 256;
 
 /// Intervals as CSV.
 pub struct CsvLogger {
-    columns: Named,
-    lifetime: bool,
+    columns: Selection,
 }
 
 impl CsvLogger {
-    /// Writes these columns. With `lifetime`, the totals of TCP count from the opening of
-    /// each connection, so no TCP connection is partial.
-    pub fn new(columns: Named, lifetime: bool) -> CsvLogger {
-        CsvLogger { columns, lifetime }
+    /// Writes these columns.
+    pub fn new(columns: Selection) -> CsvLogger {
+        CsvLogger { columns }
     }
 
     fn header(&self) -> String {
-        let names: Vec<&str> = self.columns.columns.iter().map(|column| column.name).collect();
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name).collect();
         names.join(",") + "\n"
     }
 }
@@ -43,25 +41,22 @@ impl Format for CsvLogger {
             header: self.header(),
             beginning: self.header(),
             mismatch: "it does not begin with the header of this CSV (made by something else, or \
-                    with or without --wide)",
+                    with other columns)",
             quotes: true,
         }
     }
 
-    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
+    fn interval(&mut self, interval: Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         let time = timestamp(interval.time);
-        let lifetime = self.lifetime;
-        self.columns.refresh();
-        let open = interval.rows.iter().filter(|_| !interval.listing);
-        let mut rows = open
-            .map(|row| Row::open(row, &time, interval.now_ns, lifetime))
-            .chain(interval.closed.iter().map(|end| Row::closed(end, &time, lifetime)))
-            .peekable();
-        while rows.peek().is_some() {
+        let common = interval.common(&time);
+        let mut items = interval.items().peekable();
+        while items.peek().is_some() {
             let mut csv = ::csv::WriterBuilder::new().has_headers(false).from_writer(page.text());
-            for row in rows.by_ref().take(ROWS) {
-                let (columns, row) = self.columns.fill(row);
-                CsvRow { columns, row: &row }.write(&mut csv).map_err(io::Error::other)?;
+            for item in items.by_ref().take(ROWS) {
+                let row = item.row(common, interval.names, self.columns.needs());
+                CsvRow { columns: &self.columns, row: &row }
+                    .write(&mut csv)
+                    .map_err(io::Error::other)?;
             }
             csv.flush()?;
             drop(csv);
@@ -92,6 +87,8 @@ impl CsvRow<'_> {
                 Value::Name(name) => csv.write_field(&*name.to_text()),
                 Value::Host(address) => csv.write_field(Short::of(Host(address))),
                 Value::Endpoint(address) => csv.write_field(Short::of(*address)),
+                Value::Moment(time) => csv.write_field(timestamp(time)),
+                Value::Id(id) => csv.write_field(Short::of(id)),
                 Value::Number(number) | Value::Bytes(number) | Value::Micros(number) => {
                     csv.write_field(itoa::Buffer::new().format(number))
                 }
@@ -108,24 +105,23 @@ impl CsvRow<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{
-        Known, closed, first_columns, interval, name, record, tcp, udp, written,
+        closed, first_columns, interval, name, record, tcp, udp, written,
     };
     use super::super::{Destination, Writer};
     use super::*;
-    use crate::connection::{CloseReason, Closed, Counters, Owner, ProcessName};
-    use crate::table::ConnectionRecord;
+    use crate::connection::{CloseReason, Counters, KernelName, Owner};
+    use crate::table::{ClosedRecord, ConnectionRecord};
     use proptest::prelude::*;
     use std::fs;
 
     fn csv(wide: bool) -> CsvLogger {
-        let columns = first_columns(if wide { 26 } else { 16 });
-        CsvLogger::new(Named::new(columns, || Box::new(Known)), false)
+        CsvLogger::new(first_columns(if wide { 26 } else { 16 }))
     }
 
     /// The header and what is written after it.
-    fn write(format: CsvLogger, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
+    fn write(format: CsvLogger, rows: &[ConnectionRecord], ended: &[ClosedRecord]) -> String {
         let rows: Vec<_> = rows.iter().collect();
-        format.header() + &written(format, &[interval(&rows, ended)])
+        format.header() + &written(format, [interval(&rows, ended)])
     }
 
     #[test]
@@ -158,10 +154,11 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         let mut old = tcp();
         old.partial = true;
         old.min_rtt_us = None;
-        let rows = [record(tcp(), 0.0, 0.0), record(old, 0.0, 0.0), record(udp(), 0.0, 0.0)];
+        let rows =
+            [record(tcp(), 0.0, 0.0), record(old.clone(), 0.0, 0.0), record(udp(), 0.0, 0.0)];
         let ended = [
             closed(tcp(), CloseReason::Reset, 312_400),
-            closed(old, CloseReason::Unknown, 312_400),
+            closed(old.clone(), CloseReason::Unknown, 312_400),
         ];
         let text = write(csv(true), &rows, &ended);
         let columns: Vec<_> =
@@ -177,8 +174,10 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
                 "true,3,,,1000,eth0,4026531840,\"/docker/a,b\",0123,",
             ]
         );
-        let lifetime = CsvLogger { lifetime: true, ..csv(true) };
-        let lifetime = write(lifetime, &[record(old, 0.0, 0.0)], &[]);
+        let row = record(old, 0.0, 0.0);
+        let rows = [&row];
+        let lifetime = Interval { lifetime: true, ..interval(&rows, &[]) };
+        let lifetime = written(csv(true), [lifetime]);
         assert!(lifetime.contains(",false,3,,,1000,"), "{lifetime}");
     }
 
@@ -187,7 +186,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         let row = record(tcp(), 0.0, 0.0);
         let (rows, ended) = ([&row], [closed(tcp(), CloseReason::Fin, 5)]);
         let listing = Interval { listing: true, ..interval(&rows, &ended) };
-        let text = written(csv(false), &[listing]);
+        let text = written(csv(false), [listing]);
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains(",CLOSED,"), "no later row reports the end of this connection");
     }
@@ -201,15 +200,15 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
             let file = Destination::file(&path, true, csv(false).document()).unwrap();
             assert_eq!(file.repaired(), 0);
             let mut writer = Writer::new(Box::new(csv(false)), file);
-            writer.interval(&interval(&[&row], &[])).unwrap();
+            writer.interval(interval(&[&row], &[])).unwrap();
             writer.reopen().unwrap();
-            writer.interval(&interval(&[&row], &[])).unwrap();
+            writer.interval(interval(&[&row], &[])).unwrap();
         }
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!((text.lines().count(), text.matches("timestamp").count()), (5, 1));
         let other = Destination::file(&path, true, csv(true).document());
         let error = other.err().map(|error| error.to_string());
-        assert!(error.is_some_and(|error| error.contains("--wide")));
+        assert!(error.is_some_and(|error| error.contains("other columns")));
     }
 
     #[test]
@@ -218,9 +217,9 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         let stream = Destination::stream_of(fs::File::from(pipe), csv(false).document());
         let mut writer = Writer::new(Box::new(csv(false)), stream);
         let row = record(tcp(), 0.0, 0.0);
-        writer.interval(&interval(&[&row], &[])).unwrap();
+        writer.interval(interval(&[&row], &[])).unwrap();
         drop(reader);
-        let error = writer.interval(&interval(&[&row], &[])).unwrap_err();
+        let error = writer.interval(interval(&[&row], &[])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
@@ -229,7 +228,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
     fn no_row_is_lost_between_two_pieces() {
         let row = record(tcp(), 0.0, 0.0);
         let rows = vec![&row; 5 * ROWS + 7];
-        let text = written(csv(false), &[interval(&rows, &[])]);
+        let text = written(csv(false), [interval(&rows, &[])]);
         let lines: std::collections::HashSet<&str> = text.lines().collect();
         assert_eq!((text.lines().count(), lines.len()), (rows.len(), 1));
     }
@@ -243,10 +242,10 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
             let [bytes_in, bytes_out, packets_in, packets_out] = numbers;
             let mut sample = tcp();
             sample.local = local.into();
-            sample.owner = Some(Owner { pid, name: ProcessName::from_comm(comm) });
+            sample.owner = Some(Owner { pid, name: KernelName::from_comm(comm) });
             sample.counters = Counters { bytes_in, bytes_out, packets_in, packets_out };
             sample.rtt_us = rtt_us;
-            let text = write(csv(true), &[record(sample, rates[0], rates[1])], &[]);
+            let text = write(csv(true), &[record(sample.clone(), rates[0], rates[1])], &[]);
             let mut reader = ::csv::Reader::from_reader(text.as_bytes());
             let rows: Vec<_> = reader.records().collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(rows.len(), 1);
@@ -255,7 +254,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
             prop_assert_eq!(row[2].parse(), Ok(sample.local.ip()));
             prop_assert_eq!(row[3].parse(), Ok(sample.local.port()));
             prop_assert_eq!(row[6].parse(), Ok(pid));
-            let name = ProcessName::from_comm(comm).to_text().into_owned();
+            let name = KernelName::from_comm(comm).to_text().into_owned();
             prop_assert_eq!(&row[7], name);
             for (column, number) in (9..13).zip(numbers) {
                 prop_assert_eq!(row[column].parse(), Ok(number));

@@ -7,8 +7,8 @@
 //! | key | value |
 //! |---|---|
 //! | `schema` | 1; increased when a key is removed or changes its meaning, not for a new key |
-//! | `event` | `sample`: open; `closed`: ended, final totals; `lost`: counts of losses |
-//! | `timestamp`, `protocol`, … | the CSV columns, those of `--wide` included |
+//! | `event` | `sample`: open; `closed`: ended, `expired`: a silent UDP flow, both with final totals; `lost`: counts of losses |
+//! | `timestamp`, `protocol`, … | the CSV columns, those of `--wide` included, or those of `--columns` |
 //!
 //! Numbers are numbers, `partial` is a boolean, and a value that is not known is null;
 //! so is `rtt_us` where the connection has none. The rates of `closed` are 0. A `lost`
@@ -23,27 +23,20 @@ use serde::{Serialize, Serializer};
 
 use super::columns::{Row, Selection, Value};
 use super::text::{Cents, Host, Short};
-use super::{Document, Format, Interval, Named, Page, timestamp};
+use super::{Document, Format, Interval, Page, timestamp};
 use crate::loss::{Loss, LossCause};
 
 const SCHEMA: u32 = 1;
 
 /// Intervals as JSON lines.
 pub struct JsonLogger {
-    columns: Named,
-    lifetime: bool,
+    columns: Selection,
 }
 
 impl JsonLogger {
-    /// Writes these columns. With `lifetime`, the totals of TCP count from the opening of
-    /// each connection, so no TCP connection is partial.
-    pub fn new(columns: Named, lifetime: bool) -> JsonLogger {
-        JsonLogger { columns, lifetime }
-    }
-
-    fn put(&mut self, event: &'static str, row: Row<'_>, page: &mut Page<'_>) -> io::Result<()> {
-        let (columns, row) = self.columns.fill(row);
-        line(&JsonRow { event, columns, row: &row }, page)
+    /// Writes these columns.
+    pub fn new(columns: Selection) -> JsonLogger {
+        JsonLogger { columns }
     }
 }
 
@@ -57,14 +50,12 @@ impl Format for JsonLogger {
         }
     }
 
-    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
+    fn interval(&mut self, interval: Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
         let time = timestamp(interval.time);
-        self.columns.refresh();
-        for row in interval.rows.iter().filter(|_| !interval.listing) {
-            self.put("sample", Row::open(row, &time, interval.now_ns, self.lifetime), page)?;
-        }
-        for closed in interval.closed {
-            self.put("closed", Row::closed(closed, &time, self.lifetime), page)?;
+        let common = interval.common(&time);
+        for item in interval.items() {
+            let row = item.row(common, interval.names, self.columns.needs());
+            line(&JsonRow { event: item.event(), columns: &self.columns, row: &row }, page)?;
         }
         if interval.lost.is_zero() {
             return Ok(());
@@ -81,7 +72,7 @@ fn line(value: &impl Serialize, page: &mut Page<'_>) -> io::Result<()> {
 
 /// The object of one connection.
 pub struct JsonRow<'a> {
-    /// `sample` or `closed`.
+    /// `sample`, `closed` or `expired`.
     pub event: &'static str,
     /// The columns in their order.
     pub columns: &'a Selection,
@@ -114,6 +105,8 @@ impl Serialize for Member<'_> {
             Value::Name(name) => serializer.serialize_str(&name.to_text()),
             Value::Host(address) => serializer.serialize_str(&Short::of(Host(address))),
             Value::Endpoint(address) => serializer.serialize_str(&Short::of(*address)),
+            Value::Moment(time) => serializer.serialize_str(&timestamp(time)),
+            Value::Id(id) => serializer.serialize_str(&Short::of(id)),
             Value::Number(number) | Value::Bytes(number) | Value::Micros(number) => {
                 serializer.serialize_u64(number)
             }
@@ -146,15 +139,14 @@ impl Serialize for Lost<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{
-        Known, closed, first_columns, interval, name, record, tcp, udp, written,
+        closed, first_columns, interval, name, record, tcp, udp, written,
     };
     use super::*;
     use crate::connection::{CloseReason, Owner};
     use serde_json::Value;
 
-    fn write(interval: &Interval<'_>) -> String {
-        let format = JsonLogger::new(Named::new(first_columns(26), || Box::new(Known)), false);
-        written(format, std::slice::from_ref(interval))
+    fn write(interval: Interval<'_>) -> String {
+        written(JsonLogger::new(first_columns(26)), [interval])
     }
 
     #[test]
@@ -170,7 +162,7 @@ mod tests {
         let mut lost = Loss::default();
         lost[LossCause::RingFull] = 2;
         let ended = [closed(unknown, CloseReason::Abort, 5)];
-        let text = write(&Interval { lost: &lost, ..interval(&rows, &ended) });
+        let text = write(Interval { lost: &lost, ..interval(&rows, &ended) });
         assert_eq!(
             text,
             r#"{"schema":1,"event":"sample","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":1234,"process_name":"curl","state":"ESTABLISHED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":1536.46,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":false,"retrans":3,"min_rtt_us":4321,"age_sec":10.5,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/docker/a,b","container":"0123","end":null}
@@ -186,9 +178,9 @@ mod tests {
 
     #[test]
     fn silence_writes_nothing_and_the_listing_no_samples() {
-        assert_eq!(write(&interval(&[], &[])), "");
+        assert_eq!(write(interval(&[], &[])), "");
         let row = record(tcp(), 0.0, 0.0);
         let rows = [&row];
-        assert_eq!(write(&Interval { listing: true, ..interval(&rows, &[]) }), "");
+        assert_eq!(write(Interval { listing: true, ..interval(&rows, &[]) }), "");
     }
 }

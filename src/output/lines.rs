@@ -17,13 +17,14 @@ use std::io;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::columns::{Column, Kind, Row, Selection, Value};
+use super::columns::{Column, Common, Kind, LINES, Row, Selection, Value};
 use super::text::{
     Age, Field, Host, Name, OrDash, Rate, RawAge, Room, Rtt, Short, Size, Text, whole,
 };
 use super::{Document, Format, Interval, Page, timestamp};
-use crate::connection::{Closed, Sample};
-use crate::table::ConnectionRecord;
+use crate::connection::{Needs, Protocol, Sample};
+use crate::names::{Names, place};
+use crate::table::{ClosedRecord, ConnectionRecord};
 
 const NEW: &[u8] = b"\x1b[32m";
 const CLOSING: &[u8] = b"\x1b[31m";
@@ -36,9 +37,6 @@ pub struct LineStyle {
     pub raw: bool,
     /// The interval's time first on every line (`-t`).
     pub timestamp: bool,
-    /// The totals of TCP count from the opening of each connection (`--lifetime`), so no
-    /// TCP connection is marked `[PARTIAL]`.
-    pub lifetime: bool,
     /// Colour the rows of new connections green and `[CLOSED]` lines red.
     pub color: bool,
 }
@@ -51,6 +49,8 @@ impl LineStyle {
             Value::Unknown => out.put(b"-"),
             Value::Word(text) | Value::Time(text) => text.write(out),
             Value::Text(text) => Field(text.as_bytes()).write(out),
+            Value::Moment(time) => timestamp(time).as_str().write(out),
+            Value::Id(id) => id.write(out),
             Value::Name(name) => Field(name.as_bytes()).write(out),
             Value::Host(address) => Host(address).write(out),
             Value::Endpoint(address) => address.write(out),
@@ -85,13 +85,27 @@ fn screen_width(text: &[u8]) -> usize {
     }
 }
 
+/// The columns whose values every `[CLOSED]` line has, besides [`LINES`].
+const TOLD_AT_THE_END: [&str; 9] = [
+    "local_addr",
+    "local_port",
+    "remote_addr",
+    "remote_port",
+    "retrans",
+    "age_sec",
+    "end",
+    "partial",
+    "timestamp",
+];
+
 /// Intervals as lines.
 pub struct LineLogger {
     style: LineStyle,
     columns: Vec<Cell>,
+    /// The columns that a `[CLOSED]` line has besides its own.
+    more: Vec<&'static Column>,
+    needs: Needs,
     header_due: bool,
-    /// The time of the interval and a blank; empty without `--timestamp`.
-    time: String,
 }
 
 /// A column and its present width, so that its values stand below each other.
@@ -103,10 +117,15 @@ struct Cell {
 
 impl LineLogger {
     /// The header is written with the first interval.
-    pub fn new(style: LineStyle) -> LineLogger {
-        let columns = Selection::lines();
-        let columns = columns.iter().map(|column| Cell { column, width: column.width }).collect();
-        LineLogger { style, columns, header_due: true, time: String::new() }
+    pub fn new(style: LineStyle, columns: Selection) -> LineLogger {
+        let told = |name| LINES.contains(&name) || TOLD_AT_THE_END.contains(&name);
+        LineLogger {
+            style,
+            columns: columns.iter().map(|column| Cell { column, width: column.width }).collect(),
+            more: columns.iter().filter(|column| !told(column.name)).collect(),
+            needs: columns.needs(),
+            header_due: true,
+        }
     }
 
     fn header(&mut self, out: &mut Vec<u8>) {
@@ -119,28 +138,23 @@ impl LineLogger {
         out.push(b'\n');
     }
 
-    fn row(&mut self, row: &ConnectionRecord, interval: &Interval<'_>, out: &mut Vec<u8>) {
-        // In the listing at start every connection is new, so none is coloured.
-        let color = self.style.color && row.is_new && !interval.listing;
-        self.begin(if color { NEW } else { b"" }, out);
-        self.cells(row, interval, out);
-        self.end(&row.sample, color, out);
+    fn row(&mut self, row: &Row<'_>, color: bool, out: &mut Vec<u8>) {
+        self.begin(row, if color { NEW } else { b"" }, out);
+        self.cells(row, out);
+        self.end(row, color, out);
     }
 
-    fn cells(&mut self, row: &ConnectionRecord, interval: &Interval<'_>, out: &mut Vec<u8>) {
-        let style = self.style;
-        let row = Row::open(row, &self.time, interval.now_ns, style.lifetime);
+    fn cells(&mut self, row: &Row<'_>, out: &mut Vec<u8>) {
         for (position, cell) in self.columns.iter_mut().enumerate() {
-            let value = (cell.column.value)(&row);
-            cell.put(position, value, style, out);
+            cell.put(position, (cell.column.value)(row), self.style, out);
         }
     }
 
-    fn closed(&mut self, closed: &Closed, out: &mut Vec<u8>) {
-        let Sample { protocol, local, remote, counters, .. } = closed.sample;
+    fn closed(&self, row: &Row<'_>, out: &mut Vec<u8>) {
+        let Sample { protocol, local, remote, counters, .. } = row.sample;
         let style = self.style;
-        self.begin(if style.color { CLOSING } else { b"" }, out);
-        let owner = closed.sample.owner.as_ref();
+        self.begin(row, if style.color { CLOSING } else { b"" }, out);
+        let owner = row.sample.owner.as_ref();
         out.put(b"[CLOSED] ");
         protocol.name().write(out);
         out.put(b" ");
@@ -160,23 +174,32 @@ impl LineLogger {
         out.put(b" pkts_out=");
         counters.packets_out.write(out);
         out.put(b" rtt=");
-        style.rtt(closed.sample.rtt_us.map(u64::from), out);
+        style.rtt(row.sample.rtt_us.map(u64::from), out);
         out.put(b" retrans=");
-        closed.sample.retransmits.write(out);
+        row.sample.retransmits.write(out);
         out.put(b" age=");
-        style.age(closed.age_ns(), out);
+        style.age(row.age_ns, out);
         out.put(b" end=");
-        closed.reason.name().unwrap_or("-").write(out);
-        self.end(&closed.sample, style.color, out);
+        row.end.unwrap_or("-").write(out);
+        for column in &self.more {
+            out.put(b" ");
+            out.put(column.name.as_bytes());
+            out.put(b"=");
+            style.value((column.value)(row), out);
+        }
+        self.end(row, style.color, out);
     }
 
-    fn begin(&self, color: &[u8], out: &mut Vec<u8>) {
+    fn begin(&self, row: &Row<'_>, color: &[u8], out: &mut Vec<u8>) {
         out.put(color);
-        out.put(self.time.as_bytes());
+        if self.style.timestamp {
+            row.time.write(out);
+            out.put(b" ");
+        }
     }
 
-    fn end(&self, sample: &Sample, color: bool, out: &mut Vec<u8>) {
-        if sample.lacks_past(self.style.lifetime) {
+    fn end(&self, row: &Row<'_>, color: bool, out: &mut Vec<u8>) {
+        if row.partial {
             out.put(b" [PARTIAL]");
         }
         if color {
@@ -193,29 +216,42 @@ impl Format for LineLogger {
         Document::default()
     }
 
-    fn interval(&mut self, interval: &Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
-        if self.style.timestamp {
-            self.time = timestamp(interval.time);
-            self.time.push(' ');
-        }
+    fn interval(&mut self, interval: Interval<'_>, page: &mut Page<'_>) -> io::Result<()> {
+        let time = timestamp(interval.time);
+        let (common, needs) = (interval.common(&time), self.needs);
+        let names = interval.names;
         if std::mem::take(&mut self.header_due) {
             // Writes the rows once and drops them, to learn the widths for the header.
-            for row in interval.rows {
-                self.cells(row, interval, page.text());
+            for record in interval.rows {
+                self.cells(&open(record, common, names, needs), page.text());
                 page.text().clear();
             }
             self.header(page.text());
         }
-        for row in interval.rows {
-            self.row(row, interval, page.text());
+        for record in interval.rows {
+            // In the listing at start every connection is new, so none is coloured.
+            let color = self.style.color && record.is_new && !interval.listing;
+            self.row(&open(record, common, names, needs), color, page.text());
             page.end_row()?;
         }
-        for closed in interval.closed {
-            self.closed(closed, page.text());
+        // A UDP flow that is forgotten has no line.
+        let is_tcp = |record: &&&ClosedRecord| record.closed.sample.protocol == Protocol::Tcp;
+        for record in interval.closed.iter().filter(is_tcp) {
+            let place = place(names, &record.closed.sample, needs);
+            self.closed(&Row::closed(record, common, place), page.text());
             page.end_row()?;
         }
         Ok(())
     }
+}
+
+fn open<'a>(
+    record: &'a ConnectionRecord,
+    common: Common<'a>,
+    names: &'a mut dyn Names,
+    needs: Needs,
+) -> Row<'a> {
+    Row::open(record, common, place(names, &record.sample, needs))
 }
 
 impl Cell {
@@ -255,15 +291,18 @@ mod tests {
     use super::super::fixtures::{Shared, closed, interval, name, record, tcp, udp, written};
     use super::super::{Destination, Writer};
     use super::*;
-    use crate::connection::{CloseReason, Counters, Owner, ProcessName};
+    use crate::connection::{CloseReason, Counters, KernelName, Owner};
     use proptest::prelude::*;
 
-    const PLAIN: LineStyle =
-        LineStyle { raw: false, timestamp: false, lifetime: false, color: false };
+    const PLAIN: LineStyle = LineStyle { raw: false, timestamp: false, color: false };
 
-    fn write(style: LineStyle, rows: &[ConnectionRecord], ended: &[Closed]) -> String {
+    fn logger(style: LineStyle) -> LineLogger {
+        LineLogger::new(style, Selection::lines())
+    }
+
+    fn write(style: LineStyle, rows: &[ConnectionRecord], ended: &[ClosedRecord]) -> String {
         let rows: Vec<_> = rows.iter().collect();
-        written(LineLogger::new(style), &[interval(&rows, ended)])
+        written(logger(style), [interval(&rows, ended)])
     }
 
     #[test]
@@ -321,8 +360,10 @@ TIME                     PROTO LOCAL                 REMOTE                    P
     fn lifetime_totals_lack_nothing_and_carry_no_mark() {
         let mut old = tcp();
         old.partial = true;
-        let style = LineStyle { lifetime: true, ..PLAIN };
-        let text = write(style, &[record(old, 0.0, 0.0)], &[closed(old, CloseReason::Fin, 1)]);
+        let (row, ended) = (record(old.clone(), 0.0, 0.0), [closed(old, CloseReason::Fin, 1)]);
+        let rows = [&row];
+        let interval = Interval { lifetime: true, ..interval(&rows, &ended) };
+        let text = written(logger(PLAIN), [interval]);
         assert!(!text.contains("PARTIAL"), "{text}");
     }
 
@@ -342,7 +383,7 @@ TIME                     PROTO LOCAL                 REMOTE                    P
         let row = record(tcp(), 0.0, 0.0);
         let rows = [&row];
         let listing = Interval { listing: true, ..interval(&rows, &[]) };
-        let text = written(LineLogger::new(style), &[listing]);
+        let text = written(logger(style), [listing]);
         assert!(!text.contains('\x1b'), "nothing in the listing at start is new");
     }
 
@@ -350,11 +391,11 @@ TIME                     PROTO LOCAL                 REMOTE                    P
     fn an_interval_is_one_write_and_a_silent_one_is_none() {
         let out = Shared::default();
         let stream = Destination::stream(out.clone());
-        let mut lines = Writer::new(Box::new(LineLogger::new(PLAIN)), stream);
-        lines.interval(&interval(&[], &[])).unwrap();
-        lines.interval(&interval(&[], &[])).unwrap();
+        let mut lines = Writer::new(Box::new(logger(PLAIN)), stream);
+        lines.interval(interval(&[], &[])).unwrap();
+        lines.interval(interval(&[], &[])).unwrap();
         let row = record(tcp(), 0.0, 0.0);
-        lines.interval(&interval(&[&row, &row], &[closed(tcp(), CloseReason::Fin, 1)])).unwrap();
+        lines.interval(interval(&[&row, &row], &[closed(tcp(), CloseReason::Fin, 1)])).unwrap();
         let calls = out.calls();
         assert_eq!((calls.writes.len(), calls.flushes), (2, 2));
         assert!(calls.writes[0].starts_with(b"PROTO "), "the header does not wait for a row");
@@ -366,7 +407,7 @@ TIME                     PROTO LOCAL                 REMOTE                    P
         let mut long = tcp();
         long.local = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap();
         let (short, long) = (record(tcp(), 0.0, 0.0), record(long, 0.0, 0.0));
-        let text = write(PLAIN, &[short, long], &[]);
+        let text = write(PLAIN, &[short.clone(), long.clone()], &[]);
         let at = |line: &str| line.find(" 93.184").map(|at| at + 1);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0].find("REMOTE"), Some(53), "the first listing sets the widths");
@@ -374,9 +415,25 @@ TIME                     PROTO LOCAL                 REMOTE                    P
 
         let rows = [[&short], [&long], [&short]];
         let intervals = [0, 1, 2].map(|at| interval(&rows[at], &[]));
-        let text = written(LineLogger::new(PLAIN), &intervals);
+        let text = written(logger(PLAIN), intervals);
         let starts: Vec<_> = text.lines().skip(1).map(at).collect();
         assert_eq!(starts, [Some(28), Some(53), Some(53)]);
+    }
+
+    #[test]
+    fn chosen_columns_also_in_the_line_of_a_close() {
+        let columns = Selection::named(["remote", "retrans", "uid", "timestamp", "started"]);
+        let row = record(tcp(), 0.0, 0.0);
+        let ended = [closed(tcp(), CloseReason::Fin, 5)];
+        let text = written(LineLogger::new(PLAIN, columns), [interval(&[&row], &ended)]);
+        assert_eq!(
+            text,
+            "\
+REMOTE                RETRANS  UID TIME                     STARTED
+93.184.216.34:443           3 1000 2026-03-04T05:06:07.089Z -      
+[CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291(1.2M) out=340B pkts_in=900 pkts_out=12 rtt=5.0ms retrans=3 age=0.000s end=fin uid=1000 started=2026-03-04T05:06:01.000Z
+"
+        );
     }
 
     #[test]
@@ -411,7 +468,7 @@ TIME                     PROTO LOCAL                 REMOTE                    P
                 sample.local = local;
                 sample.remote = remote;
                 sample.owner =
-                    owner.map(|(pid, comm)| Owner { pid, name: ProcessName::from_comm(comm) });
+                    owner.map(|(pid, comm)| Owner { pid, name: KernelName::from_comm(comm) });
                 let [bytes_in, bytes_out, packets_in, packets_out] = numbers;
                 sample.counters = Counters { bytes_in, bytes_out, packets_in, packets_out };
                 sample.rtt_us = rtt_us;
@@ -424,10 +481,11 @@ TIME                     PROTO LOCAL                 REMOTE                    P
         #[test]
         fn every_row_has_the_promised_fields((sample, rates, time) in samples(), raw: bool) {
             let style = LineStyle { raw, timestamp: time, ..PLAIN };
-            let row = record(sample, rates[0], rates[1]);
-            let text = write(style, &[row], &[closed(sample, CloseReason::Fin, 5)]);
+            let row = record(sample.clone(), rates[0], rates[1]);
+            let text = write(style, &[row], &[closed(sample.clone(), CloseReason::Fin, 5)]);
             let lines: Vec<_> = text.split('\n').collect();
-            prop_assert_eq!(lines.len(), 4, "header, row, close and the end: {}", text);
+            let ends = usize::from(sample.protocol == Protocol::Tcp);
+            prop_assert_eq!(lines.len(), 3 + ends, "header, row, close and the end: {}", text);
             // As awk splits: blanks, tabs.
             let fields = |line: &str| line.split([' ', '\t']).filter(|field| !field.is_empty()).count();
             let expected = 13 + usize::from(time);

@@ -12,7 +12,7 @@ use humansize::{BINARY, FormatSizeOptions, ISizeFormatter};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use unicode_width::UnicodeWidthChar;
 
-use crate::connection::ProcessName;
+use crate::connection::{Identity, KernelName};
 
 /// A buffer in memory that text is appended to. Appending cannot fail.
 pub trait Room {
@@ -316,6 +316,29 @@ impl Text for SocketAddr {
     }
 }
 
+/// In hexadecimal digits: `1c5f-9f3c01de`.
+impl Text for Identity {
+    fn write(&self, out: &mut impl Room) {
+        hexadecimal(self.cookie, out);
+        out.put(b"-");
+        hexadecimal(self.part, out);
+    }
+}
+
+/// Appends `number` in lower-case hexadecimal digits, without leading zeros.
+fn hexadecimal(mut number: u64, out: &mut impl Room) {
+    let mut digits = [0; 16];
+    let mut begin = digits.len();
+    loop {
+        begin -= 1;
+        digits[begin] = b"0123456789abcdef"[(number % 16) as usize];
+        number /= 16;
+        if number == 0 {
+            return out.put(&digits[begin..]);
+        }
+    }
+}
+
 /// Lets the standard library format into a [`Room`].
 struct Formatted<'a, R>(&'a mut R);
 
@@ -330,11 +353,11 @@ impl<R: Room> fmt::Write for Formatted<'_, R> {
 /// the cursor or be invisible become `_`, bytes that are not UTF-8 become U+FFFD, and
 /// an empty name becomes `-`.
 #[derive(Clone, Copy, Debug)]
-pub struct Name<'a>(pub Option<&'a ProcessName>);
+pub struct Name<'a>(pub Option<&'a KernelName>);
 
 impl Text for Name<'_> {
     fn write(&self, out: &mut impl Room) {
-        Field(self.0.map_or(&b""[..], ProcessName::as_bytes)).write(out);
+        Field(self.0.map_or(&b""[..], KernelName::as_bytes)).write(out);
     }
 }
 
@@ -393,7 +416,7 @@ mod tests {
     fn name(bytes: &[u8]) -> String {
         let mut comm = [0; 16];
         comm[..bytes.len()].copy_from_slice(bytes);
-        spelt(Name(Some(&ProcessName::from_comm(comm))))
+        spelt(Name(Some(&KernelName::from_comm(comm))))
     }
 
     #[test]
@@ -552,7 +575,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_name_is_one_field_of_visible_characters(comm: [u8; 16]) {
-            let text = spelt(Name(Some(&ProcessName::from_comm(comm))));
+            let text = spelt(Name(Some(&KernelName::from_comm(comm))));
             prop_assert_eq!(text.split_whitespace().count(), 1);
             prop_assert!(text.chars().all(|c| c.width().is_some_and(|width| width > 0)));
         }

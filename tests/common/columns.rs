@@ -31,7 +31,13 @@ pub const COLUMNS: &[(&str, char)] = &[
     ("cgroup", 's'),
     ("container", 's'),
     ("end", 's'),
+    ("conn_id", 's'),
+    ("started", 's'),
+    ("host", 'S'),
 ];
+
+/// The columns that only `--columns` brings.
+pub const ASKED: &[(&str, char)] = &[("local", 'S'), ("remote", 'S')];
 
 /// The number of columns in CSV without `--wide`.
 pub const USUAL: usize = 16;
@@ -48,7 +54,7 @@ pub const CAUSES: &[&str] = &[
     "skipped",
 ];
 
-/// The names of the first `count` columns.
+/// The names of the first `count` columns of [`COLUMNS`].
 pub fn names(count: usize) -> Vec<&'static str> {
     COLUMNS[..count].iter().map(|(name, _)| *name).collect()
 }

@@ -31,7 +31,7 @@ pub struct LogRow {
 
 impl LogRow {
     pub fn is_final(&self) -> bool {
-        self.state == "CLOSED"
+        self.state == "CLOSED" || self.state == "EXPIRED"
     }
 
     fn parse(fields: &csv::StringRecord) -> LogRow {
@@ -67,7 +67,7 @@ impl LogRow {
             wide: fields.iter().skip(16).map(str::to_owned).collect(),
         };
         assert!(["TCP", "UDP"].contains(&&*row.protocol), "{row:?}");
-        assert_eq!(row.protocol == "UDP", row.state == "UDP", "{row:?}");
+        assert_eq!(row.protocol == "UDP", ["UDP", "EXPIRED"].contains(&&*row.state), "{row:?}");
         assert_ne!(row.pid, Some(0), "{row:?}");
         if row.is_final() {
             assert_eq!((row.rate_in, row.rate_out), (0.0, 0.0), "{row:?}");

@@ -40,8 +40,10 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
         assert!(CAUSES.iter().all(|&cause| object[cause].is_u64()), "{line}");
         return object;
     }
-    assert!(object["event"] == "sample" || object["event"] == "closed", "{line}");
-    assert_eq!(object["event"] == "closed", object["state"] == "CLOSED", "{line}");
+    let event = object["event"].as_str().expect("text");
+    assert!(["sample", "closed", "expired"].contains(&event), "{line}");
+    assert_eq!(event == "closed", object["state"] == "CLOSED", "{line}");
+    assert_eq!(event == "expired", object["state"] == "EXPIRED", "{line}");
     // The keys besides `schema` and `event`.
     assert_eq!(object.len(), 2 + COLUMNS.len(), "{line}");
     for &(key, kind) in COLUMNS {

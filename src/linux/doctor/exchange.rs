@@ -66,7 +66,7 @@ impl Seen {
                         self.open.push(sample);
                     }
                     CollectorEvent::Closed(closed) => self.closed.push(closed),
-                    CollectorEvent::Expired(_) => {}
+                    CollectorEvent::Expired(_) | CollectorEvent::CgroupMade { .. } => {}
                     CollectorEvent::Tick(tick) => self.listed |= tick.listing,
                 }
             }
