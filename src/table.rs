@@ -278,6 +278,9 @@ impl ConnectionTable {
         if excessive(self.changed.capacity(), self.changed.len()) {
             self.changed.shrink_to(ample(self.changed.len()));
         }
+        if excessive(self.closing.capacity(), self.closed.len()) {
+            self.closing.shrink_to(ample(self.closed.len()));
+        }
     }
 
     /// Forgets the TCP connections without a sample since the last tick. Called when

@@ -420,7 +420,7 @@ fn append() {
     let wide = Launch::new(&with_log(&log, &["--append", "--wide"])).spawn().ended();
     wide.check_error(&format!(
         "cannot append to {}: it does not begin with the header of this CSV (made by something \
-         else, or with or without --wide); choose another file",
+         else, or with other columns); choose another file",
         log.display()
     ));
     assert_eq!(rows(&Log::read(&log)), 3, "not touched");
