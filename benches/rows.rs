@@ -130,6 +130,7 @@ fn main() {
                 now_ns,
                 rows: &rows,
                 closed: &[],
+                groups: &[],
                 lost: &lost,
                 listing: false,
                 lifetime: false,

@@ -52,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     let reporter = Reporter {
         settings: Settings::default(),
         writer: Writer::new(lines, Destination::stream(std::io::stdout())),
+        textfile: None,
         filter: Filter::default(),
         names: Box::new(NoNames),
         host: "replay".to_owned(),

@@ -14,6 +14,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueE
 
 use crate::manual::{EXAMPLES, EXIT_STATUSES, Example, ExitStatus};
 use crate::output::columns::{COLUMNS, column, wide_names};
+use crate::output::grouped;
 use crate::settings::{ColumnList, FormatName, Settings, Sort};
 
 /// What tcptop is asked to do.
@@ -84,6 +85,7 @@ pub fn command() -> clap::Command {
     command
         .mut_arg("columns", |argument| argument.value_parser(Columns))
         .mut_arg("sort", |argument| argument.value_parser(Order))
+        .mut_arg("by", |argument| argument.value_parser(GroupKeyName))
 }
 
 /// The value of `--columns` that asks for the list of all columns.
@@ -106,7 +108,7 @@ impl TypedValueParser for Columns {
             if list == ColumnList::from(LIST_ALL) {
                 return Ok(list);
             }
-            match list.names.iter().find(|name| column(name).is_none()) {
+            match list.names.iter().find(|name| !is_column(name)) {
                 None => Ok(list),
                 Some(name) => Err(unknown_column(name)),
             }
@@ -134,7 +136,7 @@ impl TypedValueParser for Order {
         text: &OsStr,
     ) -> Result<Sort, clap::Error> {
         let parse = |text: &str| match Sort::from(text) {
-            Sort::Column(name) if column(&name).is_none() => Err(unknown_column(&name)),
+            Sort::Column(name) if !is_column(&name) => Err(unknown_column(&name)),
             sort => Ok(sort),
         };
         parse.parse_ref(command, argument, text)
@@ -145,8 +147,82 @@ impl TypedValueParser for Order {
     }
 }
 
+/// Parses a key of `--by`, and knows the names for completions.
+#[derive(Clone)]
+struct GroupKeyName;
+
+impl TypedValueParser for GroupKeyName {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        text: &OsStr,
+    ) -> Result<String, clap::Error> {
+        let parse = |text: &str| match grouped::key_names().any(|name| name == text) {
+            true => Ok(text.to_owned()),
+            false => {
+                let names: Vec<&str> = grouped::key_names().collect();
+                Err(format!("there is no such key; there are {}", names.join(", ")))
+            }
+        };
+        parse.parse_ref(command, argument, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(grouped::key_names().map(PossibleValue::new)))
+    }
+}
+
+/// True for a column of connections or of groups.
+fn is_column(name: &str) -> bool {
+    let of_groups = grouped::key_names().chain(grouped::TOTALS);
+    column(name).is_some() || of_groups.into_iter().any(|known| known == name)
+}
+
 fn column_names() -> impl Iterator<Item = PossibleValue> {
-    COLUMNS.iter().map(|column| PossibleValue::new(column.name))
+    let of_groups = grouped::TOTALS.into_iter().filter(|name| column(name).is_none());
+    COLUMNS.iter().map(|column| column.name).chain(of_groups).map(PossibleValue::new)
+}
+
+/// Refuses what has no meaning for groups, or without them.
+fn check_groups(settings: &Settings, matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Settings { rows, groups, output, .. } = settings;
+    let list = output.columns.iter().flat_map(|list| &list.names);
+    let sort = match &rows.sort {
+        Sort::Column(name) => Some(name),
+        _ => None,
+    };
+    let mut named = list.chain(sort);
+    if groups.by.is_empty() {
+        let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        if typed("groups") || typed("textfile") {
+            return Err(conflict("--groups and --textfile go with --by KEYS"));
+        }
+        return match named.find(|name| column(name).is_none()) {
+            Some(name) => Err(conflict(&format!("only groups have a column '{name}': --by KEYS"))),
+            None => Ok(()),
+        };
+    }
+    let twice = |name: &&String| groups.by.iter().filter(|key| key == name).count() > 1;
+    if let Some(name) = groups.by.iter().find(twice) {
+        return Err(conflict(&format!("--by: '{name}' is in it twice")));
+    }
+    if output.wide {
+        return Err(conflict("--wide and --by: the columns of groups are always the same"));
+    }
+    if rows.sort == Sort::Age {
+        return Err(conflict("--sort age and --by: groups have no age"));
+    }
+    let known: Vec<&str> = grouped::column_names(&groups.by).collect();
+    match named.find(|name| !known.contains(&name.as_str())) {
+        Some(name) => {
+            let known = known.join(", ");
+            Err(conflict(&format!("these groups have no column '{name}'; they have {known}")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn unknown_column(name: &str) -> String {
@@ -248,6 +324,7 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
     if output.wide && output.columns.as_ref().is_some_and(|list| !list.add) {
         return Err(conflict("--wide and --columns: a list without + names all columns"));
     }
+    check_groups(&settings, matches)?;
     Ok(Task::Stream(settings))
 }
 
@@ -335,7 +412,7 @@ mod tests {
              --lifetime --all --top 5 --sort age --raw -t --wide --log x.csv --append \
              --color never --strict --udp-flows 16 -v",
         );
-        let Settings { query, rows, times, output, more } = &settings;
+        let Settings { query, rows, groups, times, output, more } = &settings;
         assert_eq!((&query.ports[..], &query.pids[..]), (&[443, 80][..], &[7, 8][..]));
         assert_eq!(
             (&query.processes[..], &query.interfaces[..]),
@@ -352,6 +429,7 @@ mod tests {
         assert_eq!((output.color, output.format()), (ColorChoice::Never, FormatName::Csv));
         assert!(more.strict && more.verbose && !more.doctor);
         assert_eq!(more.udp_flows, 16);
+        assert!(groups.by.is_empty() && groups.groups == 65_536);
     }
 
     #[test]
@@ -484,6 +562,23 @@ mod tests {
             ),
             ("--doctor --format lines", "error: --doctor writes text or, with --format json, JSON"),
             ("--doctor --format csv", "error: --doctor writes text or, with --format json, JSON"),
+            ("--groups 9", "error: --groups and --textfile go with --by KEYS"),
+            ("--textfile x.prom", "error: --groups and --textfile go with --by KEYS"),
+            (
+                "--by pid --textfile x",
+                "error: invalid value 'x' for '--textfile <FILE>': the collector only reads files whose name ends with .prom",
+            ),
+            ("--by pid,pid", "error: --by: 'pid' is in it twice"),
+            ("--by pid --sort age", "error: --sort age and --by: groups have no age"),
+            ("--sort opened", "error: only groups have a column 'opened': --by KEYS"),
+            (
+                "--by pid --columns pid,rtt_us,uid",
+                "error: these groups have no column 'uid'; they have pid, connections, opened, closed, failed, bytes_in, bytes_out, packets_in, packets_out, retrans, rate_in, rate_out, rtt_us, timestamp, host",
+            ),
+            (
+                "--by pid --wide --format csv",
+                "error: --wide and --by: the columns of groups are always the same",
+            ),
             ("--generate ksh", "error: invalid value 'ksh' for '--generate <WHAT>'"),
             (
                 "--sort speed",

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod connection;
 pub mod event;
 pub mod filter;
+pub mod groups;
 #[cfg(feature = "linux")]
 pub mod linux;
 pub mod loss;

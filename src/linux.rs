@@ -144,6 +144,8 @@ impl Host {
         let Host { settings, needs, without, notice } = self;
         let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
+        let headless = settings.is_headless();
+        let replaces = logs || settings.groups.textfile.is_some();
         if logs {
             reporter.reopen = Signals::hang_up()?;
         }
@@ -162,8 +164,9 @@ impl Host {
             .name("reporter".into())
             .spawn(move || {
                 // After logrotate has moved the log, opening its path again needs this
-                // capability if another user owns the directory.
-                let kept: &[Capability] = if logs { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
+                // capability if another user owns the directory. So does each new textfile.
+                let kept: &[Capability] =
+                    if replaces { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
                 privileges::give_up_all_but(kept, notice);
                 let result = reporter.run(&receiver);
                 drop((receiver, working));
@@ -172,7 +175,7 @@ impl Host {
             .context("failed to start a thread")?;
 
         privileges::give_up_all_but(&[], notice);
-        let end = signals.wait(&done, !logs)?;
+        let end = signals.wait(&done, !headless)?;
         drop(running);
         if end == End::ReaderGone {
             // The threads are not waited for: without a row to write, the reporter would

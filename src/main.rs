@@ -17,6 +17,7 @@ use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
 use tcptop::linux::Host;
 use tcptop::names::NoNames;
+use tcptop::output::textfile::Textfile;
 use tcptop::output::{self, Destination, Writer, columns};
 use tcptop::report::{Reporter, say};
 use tcptop::settings::{FormatName, Settings};
@@ -68,8 +69,11 @@ fn stream(settings: Settings) -> Result<ExitCode> {
     let interval = settings.times.interval.as_secs_f64();
     let (strict, format) = (settings.more.strict, settings.output.format());
     let names = needs.intersects(Needs::NAMES).then(|| host.names());
+    let textfile = settings.groups.textfile.as_ref();
+    let textfile = textfile.map(|path| Textfile::new(path, &settings.groups.by)).transpose()?;
     let reporter = Reporter {
         writer,
+        textfile,
         names: names.unwrap_or_else(|| Box::new(NoNames)),
         host: settings.output.host.clone().unwrap_or_else(|| host.name()),
         filter: host.filter()?,
@@ -149,6 +153,7 @@ fn writer(settings: &Settings) -> Result<Writer> {
     let format = output::format(settings, color);
     let document = format.document();
     let destination = match &asked.log {
+        None if settings.is_headless() => Destination::stream(io::sink()),
         None => Destination::stream_of(io::stdout(), document),
         Some(log) => Destination::file(log, asked.append, document)?,
     };

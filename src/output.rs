@@ -18,13 +18,16 @@ use crate::table::{ClosedRecord, ConnectionRecord};
 pub mod columns;
 pub mod csv;
 pub mod destination;
+pub mod grouped;
 pub mod json;
 pub mod lines;
 pub mod text;
+pub mod textfile;
 
 use columns::{Common, Row, Selection};
 use csv::CsvLogger;
 pub use destination::Destination;
+use grouped::{GroupRow, Keys};
 use json::JsonLogger;
 use lines::{LineLogger, LineStyle};
 
@@ -38,6 +41,8 @@ pub struct Interval<'a> {
     pub rows: &'a [&'a ConnectionRecord],
     /// What ended in the interval, in the order of its end.
     pub closed: &'a [&'a ClosedRecord],
+    /// The rows of groups. Where groups are asked for there are no other rows.
+    pub groups: &'a [GroupRow<'a>],
     /// What was lost in the interval.
     pub lost: &'a Loss,
     /// True for the listing at start, which is not the end of an interval.
@@ -63,7 +68,10 @@ impl<'a> Interval<'a> {
     /// interval: it has none for open connections.
     fn items(&self) -> impl Iterator<Item = Item<'a>> + use<'a> {
         let open = if self.listing { &[] } else { self.rows };
-        open.iter().copied().map(Item::Open).chain(self.closed.iter().copied().map(Item::Closed))
+        let groups = if self.listing { &[] } else { self.groups };
+        let open = open.iter().copied().map(Item::Open);
+        let closed = self.closed.iter().copied().map(Item::Closed);
+        open.chain(closed).chain(groups.iter().map(Item::Group))
     }
 }
 
@@ -72,6 +80,7 @@ impl<'a> Interval<'a> {
 enum Item<'a> {
     Open(&'a ConnectionRecord),
     Closed(&'a ClosedRecord),
+    Group(&'a GroupRow<'a>),
 }
 
 impl<'a> Item<'a> {
@@ -83,6 +92,7 @@ impl<'a> Item<'a> {
                 Protocol::Tcp => "closed",
                 Protocol::Udp => "expired",
             },
+            Item::Group(_) => "group",
         }
     }
 
@@ -94,6 +104,7 @@ impl<'a> Item<'a> {
                 let place = place(names, &record.closed.sample, needs);
                 Row::closed(record, common, place)
             }
+            Item::Group(group) => Row::group(group, common),
         }
     }
 }
@@ -131,6 +142,9 @@ pub fn format(settings: &Settings, color: bool) -> Box<dyn Format + Send> {
 
 /// The columns that the settings ask for.
 fn selection(settings: &Settings) -> Selection {
+    if !settings.groups.by.is_empty() {
+        return grouped::selection(settings);
+    }
     let output = &settings.output;
     let usual = match output.format() {
         FormatName::Lines => Selection::lines(),
@@ -143,13 +157,14 @@ fn selection(settings: &Settings) -> Selection {
     }
 }
 
-/// What must be read or looked up for the columns and the order of the rows.
+/// What must be read or looked up for the columns, the order and the groups of the rows.
 pub fn needs(settings: &Settings) -> Needs {
     let order = match &settings.rows.sort {
         Sort::Column(name) => columns::column(name).map(|column| column.needs),
         _ => None,
     };
-    selection(settings).needs() | order.unwrap_or_default()
+    let groups = Keys::new(&settings.groups.by).needs();
+    selection(settings).needs() | order.unwrap_or_default() | groups
 }
 
 /// What a file of a format looks like.
@@ -448,6 +463,7 @@ pub(crate) mod fixtures {
             now_ns: 11_500_000_000,
             rows,
             closed: Vec::leak(closed),
+            groups: &[],
             lost: NOTHING.get_or_init(Loss::default),
             listing: false,
             lifetime: false,

@@ -13,9 +13,12 @@ use crossbeam_channel::Receiver;
 use crate::connection::{Protocol, Sample};
 use crate::event::{Batch, CollectorEvent, Tick};
 use crate::filter::Filter;
+use crate::groups::{Group, Groups, KeyValue};
 use crate::loss::Loss;
 use crate::names::{Names, place};
 use crate::output::columns::{Common, Row, column};
+use crate::output::grouped::{self, GroupRow, Keys};
+use crate::output::textfile::Textfile;
 use crate::output::{Interval, Writer};
 use crate::settings::{FormatName, Settings, Sort};
 use crate::table::{ClosedRecord, ConnectionRecord, ConnectionTable};
@@ -27,6 +30,8 @@ pub struct Reporter {
     pub settings: Settings,
     /// The format and the destination.
     pub writer: Writer,
+    /// The file for Prometheus.
+    pub textfile: Option<Textfile>,
     /// The connections that are reported.
     pub filter: Filter,
     /// Looks up the names that columns, filter and order need.
@@ -61,6 +66,7 @@ impl Reporter {
         let mut table = ConnectionTable::new(self.settings.rows.lifetime);
         let mut summary = Summary::default();
         let mut rows = Vec::new();
+        let mut grouping = Grouping::new(&self.settings);
         for event in batches.iter().flatten() {
             if let CollectorEvent::CgroupMade { id, path } = &event {
                 self.names.cgroup_made(*id, path);
@@ -72,7 +78,7 @@ impl Reporter {
             if !tick.lost.is_zero() {
                 say(&format!("tcptop: lost in this interval: {}", tick.lost));
             }
-            match self.write(&table, &tick, &mut rows) {
+            match self.write(&table, &tick, &mut rows, grouping.as_mut()) {
                 Ok(closed) => summary.closed += closed as u64,
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     summary.reader_gone = true;
@@ -104,46 +110,143 @@ impl Reporter {
         table: &ConnectionTable,
         tick: &Tick,
         memory: &mut Rows,
+        grouping: Option<&mut Grouping>,
     ) -> io::Result<usize> {
-        let Reporter { settings, writer, filter, names, host, reopen, .. } = self;
+        let Reporter { settings, writer, textfile, filter, names, host, reopen, .. } = self;
         let names = names.as_mut();
         names.refresh();
+        let lifetime = settings.rows.lifetime;
+        let common = Common { time: "", now_ns: tick.now_ns, host, lifetime };
         let mut rows = view::reuse(std::mem::take(memory));
         let asked = &settings.rows;
-        let all = asked.all || settings.output.format() != FormatName::Lines;
-        if all || tick.listing {
+        let all = asked.all || settings.output.format() != FormatName::Lines || tick.listing;
+        let closed = table.closed().iter();
+        let closed: Vec<&ClosedRecord> =
+            closed.filter(|record| passes(filter, names, &record.closed.sample)).collect();
+        let mut shown = Shown::default();
+        if let Some(grouping) = grouping {
+            grouping.count(table, filter, names, common);
+            grouping.groups.end_interval(tick.now_ns);
+            if let Some(textfile) = textfile {
+                textfile.write(grouping.groups.all(), &tick.lost)?;
+            }
+            shown = grouping.shown(settings, all);
+        } else if all {
             rows.extend(table.all().filter(|record| passes(filter, names, &record.sample)));
         } else {
             rows.extend(table.changed().filter(|record| passes(filter, names, &record.sample)));
         }
-        let common =
-            Common { time: "", now_ns: tick.now_ns, host, lifetime: settings.rows.lifetime };
         view::arrange(&mut rows, &asked.sort, asked.top, |record| {
             let Sort::Column(name) = &asked.sort else { return None };
             let column = column(name)?;
-            let place = place(names, &record.sample, column.needs);
-            (column.value)(&Row::open(record, common, place)).key()
+            Row::open(record, common, place(names, &record.sample, column.needs))
+                .value(column)
+                .key()
         });
-        let closed = table.closed().iter();
-        let closed: Vec<&ClosedRecord> =
-            closed.filter(|record| passes(filter, names, &record.closed.sample)).collect();
         if reopen.swap(false, Ordering::Relaxed) {
             writer.reopen()?;
         }
+        let groups: Vec<GroupRow<'_>> = shown.rows(&settings.groups.by).collect();
         let result = writer.interval(Interval {
             time: tick.time,
             now_ns: tick.now_ns,
             rows: &rows,
-            closed: &closed,
+            // The rows of groups have what closed in them.
+            closed: if settings.groups.by.is_empty() { &closed } else { &[] },
+            groups: &groups,
             lost: &tick.lost,
             listing: tick.listing,
-            lifetime: settings.rows.lifetime,
+            lifetime,
             host,
             names,
         });
         *memory = view::reuse(rows);
         let is_tcp = |record: &&&ClosedRecord| record.closed.sample.protocol == Protocol::Tcp;
         result.map(|()| closed.iter().filter(is_tcp).count())
+    }
+}
+
+/// The groups of `--by`, and the keys that make them.
+struct Grouping {
+    keys: Keys,
+    groups: Groups,
+    /// The key of one connection; here to be used again.
+    key: Vec<KeyValue>,
+}
+
+impl Grouping {
+    /// `None` where no groups are asked for.
+    fn new(settings: &Settings) -> Option<Grouping> {
+        let asked = &settings.groups;
+        let groups = Groups::new(asked.groups as usize, settings.rows.lifetime);
+        let keys = Keys::new(&asked.by);
+        (!asked.by.is_empty()).then(|| Grouping { keys, groups, key: Vec::new() })
+    }
+
+    /// Counts what changed in the interval.
+    fn count(
+        &mut self,
+        table: &ConnectionTable,
+        filter: &Filter,
+        names: &mut dyn Names,
+        common: Common<'_>,
+    ) {
+        let Grouping { keys, groups, key } = self;
+        let needs = keys.needs() | filter.needs();
+        for gone in table.vanished() {
+            groups.hide(gone, true);
+        }
+        for record in table.changed() {
+            let place = place(names, &record.sample, needs);
+            if filter.matches(&record.sample, &place) {
+                keys.of(&Row::open(record, common, place), key);
+                groups.open(&record.sample, key);
+            } else {
+                groups.hide(&record.sample.key, false);
+            }
+        }
+        for record in table.closed() {
+            let sample = &record.closed.sample;
+            let place = place(names, sample, needs);
+            if filter.matches(sample, &place) {
+                keys.of(&Row::last(record, common, place), key);
+                groups.close(record, key);
+            } else {
+                groups.hide(&sample.key, true);
+            }
+        }
+    }
+
+    /// The groups that the interval shows.
+    fn shown(&self, settings: &Settings, all: bool) -> Shown<'_> {
+        let top = settings.rows.top.is_some();
+        if top && !all && !self.groups.all().any(|group| group.changed) {
+            return Shown::default();
+        }
+        // With --top the rest is summed up, which has a meaning only for all of them.
+        let groups = self.groups.all().filter(|group| all || top || group.changed);
+        let mut groups: Vec<&Group> = groups.collect();
+        let rest = grouped::arrange(&mut groups, settings);
+        if rest.is_empty() {
+            return Shown { groups, other: None };
+        }
+        let (own, other): (Vec<&Group>, Vec<&Group>) =
+            groups.into_iter().partition(|group| group.key.is_some());
+        Shown { groups: own, other: Some(Group::sum(rest.into_iter().chain(other))) }
+    }
+}
+
+/// The groups that an interval shows.
+#[derive(Default)]
+struct Shown<'g> {
+    groups: Vec<&'g Group>,
+    /// The sum of those that `--top` leaves out.
+    other: Option<Group>,
+}
+
+impl Shown<'_> {
+    fn rows<'r>(&'r self, names: &'r [String]) -> impl Iterator<Item = GroupRow<'r>> {
+        self.groups.iter().copied().chain(&self.other).map(|group| GroupRow::new(group, names))
     }
 }
 

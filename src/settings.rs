@@ -26,6 +26,9 @@ pub struct Settings {
     /// Which rows, in which order, and what their totals mean.
     #[command(flatten)]
     pub rows: Rows,
+    /// One row per group instead of one per connection.
+    #[command(flatten)]
+    pub groups: Groups,
     /// How often, and when to stop.
     #[command(flatten)]
     pub times: Times,
@@ -35,6 +38,14 @@ pub struct Settings {
     /// All other options.
     #[command(flatten)]
     pub more: More,
+}
+
+impl Settings {
+    /// True where nothing is written to the standard output.
+    pub fn is_headless(&self) -> bool {
+        let Output { log, asked_format, .. } = &self.output;
+        log.is_some() || (self.groups.textfile.is_some() && asked_format.is_none())
+    }
 }
 
 impl Default for Settings {
@@ -233,6 +244,35 @@ impl FromStr for ColumnList {
         }
         Ok(ColumnList { add, names })
     }
+}
+
+/// One row per group instead of one per connection.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Groups")]
+pub struct Groups {
+    /// One row per process, container, peer or the like, with totals
+    ///
+    /// Keys with commas between them: process, pid, user, unit, container, pod, cgroup,
+    /// remote, remote_port, local, local_port, interface, netns, protocol, state, or any
+    /// other column that is a text. Totals are since tcptop began and include
+    /// connections that closed.
+    #[arg(long, value_name = "KEYS", value_delimiter = ',', hide_possible_values = true)]
+    pub by: Vec<String>,
+
+    /// Room for N groups; the others are shown as one, (other)
+    ///
+    /// 1 to 16777216. The group that was idle longest makes room for a new one.
+    #[arg(long, value_name = "N", default_value = "65536")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    #[arg(allow_negative_numbers = true)]
+    pub groups: u32,
+
+    /// Write the groups for Prometheus' textfile collector, each interval anew
+    ///
+    /// FILE ends with .prom and is replaced as a whole. Nothing is written to the standard
+    /// output then, unless --format asks for it. --top does not apply to it.
+    #[arg(long, value_name = "FILE", value_parser = textfile)]
+    pub textfile: Option<PathBuf>,
 }
 
 /// How often to write, and when to stop.
@@ -477,6 +517,14 @@ fn process(text: &str) -> Result<String, String> {
 
 fn sort(text: &str) -> Result<Sort, String> {
     Ok(text.into())
+}
+
+fn textfile(text: &str) -> Result<PathBuf, String> {
+    // The collector reads no other files.
+    match text.ends_with(".prom") && !text.ends_with("/.prom") && text != ".prom" {
+        true => Ok(text.into()),
+        false => Err("the collector only reads files whose name ends with .prom".to_owned()),
+    }
 }
 
 fn host(text: &str) -> Result<String, String> {

@@ -153,6 +153,8 @@ pub struct ConnectionTable {
     closing: Vec<ClosedRecord>,
     /// Connections that closed in the interval before the last tick.
     closed: Vec<ClosedRecord>,
+    /// Keys of the connections that left without an end in the interval before the last tick.
+    vanished: Vec<ConnectionKey>,
     /// Keys of the connections that closed since the last tick. The tracepoint runs
     /// before the kernel stores the new state, so the iterator on another processor can
     /// sample a socket whose close record is in the ring already. Such a sample must not
@@ -185,6 +187,7 @@ impl ConnectionTable {
             CollectorEvent::Closed(closed) | CollectorEvent::Expired(closed) => self.close(closed),
             CollectorEvent::CgroupMade { .. } => {}
             CollectorEvent::Tick(tick) => {
+                self.vanished.clear();
                 if tick.complete {
                     self.drop_unsampled();
                 }
@@ -286,9 +289,20 @@ impl ConnectionTable {
     /// Forgets the TCP connections without a sample since the last tick. Called when
     /// every open connection was sampled: the record of their end was lost and counted.
     fn drop_unsampled(&mut self) {
-        let ticks = self.ticks;
-        self.records
-            .retain(|_, record| record.sample.protocol != Protocol::Tcp || record.sampled == ticks);
+        let ConnectionTable { records, vanished, ticks, .. } = self;
+        records.retain(|key, record| {
+            let stays = record.sample.protocol != Protocol::Tcp || record.sampled == *ticks;
+            if !stays {
+                vanished.push(*key);
+            }
+            stays
+        });
+    }
+
+    /// The connections that left in that interval without an end, because its record was
+    /// lost and counted.
+    pub fn vanished(&self) -> &[ConnectionKey] {
+        &self.vanished
     }
 
     /// Every open connection, in no particular order.

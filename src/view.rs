@@ -22,7 +22,7 @@ pub enum Key {
 }
 
 /// The order of two keys. What is not known comes last.
-fn compare_keys(a: &Option<Key>, b: &Option<Key>) -> Ordering {
+pub fn compare_keys(a: &Option<Key>, b: &Option<Key>) -> Ordering {
     match (a, b) {
         (Some(Key::Number(a)), Some(Key::Number(b))) => b.total_cmp(a),
         (Some(Key::Text(a)), Some(Key::Text(b))) => a.cmp(b),
@@ -56,7 +56,8 @@ pub fn arrange(
     mut key: impl FnMut(&ConnectionRecord) -> Option<Key>,
 ) {
     if !matches!(sort, Sort::Column(_)) {
-        return keep(rows, top, |a, b| compare(sort, a, b));
+        keep(rows, top, |a, b| compare(sort, a, b));
+        return;
     }
     let mut keyed: Vec<_> = rows.iter().map(|&row| (key(row), row)).collect();
     keep(&mut keyed, top, |a, b| compare_keys(&a.0, &b.0).then_with(|| compare(sort, a.1, b.1)));
@@ -64,18 +65,24 @@ pub fn arrange(
     rows.extend(keyed.iter().map(|&(_, row)| row));
 }
 
-/// Orders `rows` and keeps the first `top` of them.
+/// Orders `rows` and keeps the first `top` of them. Returns the others.
 ///
 /// With `top`, only the rows that stay are sorted: to find the first ten of 100,000
 /// takes one pass.
-fn keep<T>(rows: &mut Vec<T>, top: Option<usize>, compare: impl Fn(&T, &T) -> Ordering) {
+pub fn keep<T>(
+    rows: &mut Vec<T>,
+    top: Option<usize>,
+    compare: impl Fn(&T, &T) -> Ordering,
+) -> Vec<T> {
+    let mut rest = Vec::new();
     if let Some(top) = top.filter(|&top| top < rows.len()) {
         if top > 0 {
             rows.select_nth_unstable_by(top - 1, &compare);
         }
-        rows.truncate(top);
+        rest = rows.split_off(top);
     }
     rows.sort_unstable_by(&compare);
+    rest
 }
 
 /// Empties a list of rows and returns it for other rows, with its memory. With this an

@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 
 use tcptop::loss::LossCause;
 use tcptop::output::columns::{COLUMNS, Column, Kind, Selection, Usual, column};
+use tcptop::output::grouped;
 
 #[path = "common/columns.rs"]
 mod oracle;
@@ -177,6 +178,7 @@ fn the_readme_has_every_column() {
         ("csv", wide(Usual::Always).map(csv_row).collect()),
         ("wide", wide(Usual::Wide).map(csv_row).collect()),
         ("asked", wide(Usual::Asked).map(csv_row).collect()),
+        ("groups", grouped::totals().map(csv_row).collect()),
     ] {
         let (begin, end) = (format!("<!-- columns: {marker} -->\n"), "<!-- end -->".to_owned());
         let from = readme.find(&begin).unwrap_or_else(|| panic!("README: {begin}")) + begin.len();

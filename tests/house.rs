@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 8] = [
     &["connection", "loss"],
     &["settings", "event", "names"],
     &["table", "filter"],
-    &["view"],
+    &["view", "groups"],
     &["output"],
     &["report", "manual"],
     &["cli"],

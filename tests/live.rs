@@ -24,6 +24,7 @@ mod live {
     mod existing;
     mod failed;
     mod filters;
+    mod groups;
     mod json;
     mod lines;
     mod measure;
@@ -96,6 +97,7 @@ mod live {
             control::tests(),
             csv::tests(),
             disk::tests(),
+            groups::tests(),
             json::tests(),
             cron::tests(),
             filters::tests(),

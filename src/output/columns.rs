@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
 
+use super::grouped::GroupRow;
 use crate::connection::{Details, Identity, KernelName, Needs, Protocol, Sample};
 use crate::names::Place;
 use crate::settings::ColumnList;
@@ -122,6 +123,8 @@ pub enum Usual {
     Wide,
     /// None: it is there where `--columns` asks for it.
     Asked,
+    /// The rows of groups.
+    Grouped,
 }
 
 /// Everything that is known about a row. The columns take their values from it.
@@ -150,6 +153,8 @@ pub struct Row<'a> {
     pub end: Option<&'static str>,
     /// The names that the columns need.
     pub place: Place<'a>,
+    /// The group, in the row of one. `sample` has its totals then.
+    pub group: Option<&'a GroupRow<'a>>,
 }
 
 /// What all rows of an interval have in common.
@@ -181,6 +186,7 @@ impl<'a> Row<'a> {
             partial: sample.lacks_past(common.lifetime),
             end: None,
             place,
+            group: None,
         }
     }
 
@@ -203,6 +209,42 @@ impl<'a> Row<'a> {
             partial: sample.lacks_past(common.lifetime),
             end: closed.reason.name(),
             place,
+            group: None,
+        }
+    }
+
+    /// The row that a connection which closed would have if it were still open in its last
+    /// state.
+    pub fn last(record: &'a ClosedRecord, common: Common<'a>, place: Place<'a>) -> Row<'a> {
+        Row {
+            state: super::state_name(&record.closed.sample),
+            ..Row::closed(record, common, place)
+        }
+    }
+
+    /// The row of a group.
+    pub fn group(group: &'a GroupRow<'a>, common: Common<'a>) -> Row<'a> {
+        Row {
+            time: common.time,
+            host: common.host,
+            sample: &group.sample,
+            state: "",
+            rate_in: group.group.rate_in,
+            rate_out: group.group.rate_out,
+            age_ns: None,
+            started: None,
+            partial: false,
+            end: None,
+            place: Place::default(),
+            group: Some(group),
+        }
+    }
+
+    /// Its value in a column.
+    pub fn value(&self, column: &Column) -> Value<'a> {
+        match self.group {
+            None => (column.value)(self),
+            Some(group) => group.own(column.name).unwrap_or_else(|| (column.value)(self)),
         }
     }
 
@@ -239,7 +281,7 @@ pub struct Column {
     /// What must be read or looked up for it.
     pub needs: Needs,
     /// Its value in a row.
-    pub value: for<'r> fn(&Row<'r>) -> Value<'r>,
+    pub value: for<'a> fn(&Row<'a>) -> Value<'a>,
 }
 
 impl Column {
@@ -255,7 +297,7 @@ impl Column {
 }
 
 /// The values that most columns have in common.
-const COLUMN: Column = Column {
+pub(super) const COLUMN: Column = Column {
     name: "",
     title: "",
     width: 0,
@@ -616,7 +658,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn new(columns: Vec<&'static Column>) -> Selection {
+    pub(super) fn new(columns: Vec<&'static Column>) -> Selection {
         let needs = columns.iter().fold(Needs::empty(), |all, column| all | column.needs);
         Selection { columns, needs }
     }
@@ -636,19 +678,24 @@ impl Selection {
         let asked = |column: &&Column| match column.usual {
             Usual::Always => true,
             Usual::Wide => wide,
-            Usual::Asked => false,
+            Usual::Asked | Usual::Grouped => false,
         };
         Selection::new(COLUMNS.iter().filter(asked).collect())
     }
 
     /// The columns that `--columns` asks for, where these are the format's own.
     pub fn asked(self, list: &ColumnList) -> Selection {
-        let names = list.names.iter().map(String::as_str);
-        if !list.add {
-            return Selection::named(names);
-        }
-        let mut columns = self.columns;
-        for column in names.filter_map(column) {
+        self.asked_of(list, column)
+    }
+
+    /// The same where `find` knows the columns.
+    pub(super) fn asked_of(
+        self,
+        list: &ColumnList,
+        find: impl Fn(&str) -> Option<&'static Column>,
+    ) -> Selection {
+        let mut columns = if list.add { self.columns } else { Vec::new() };
+        for column in list.names.iter().filter_map(|name| find(name)) {
             if !columns.iter().any(|known| known.name == column.name) {
                 columns.push(column);
             }

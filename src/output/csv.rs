@@ -81,7 +81,7 @@ impl CsvRow<'_> {
     /// Errors of the writer that `csv` writes to.
     pub fn write(&self, csv: &mut ::csv::Writer<impl io::Write>) -> ::csv::Result<()> {
         for column in self.columns.iter() {
-            match (column.value)(self.row) {
+            match self.row.value(column) {
                 Value::Unknown => csv.write_field(column.unknown),
                 Value::Word(text) | Value::Text(text) | Value::Time(text) => csv.write_field(text),
                 Value::Name(name) => csv.write_field(&*name.to_text()),

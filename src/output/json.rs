@@ -7,7 +7,7 @@
 //! | key | value |
 //! |---|---|
 //! | `schema` | 1; increased when a key is removed or changes its meaning, not for a new key |
-//! | `event` | `sample`: open; `closed`: ended, `expired`: a silent UDP flow, both with final totals; `lost`: counts of losses |
+//! | `event` | `sample`: open; `closed`: ended, `expired`: a silent UDP flow, both with final totals; `group`: totals of a group; `lost`: counts of losses |
 //! | `timestamp`, `protocol`, … | the CSV columns, those of `--wide` included, or those of `--columns` |
 //!
 //! Numbers are numbers, `partial` is a boolean, and a value that is not known is null;
@@ -72,7 +72,7 @@ fn line(value: &impl Serialize, page: &mut Page<'_>) -> io::Result<()> {
 
 /// The object of one connection.
 pub struct JsonRow<'a> {
-    /// `sample`, `closed` or `expired`.
+    /// `sample`, `closed`, `expired` or `group`.
     pub event: &'static str,
     /// The columns in their order.
     pub columns: &'a Selection,
@@ -87,7 +87,7 @@ impl Serialize for JsonRow<'_> {
         map.serialize_entry("schema", &SCHEMA)?;
         map.serialize_entry("event", self.event)?;
         for column in columns {
-            map.serialize_entry(column.name, &Member((column.value)(self.row)))?;
+            map.serialize_entry(column.name, &Member(self.row.value(column)))?;
         }
         map.end()
     }

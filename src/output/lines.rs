@@ -146,7 +146,7 @@ impl LineLogger {
 
     fn cells(&mut self, row: &Row<'_>, out: &mut Vec<u8>) {
         for (position, cell) in self.columns.iter_mut().enumerate() {
-            cell.put(position, (cell.column.value)(row), self.style, out);
+            cell.put(position, row.value(cell.column), self.style, out);
         }
     }
 
@@ -185,7 +185,7 @@ impl LineLogger {
             out.put(b" ");
             out.put(column.name.as_bytes());
             out.put(b"=");
-            style.value((column.value)(row), out);
+            style.value(row.value(column), out);
         }
         self.end(row, style.color, out);
     }
@@ -226,12 +226,20 @@ impl Format for LineLogger {
                 self.cells(&open(record, common, names, needs), page.text());
                 page.text().clear();
             }
+            for group in interval.groups {
+                self.cells(&Row::group(group, common), page.text());
+                page.text().clear();
+            }
             self.header(page.text());
         }
         for record in interval.rows {
             // In the listing at start every connection is new, so none is coloured.
             let color = self.style.color && record.is_new && !interval.listing;
             self.row(&open(record, common, names, needs), color, page.text());
+            page.end_row()?;
+        }
+        for group in interval.groups {
+            self.row(&Row::group(group, common), false, page.text());
             page.end_row()?;
         }
         // A UDP flow that is forgotten has no line.

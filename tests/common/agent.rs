@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -165,6 +165,11 @@ impl Agent {
         self.ask(&format!("udp-send {socket} {remote} {bytes} {count}"));
     }
 
+    /// Sends datagrams of this size, each from a new socket, and takes an answer to each.
+    pub fn udp_shots(&mut self, local: Ipv4Addr, remote: SocketAddr, bytes: usize, count: u32) {
+        self.ask_for(&format!("udp-shots {local} {remote} {bytes} {count}"), 6 * patience());
+    }
+
     /// Receives this many datagrams. Returns their bytes.
     pub fn udp_receive(&mut self, socket: RawFd, count: u32) -> u64 {
         let answer = self.ask(&format!("udp-receive {socket} {count}"));
@@ -173,7 +178,7 @@ impl Agent {
 
     /// Receives this many datagrams and answers each with one of this size.
     pub fn udp_answer(&mut self, socket: RawFd, count: u32, bytes: usize) {
-        self.ask(&format!("udp-answer {socket} {count} {bytes}"));
+        self.ask_for(&format!("udp-answer {socket} {count} {bytes}"), 6 * patience());
     }
 
     /// Takes all waiting datagrams from the socket. Returns their number.
@@ -333,6 +338,14 @@ impl Held {
             "udp-send" => {
                 let (socket, remote) = (&self.udp[&word(words)], word::<SocketAddr>(words));
                 udp::send_to(socket, remote, word(words), word(words));
+            }
+            "udp-shots" => {
+                let (local, remote, bytes) = (word::<Ipv4Addr>(words), word(words), word(words));
+                for _ in 0..word::<u32>(words) {
+                    let socket = udp::bind(SocketAddr::from((local, 0)));
+                    udp::send_to(&socket, remote, bytes, 1);
+                    udp::receive(&socket, 1);
+                }
             }
             "udp-receive" => {
                 return Ok(udp::receive(&self.udp[&word(words)], word(words)).to_string());
