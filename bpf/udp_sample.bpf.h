@@ -8,13 +8,14 @@
 #include "udp_count.bpf.h"
 #include "udp_owner.bpf.h"
 
-static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop_kind kind)
+static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop_kind kind,
+				      enum record record)
 {
 	struct tcptop_event *event;
 
 	if (ring_half_full())
 		return false;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	event = record_reserve(record == RECORD_DETAILED ? RECORD_IDENTIFIED : record);
 	if (!event)
 		return false;
 	__builtin_memset(event, 0, sizeof(*event));
@@ -46,6 +47,12 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	event->scope = flow->ifindex;
 	event->tgid = flow->owner.tgid;
 	__builtin_memcpy(event->comm, flow->owner.comm, sizeof(event->comm));
+	if (record != RECORD_PLAIN) {
+		struct tcptop_identified *identified = (struct tcptop_identified *)event;
+
+		identified->identity.cookie = flow->cookie;
+		identified->identity.part = flow->born_ns / settings.flow_timeout_ns;
+	}
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return true;
 }
@@ -115,7 +122,7 @@ static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *take
  * program that found the flow just before adds its datagram before the next tick. A tick
  * that finds nothing new frees the slot.
  */
-__noinline int flow_sample(__u32 slot, __u64 now)
+static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 {
 	__u32 word = slot / SLOTS_PER_WORD;
 	__u64 *taken = bpf_map_lookup_elem(&taken_slots, &word);
@@ -148,7 +155,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		flow_pass.ownerless++;
 	version = flow->owner.version;
 	if (received || sent || version != flow->owner.sampled_version) {
-		if (!flow_emit(flow, slot, TCPTOP_SAMPLE)) {
+		if (!flow_emit(flow, slot, TCPTOP_SAMPLE, record)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -160,7 +167,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		__u64 bytes_in = flow->in.bytes, bytes_out = flow->out.bytes;
 		__u64 in = flow->sampled_datagrams_in, out = flow->sampled_datagrams_out;
 
-		if (!flow_emit(flow, slot, TCPTOP_EXPIRED)) {
+		if (!flow_emit(flow, slot, TCPTOP_EXPIRED, record)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -175,6 +182,16 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	}
 	flow->sampled_epoch = flow_epoch;
 	return 0;
+}
+
+__noinline int flow_sample(__u32 slot, __u64 now)
+{
+	return flow_visit(slot, now, RECORD_PLAIN);
+}
+
+__noinline int flow_sample_longer(__u32 slot, __u64 now)
+{
+	return flow_visit(slot, now, settings.record);
 }
 
 #endif
