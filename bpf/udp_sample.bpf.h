@@ -8,8 +8,28 @@
 #include "udp_count.bpf.h"
 #include "udp_owner.bpf.h"
 
+/*
+ * Reads what the flow's socket has dropped. The address may be out of date. The memory
+ * of a socket that is closed, or of anything that came after it, has another cookie: then
+ * what was read last stays.
+ */
+static __always_inline struct flow_socket *flow_read_drops(struct flow *flow, __u32 slot)
+{
+	struct flow_socket *socket = bpf_map_lookup_elem(&flow_sockets, &slot);
+	struct sock *sk;
+	__u32 drops;
+
+	if (!socket)
+		return NULL;
+	sk = (struct sock *)socket->address;
+	drops = 1 + sock_drops(sk);
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == flow->cookie)
+		socket->drops = drops;
+	return socket;
+}
+
 static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop_kind kind,
-				      enum record record)
+				      enum record record, struct flow_socket *socket)
 {
 	struct tcptop_event *event;
 
@@ -50,6 +70,10 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	if (record != RECORD_PLAIN) {
 		struct tcptop_identified *identified = (struct tcptop_identified *)event;
 
+		if (socket) {
+			event->drops = socket->drops;
+			socket->sampled_drops = socket->drops;
+		}
 		identified->identity.cookie = flow->cookie;
 		identified->identity.part = flow->born_ns / settings.flow_timeout_ns;
 	}
@@ -127,6 +151,7 @@ static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 	__u32 word = slot / SLOTS_PER_WORD;
 	__u64 *taken = bpf_map_lookup_elem(&taken_slots, &word);
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	struct flow_socket *socket = NULL;
 	bool received, sent;
 	__u16 version;
 	__u32 tag;
@@ -154,8 +179,11 @@ static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 	if (!flow->owner.tgid && now - flow->born_ns > OWNERLESS_FOR_NS)
 		flow_pass.ownerless++;
 	version = flow->owner.version;
-	if (received || sent || version != flow->owner.sampled_version) {
-		if (!flow_emit(flow, slot, TCPTOP_SAMPLE, record)) {
+	if (record != RECORD_PLAIN && settings.drops)
+		socket = flow_read_drops(flow, slot);
+	if (received || sent || version != flow->owner.sampled_version ||
+	    (socket && socket->drops != socket->sampled_drops)) {
+		if (!flow_emit(flow, slot, TCPTOP_SAMPLE, record, socket)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -167,7 +195,7 @@ static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 		__u64 bytes_in = flow->in.bytes, bytes_out = flow->out.bytes;
 		__u64 in = flow->sampled_datagrams_in, out = flow->sampled_datagrams_out;
 
-		if (!flow_emit(flow, slot, TCPTOP_EXPIRED, record)) {
+		if (!flow_emit(flow, slot, TCPTOP_EXPIRED, record, socket)) {
 			flow_pass.deferred++;
 			return 0;
 		}

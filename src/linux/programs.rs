@@ -413,6 +413,9 @@ fn open<'object>(
         maps.taken_slots
             .set_max_entries(slots.div_ceil(wire::FlowTable::SLOTS_PER_WORD.0))
             .context("failed to size the flow table")?;
+        if knobs.needs.contains(Needs::DROPS) {
+            maps.flow_sockets.set_max_entries(slots).context("failed to size the flow table")?;
+        }
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     let settings = &mut rodata.settings;
