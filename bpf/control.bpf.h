@@ -8,6 +8,18 @@
 #define FILTER_PORTS 16
 
 /*
+ * How long records are; each has all that the one before has. The programs that write
+ * records exist twice: for the shortest, and for the length that user space asks for. So
+ * the shortest record costs nothing for the others. One program for all would, since the
+ * verifier removes the code that a setting makes unreachable, but not the test.
+ */
+enum record {
+	RECORD_PLAIN, /* struct tcptop_event */
+	RECORD_IDENTIFIED, /* struct tcptop_identified */
+	RECORD_DETAILED, /* TCP: struct tcptop_detailed */
+} __attribute__((packed));
+
+/*
  * User space writes these before it loads the programs. From then on they are constant,
  * so the verifier removes the code that a setting makes unreachable.
  */
@@ -16,6 +28,7 @@ struct tcptop_settings {
 	__u64 flow_seed; /* random, so that nobody can aim flows at one group of the table */
 	__u64 flow_timeout_ns; /* a UDP flow expires after this long without a datagram */
 	__u32 flow_mask; /* number of slots in the flow table, a power of two, minus 1 */
+	__u32 jiffy_us; /* length of a jiffy, rounded down as the kernel does for TCP_INFO */
 	bool count_tcp;
 	bool count_udp;
 	bool lifetime; /* totals since the connection opened, not since tcptop started */
@@ -26,6 +39,9 @@ struct tcptop_settings {
 	bool holders_only;
 	/* UDP is counted by cgroup_skb programs, which do not see the receiving process. */
 	bool track_receivers;
+	/* Which records the programs write that can write longer ones. */
+	enum record record;
+	bool drops; /* records say what the socket dropped; not in RECORD_PLAIN */
 	__u8 filter_family; /* enum tcptop_family; 0 for both */
 	/*
 	 * Ports of either end, in network order; a count of 0 lets every port through. If

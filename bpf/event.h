@@ -93,9 +93,72 @@ struct tcptop_event {
 	__u32 retransmits; /* segments */
 	__u32 ifindex; /* bound device, else the route's; 0 none */
 	__u32 scope; /* bound device: the scope of link-local addresses */
-	__u32 pad2;
+	__u32 drops; /* 1 + what the socket dropped; 0 unknown, or nobody asked */
 };
 _Static_assert(sizeof(struct tcptop_event) == 160, "wire size");
+
+/*
+ * Tells connections apart for ever, where `object` and `born_ns` do so for this tcptop
+ * only: every tcptop on this host finds the same two numbers.
+ */
+struct tcptop_identity {
+	__u64 cookie; /* the socket's; never used again until the next boot */
+	/*
+	 * Which of the socket's connections this is. TCP: the first sequence number that
+	 * this end sent, below the local port. UDP: born_ns in units of the timeout; two
+	 * flows of a socket that have the same tuple are further apart than that.
+	 */
+	__u64 part;
+};
+_Static_assert(sizeof(struct tcptop_identity) == 16, "wire size");
+
+/* syn_retrans, where tcptop did not see the handshake. */
+#define TCPTOP_UNKNOWN (~0U)
+
+/* What TCP knows about its speed. As in TCP_INFO (include/uapi/linux/tcp.h), if a
+ * comment says no more. */
+struct tcptop_details {
+	__u64 pacing_rate; /* bytes/s; ~0 not paced */
+	__u64 delivery_rate; /* bytes/s; 0 not measured */
+	__u64 bytes_retrans;
+	__u64 busy_us;
+	__u64 rwnd_limited_us;
+	__u64 sndbuf_limited_us;
+	__u8 congestion[16]; /* name of the algorithm */
+	__u32 cwnd; /* segments */
+	__u32 ssthresh; /* segments; 0x7fffffff none (TCP_INFINITE_SSTHRESH) */
+	__u32 mss;
+	__u32 rttvar_us; /* not measured where the event's srtt_us is 0 */
+	__u32 rcv_rtt_us; /* 0 not measured */
+	__u32 unacked; /* segments, as the next two */
+	__u32 lost;
+	__u32 reordering;
+	__u32 dsack_dups;
+	__u32 rcv_ooo;
+	__u32 notsent; /* bytes */
+	__u32 send_queue; /* bytes, as ss counts them: also SYN and FIN */
+	__u32 recv_queue;
+	/* From the first SYN, or SYN-ACK, to ESTABLISHED or to the end before that. 0 unknown,
+	 * or not there yet. */
+	__u32 connect_us;
+	__u32 syn_retrans; /* SYNs or SYN-ACKs that were sent again; TCPTOP_UNKNOWN */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct tcptop_details) == 128, "wire size");
+
+/* The longer records, where somebody asked for them. Their length tells them apart. */
+struct tcptop_identified {
+	struct tcptop_event event;
+	struct tcptop_identity identity;
+};
+_Static_assert(sizeof(struct tcptop_identified) == 176, "wire size");
+
+struct tcptop_detailed {
+	struct tcptop_event event;
+	struct tcptop_identity identity;
+	struct tcptop_details details; /* TCP only */
+};
+_Static_assert(sizeof(struct tcptop_detailed) == 304, "wire size");
 
 /* The totals of one pass of a sampling iterator. Its descriptor yields nothing else. */
 struct tcptop_pass {

@@ -11,6 +11,16 @@ struct {
 	__uint(max_entries, 1 << 20); /* bytes; user space sets the real size */
 } events SEC(".maps");
 
+/* Room for a record. The program fills all of it. */
+static __always_inline struct tcptop_event *record_reserve(enum record record)
+{
+	if (record == RECORD_PLAIN)
+		return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_event), 0);
+	if (record == RECORD_IDENTIFIED)
+		return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_identified), 0);
+	return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_detailed), 0);
+}
+
 /* Samples may fill only half of the ring: the rest is room for close records. */
 static __always_inline bool ring_half_full(void)
 {

@@ -57,6 +57,23 @@ static __always_inline __u32 sock_ifindex(struct sock *sk)
 	return ifindex;
 }
 
+/*
+ * Packets that the socket dropped (sk_drops_read(), include/net/sock.h). A UDP socket has
+ * two counters for them in another place since Linux 6.18. Reads them with a copying
+ * helper, so that `sk` may be a plain address.
+ */
+static __always_inline __u32 sock_drops(struct sock *sk)
+{
+	struct numa_drop_counters *counters = NULL;
+
+	if (bpf_core_field_exists(sk->sk_drop_counters))
+		counters = BPF_CORE_READ(sk, sk_drop_counters);
+	if (counters)
+		return BPF_CORE_READ(counters, drops0.counter) +
+		       BPF_CORE_READ(counters, drops1.counter);
+	return BPF_CORE_READ(sk, sk_drops.counter);
+}
+
 static __always_inline void fill_sock(struct tcptop_event *event, struct sock *sk)
 {
 	struct sock *plain = untrusted(struct sock, sk);

@@ -9,6 +9,7 @@
 #include "recent.bpf.h"
 #include "ring.bpf.h"
 #include "sock.bpf.h"
+#include "tcp_details.bpf.h"
 #include "tracked.bpf.h"
 
 static __always_inline bool fin_received(struct sock *sk)
@@ -71,7 +72,7 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	if ((int)tp->linger2 < 0)
 		event->flags |= TCPTOP_NO_FIN_WAIT2;
 	event->pad = 0;
-	event->pad2 = 0;
+	event->drops = 0;
 	event->error = sk->sk_err;
 	event->object = (__u64)sk;
 	event->born_ns = tracked->born_ns;
@@ -88,8 +89,25 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	fill_sock(event, sk);
 }
 
+/* The part of a record that only a longer one has. `state` and `failed`: the
+ * connection's state, before its end if it ends, and whether it ends in SYN_SENT. */
+static __always_inline void fill_tcp_rest(struct tcptop_event *event, struct sock *sk,
+					  struct tcp_sock *tp, struct tracked *tracked,
+					  enum record record, __u32 first_seq, bool failed)
+{
+	struct tcptop_detailed *detailed = (struct tcptop_detailed *)event;
+
+	fill_identity(&detailed->identity, sk, event->local_port, first_seq);
+	if (settings.drops)
+		event->drops = 1 + sock_drops(sk);
+	if (record < RECORD_DETAILED)
+		return;
+	fill_details(&detailed->details, sk, tp);
+	fill_handshake(&detailed->details, tp, tracked, failed);
+}
+
 /* connect() or listen(): the socket begins a new connection, or to listen. */
-static __always_inline void tcp_begins(struct sock *sk, __u8 state)
+static __always_inline void tcp_begins(struct sock *sk, __u8 state, enum record record)
 {
 	struct tracked fresh = {};
 	struct tracked *tracked;
@@ -106,6 +124,8 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state)
 	tracked->active = 1;
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
+	if (record != RECORD_PLAIN)
+		forget_handshake(tracked);
 	tcp_set_base(tracked, sk, tp);
 	owner_set(&tracked->owner, bpf_get_current_task_btf(),
 		  settings.holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
@@ -140,10 +160,12 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 
 /* Marks the socket, so that the next tick reports its new state even if no process
  * uses it. */
-static __always_inline void tcp_moves_on(struct sock *sk)
+static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, enum record record)
 {
 	struct tracked *tracked;
 
+	if (record == RECORD_DETAILED && state == TCP_ESTABLISHED)
+		tcp_connected(sk);
 	if (!control.marks_matter)
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
@@ -157,7 +179,7 @@ static __always_inline void tcp_moves_on(struct sock *sk)
  * second time; a socket whose connect() failed before it had a port; a child that the
  * kernel dropped before it was a connection (its peer's SYN had been answered twice).
  */
-static __always_inline void tcp_ends(struct sock *sk, int old_state)
+static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record record)
 {
 	struct tracked *tracked;
 	struct tcptop_event *event;
@@ -176,7 +198,7 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
 		return;
 	if (old_state == TCP_SYN_RECV && !sk->sk_err && !tp->bytes_received)
 		return;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	event = record_reserve(record);
 	if (!event) {
 		lost(TCPTOP_LOST_RING_FULL, 1);
 		return;
@@ -185,7 +207,29 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
 	event->state = old_state;
 	event->time_ns = bpf_ktime_get_ns();
 	fill_tcp(event, sk, tp, tracked);
+	if (record != RECORD_PLAIN)
+		fill_tcp_rest(event, sk, tp, tracked, record, tcp_first_seq(tp, old_state),
+			      old_state == TCP_SYN_SENT);
 	bpf_ringbuf_submit(event, wake_when_filling());
+}
+
+/*
+ * Grows with every segment, with or without payload. If the details are asked for, also
+ * with what the process writes and reads: this changes the queues, and needs no segment.
+ */
+static __always_inline __u32 tcp_progress(struct tcp_sock *tp, enum record record)
+{
+	__u32 progress = tp->segs_in + tp->segs_out;
+
+	if (record == RECORD_DETAILED)
+		progress += tp->write_seq + tp->copied_seq;
+	return progress;
+}
+
+/* True if the kernel counts how long the socket is busy: that changes all the time. */
+static __always_inline bool tcp_is_timed(struct tcp_sock *tp, enum record record)
+{
+	return record == RECORD_DETAILED && tcp_chrono(tp) != TCP_CHRONO_UNSPEC;
 }
 
 /*
@@ -193,7 +237,8 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state)
  * possible: this check is the whole cost of an idle socket. It does not read the state,
  * since a segment comes with each change of state or soon after it.
  */
-static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked)
+static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked,
+					enum record record)
 {
 	struct tcp_sock *tp;
 
@@ -204,17 +249,17 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 	    control.sample_all)
 		return false;
 	tp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
-	return tp->segs_in + tp->segs_out == tracked->sampled_segs &&
-	       !owner_changed_since_sample(&tracked->owner);
+	return tcp_progress(tp, record) == tracked->sampled_progress &&
+	       !owner_changed_since_sample(&tracked->owner) && !tcp_is_timed(tp, record);
 }
 
-static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
+static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked, enum record record)
 {
 	__u8 state = sk->__sk_common.skc_state;
 	struct tcptop_event *event;
 	struct tcp_sock *tp;
+	__u32 progress, first_seq;
 	__u16 version;
-	__u32 segs;
 
 	if (state == TCP_CLOSE || state == TCP_LISTEN)
 		return;
@@ -229,24 +274,30 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	if (tracked->owner.evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
 	    bpf_ktime_get_ns() - tracked->born_ns > OWNERLESS_FOR_NS)
 		socket_pass.ownerless++;
-	segs = tp->segs_in + tp->segs_out;
+	progress = tcp_progress(tp, record);
 	version = tracked->owner.version;
 	if (tracked->sampled_epoch == socket_epoch)
 		return;
-	if (!control.sample_all && segs == tracked->sampled_segs &&
-	    state == tracked->sampled_state && version == tracked->owner.sampled_version) {
+	if (!control.sample_all && progress == tracked->sampled_progress &&
+	    state == tracked->sampled_state && version == tracked->owner.sampled_version &&
+	    !tcp_is_timed(tp, record)) {
 		mark_idle(tracked);
 		return;
 	}
 	mark_active(tracked);
-	/* connect() sets the state before it chooses a port. */
+	/* connect() sets the state before it chooses a port and a sequence number. */
 	if (!tcp_local_port(tp))
 		return;
+	if (record != RECORD_PLAIN) {
+		first_seq = tcp_first_seq(tp, state);
+		if (!first_seq && state == TCP_SYN_SENT)
+			return;
+	}
 	if (ring_half_full()) {
 		socket_pass.deferred++;
 		return;
 	}
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	event = record_reserve(record);
 	if (!event) {
 		socket_pass.deferred++;
 		return;
@@ -255,8 +306,18 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked)
 	event->state = state;
 	event->time_ns = 0;
 	fill_tcp(event, sk, tp, tracked);
+	if (record != RECORD_PLAIN) {
+		fill_tcp_rest(event, sk, tp, tracked, record, first_seq, false);
+		/* An ACK came in between the two counters. It takes hundreds of instructions to
+		 * get here, so this shows all but the longest of such moments. */
+		if (tcp_first_seq(tp, state) != first_seq) {
+			bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+			socket_pass.deferred++;
+			return;
+		}
+	}
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
-	tracked->sampled_segs = segs;
+	tracked->sampled_progress = progress;
 	tracked->sampled_state = state;
 	tracked->owner.sampled_version = version;
 	tracked->sampled_epoch = socket_epoch;

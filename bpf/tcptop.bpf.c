@@ -39,6 +39,8 @@
  */
 struct tcptop_wire {
 	struct tcptop_event event;
+	struct tcptop_identified identified;
+	struct tcptop_detailed detailed;
 	enum tcptop_flags flags;
 	enum tcptop_loss loss;
 	enum tcptop_flow_table flow_table;
@@ -59,41 +61,50 @@ static __always_inline bool is_beginning(int old_state, int new_state)
 	       (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN);
 }
 
-static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state)
+static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state,
+				       enum record record)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	if (new_state == TCP_CLOSE)
-		tcp_ends(sk, old_state);
+		tcp_ends(sk, old_state, record);
 	else if (!is_beginning(old_state, new_state))
-		tcp_moves_on(sk);
+		tcp_moves_on(sk, new_state, record);
 	else if (new_state == TCP_SYN_RECV)
 		tcp_child_begins(sk, new_state);
 	else
-		tcp_begins(sk, new_state);
+		tcp_begins(sk, new_state, record);
 	return 0;
 }
 
 /* Handles a beginning or an end that the program before this one has missed: then the
  * socket's storage does not have the new state. */
-static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int new_state)
+static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int new_state,
+					    enum record record)
 {
 	struct tracked *tracked;
 
-	if (new_state != TCP_CLOSE && !is_beginning(old_state, new_state))
+	if (new_state != TCP_CLOSE && !is_beginning(old_state, new_state) &&
+	    !(record == RECORD_DETAILED && new_state == TCP_ESTABLISHED))
 		return 0;
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (tracked && tracked->state == new_state)
 		return 0;
-	return tcp_changes(sk, old_state, new_state);
+	return tcp_changes(sk, old_state, new_state, record);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_changes(sk, old_state, new_state);
+	return tcp_changes(sk, old_state, new_state, RECORD_PLAIN);
+}
+
+SEC("?tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state_longer, struct sock *sk, int old_state, int new_state)
+{
+	return tcp_changes(sk, old_state, new_state, settings.record);
 }
 
 /*
@@ -107,13 +118,25 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch_missed(sk, old_state, new_state);
+	return tcp_catch_missed(sk, old_state, new_state, RECORD_PLAIN);
+}
+
+SEC("?tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state_second_longer, struct sock *sk, int old_state, int new_state)
+{
+	return tcp_catch_missed(sk, old_state, new_state, settings.record);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch_missed(sk, old_state, new_state);
+	return tcp_catch_missed(sk, old_state, new_state, RECORD_PLAIN);
+}
+
+SEC("?tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state_third_longer, struct sock *sk, int old_state, int new_state)
+{
+	return tcp_catch_missed(sk, old_state, new_state, settings.record);
 }
 
 /*
@@ -192,8 +215,8 @@ int BPF_PROG(tcp_receives, struct sock *sk)
  * sockets without storage. It does not lock a socket, so it may read a total while the
  * kernel is updating it; the next sample is right again.
  */
-SEC("?iter/bpf_sk_storage_map")
-int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
+static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ctx,
+					 enum record record)
 {
 	struct sock *sk = ctx->sk;
 	struct tracked *tracked = ctx->value;
@@ -209,11 +232,23 @@ int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 	socket_pass.visited++;
 	if (control.marked_only && !tracked->active)
 		return 0;
-	if (tcp_is_idle(sk, tracked))
+	if (tcp_is_idle(sk, tracked, record))
 		mark_idle(tracked);
 	else if (sk->sk_protocol == IPPROTO_TCP)
-		tcp_sample(sk, tracked);
+		tcp_sample(sk, tracked, record);
 	return 0;
+}
+
+SEC("?iter/bpf_sk_storage_map")
+int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	return sample_socket(ctx, RECORD_PLAIN);
+}
+
+SEC("?iter/bpf_sk_storage_map")
+int sample_longer(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	return sample_socket(ctx, settings.record);
 }
 
 /*
@@ -323,8 +358,7 @@ int udp_ingress(struct __sk_buff *skb)
 
 /* UDP samples: visits the elements of taken_slots, each of which stands for 64 slots of
  * the flow table. */
-SEC("?iter/bpf_map_elem")
-int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
+static __always_inline int sample_slots(struct bpf_iter__bpf_map_elem *ctx, bool longer)
 {
 	__u32 *key = ctx->key;
 	__u64 *value = ctx->value;
@@ -338,8 +372,27 @@ int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
 	if (!taken)
 		return 0;
 	now = bpf_ktime_get_ns();
-	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++)
-		if (taken & (1ULL << bit))
-			flow_sample(word * SLOTS_PER_WORD + bit, now);
+	for (__u32 bit = 0; bit < SLOTS_PER_WORD; bit++) {
+		__u32 slot = word * SLOTS_PER_WORD + bit;
+
+		if (!(taken & (1ULL << bit)))
+			continue;
+		if (longer)
+			flow_sample_longer(slot, now);
+		else
+			flow_sample(slot, now);
+	}
 	return 0;
+}
+
+SEC("?iter/bpf_map_elem")
+int sample_flows(struct bpf_iter__bpf_map_elem *ctx)
+{
+	return sample_slots(ctx, false);
+}
+
+SEC("?iter/bpf_map_elem")
+int sample_flows_longer(struct bpf_iter__bpf_map_elem *ctx)
+{
+	return sample_slots(ctx, true);
 }

@@ -17,14 +17,12 @@ struct tracked {
 	__u8 active; /* set by a use or a new state; cleared by a visit that finds no change */
 	__u8 flags; /* enum tcptop_flags */
 	__u8 state; /* the last state that began or ended a connection */
-	/*
-	 * The last sample, to find what changed since. sampled_segs is segs_in + segs_out,
-	 * which every segment increases, with or without payload.
-	 */
+	/* The last sample, to find what changed since. */
 	__u8 sampled_state;
-	__u32 sampled_segs;
+	__u32 sampled_progress; /* tcp_progress() */
 	__u32 sampled_epoch;
-	__u32 pad;
+	/* The handshake, where somebody asked for it: tcptop_details.connect_us. */
+	__u32 connect_us;
 	__u64 born_ns; /* CLOCK_MONOTONIC; also half of the connection's key */
 	/* The kernel's counters when tcptop began to count. */
 	__u64 base_bytes_in;
@@ -32,9 +30,12 @@ struct tracked {
 	__u32 base_segs_in;
 	__u32 base_segs_out;
 	__u32 base_retrans;
-	__u32 pad2;
+	__u16 syn_retrans;
+	bool connected; /* connect_us and syn_retrans are those of a handshake that is over */
+	__u8 pad;
 };
 _Static_assert(__builtin_offsetof(struct tracked, base_bytes_in) == 56, "one cache line");
+_Static_assert(sizeof(struct tracked) == 88, "what each socket costs");
 
 /*
  * BPF_F_CLONE: an accepted socket gets a copy of its listener's entry, and so keeps the

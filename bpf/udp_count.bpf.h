@@ -24,6 +24,18 @@ static __always_inline void flow_describe(struct flow *flow, struct sock *sk)
 		flow->cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
 }
 
+/* Remembers where the socket of a new flow is. */
+static __always_inline void flow_keep_socket(__u32 slot, struct sock *sk)
+{
+	struct flow_socket *socket = bpf_map_lookup_elem(&flow_sockets, &slot);
+
+	if (!socket)
+		return;
+	socket->address = (__u64)sk;
+	socket->drops = 0;
+	socket->sampled_drops = 0;
+}
+
 /*
  * Puts a new flow into a free slot. `tracked` is the storage of its socket, or NULL: it
  * says who holds the socket and whether the socket is older than tcptop.
@@ -56,6 +68,8 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 	flow->sampled = false;
 	flow->twin = 0;
 	flow_describe(flow, sk);
+	if (settings.drops)
+		flow_keep_socket(slot, sk);
 	if (!flow->ifindex)
 		flow->ifindex = ifindex;
 	if (tracked) {

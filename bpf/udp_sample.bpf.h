@@ -8,13 +8,34 @@
 #include "udp_count.bpf.h"
 #include "udp_owner.bpf.h"
 
-static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop_kind kind)
+/*
+ * Reads what the flow's socket has dropped. The address may be out of date. The memory
+ * of a socket that is closed, or of anything that came after it, has another cookie: then
+ * what was read last stays.
+ */
+static __always_inline struct flow_socket *flow_read_drops(struct flow *flow, __u32 slot)
+{
+	struct flow_socket *socket = bpf_map_lookup_elem(&flow_sockets, &slot);
+	struct sock *sk;
+	__u32 drops;
+
+	if (!socket)
+		return NULL;
+	sk = (struct sock *)socket->address;
+	drops = 1 + sock_drops(sk);
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == flow->cookie)
+		socket->drops = drops;
+	return socket;
+}
+
+static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop_kind kind,
+				      enum record record, struct flow_socket *socket)
 {
 	struct tcptop_event *event;
 
 	if (ring_half_full())
 		return false;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	event = record_reserve(record == RECORD_DETAILED ? RECORD_IDENTIFIED : record);
 	if (!event)
 		return false;
 	__builtin_memset(event, 0, sizeof(*event));
@@ -46,6 +67,16 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	event->scope = flow->ifindex;
 	event->tgid = flow->owner.tgid;
 	__builtin_memcpy(event->comm, flow->owner.comm, sizeof(event->comm));
+	if (record != RECORD_PLAIN) {
+		struct tcptop_identified *identified = (struct tcptop_identified *)event;
+
+		if (socket) {
+			event->drops = socket->drops;
+			socket->sampled_drops = socket->drops;
+		}
+		identified->identity.cookie = flow->cookie;
+		identified->identity.part = flow->born_ns / settings.flow_timeout_ns;
+	}
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return true;
 }
@@ -115,11 +146,12 @@ static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *take
  * program that found the flow just before adds its datagram before the next tick. A tick
  * that finds nothing new frees the slot.
  */
-__noinline int flow_sample(__u32 slot, __u64 now)
+static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 {
 	__u32 word = slot / SLOTS_PER_WORD;
 	__u64 *taken = bpf_map_lookup_elem(&taken_slots, &word);
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	struct flow_socket *socket = NULL;
 	bool received, sent;
 	__u16 version;
 	__u32 tag;
@@ -147,8 +179,11 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	if (!flow->owner.tgid && now - flow->born_ns > OWNERLESS_FOR_NS)
 		flow_pass.ownerless++;
 	version = flow->owner.version;
-	if (received || sent || version != flow->owner.sampled_version) {
-		if (!flow_emit(flow, slot, TCPTOP_SAMPLE)) {
+	if (record != RECORD_PLAIN && settings.drops)
+		socket = flow_read_drops(flow, slot);
+	if (received || sent || version != flow->owner.sampled_version ||
+	    (socket && socket->drops != socket->sampled_drops)) {
+		if (!flow_emit(flow, slot, TCPTOP_SAMPLE, record, socket)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -160,7 +195,7 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 		__u64 bytes_in = flow->in.bytes, bytes_out = flow->out.bytes;
 		__u64 in = flow->sampled_datagrams_in, out = flow->sampled_datagrams_out;
 
-		if (!flow_emit(flow, slot, TCPTOP_EXPIRED)) {
+		if (!flow_emit(flow, slot, TCPTOP_EXPIRED, record, socket)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -175,6 +210,16 @@ __noinline int flow_sample(__u32 slot, __u64 now)
 	}
 	flow->sampled_epoch = flow_epoch;
 	return 0;
+}
+
+__noinline int flow_sample(__u32 slot, __u64 now)
+{
+	return flow_visit(slot, now, RECORD_PLAIN);
+}
+
+__noinline int flow_sample_longer(__u32 slot, __u64 now)
+{
+	return flow_visit(slot, now, settings.record);
 }
 
 #endif

@@ -74,6 +74,21 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+/* Where the drops of a flow's socket are counted. */
+struct flow_socket {
+	__u64 address; /* of the struct sock, which may be freed and used again */
+	__u32 drops; /* 1 + what the socket dropped, when last read; 0 unknown */
+	__u32 sampled_drops; /* the same in the last sample */
+};
+
+/* By the number of the slot. Used only if settings.drops is set. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* user space sets the real size */
+	__type(key, __u32);
+	__type(value, struct flow_socket);
+} flow_sockets SEC(".maps");
+
 /* One bit for each slot that is taken: the sampler visits only these. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -376,7 +376,11 @@ mod tests {
     }
 
     fn ended(sample: Sample, reason: CloseReason) -> ClosedRecord {
-        ClosedRecord { closed: Closed { sample, reason, closed_ns: 5 }, started: None }
+        ClosedRecord {
+            closed: Closed { sample, reason, closed_ns: 5 },
+            started: None,
+            limited_by: None,
+        }
     }
 
     fn key(name: &str) -> [KeyValue; 1] {

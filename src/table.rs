@@ -5,6 +5,8 @@
 //! tick visits only the connections that changed in its interval or the interval
 //! before, so an idle connection costs it nothing.
 
+mod limit;
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,6 +16,8 @@ use rustc_hash::FxBuildHasher;
 
 use crate::connection::{Closed, ConnectionKey, Protocol, Sample};
 use crate::event::CollectorEvent;
+use limit::Limit;
+pub use limit::LimitedBy;
 
 /// A tracked connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +34,8 @@ pub struct ConnectionRecord {
     pub started: Option<DateTime<Utc>>,
     bytes_in_before: u64,
     bytes_out_before: u64,
+    /// Where the samples have what it takes.
+    limit: Option<Box<Limit>>,
     /// True where a sample since the last tick differed from the sample before it.
     moved: bool,
     /// Number of the last tick that visited this record; 0 for none.
@@ -46,6 +52,7 @@ impl ConnectionRecord {
         let (bytes_in_before, bytes_out_before) =
             if has_past { (sample.counters.bytes_in, sample.counters.bytes_out) } else { (0, 0) };
         ConnectionRecord {
+            limit: Limit::new(&sample),
             sample,
             rate_in: 0.0,
             rate_out: 0.0,
@@ -62,6 +69,12 @@ impl ConnectionRecord {
     /// Bytes per second of both directions in the last interval.
     pub fn rate(&self) -> f64 {
         self.rate_in + self.rate_out
+    }
+
+    /// What kept this end from sending more in the last interval; `None` where it is not
+    /// known, and for UDP.
+    pub fn limited_by(&self) -> Option<LimitedBy> {
+        self.limit.as_ref().and_then(|limit| limit.by)
     }
 
     /// Takes the newest sample. Totals never decrease: a sample can be taken after the
@@ -120,6 +133,8 @@ pub struct ClosedRecord {
     pub closed: Closed,
     /// When the connection began; `None` where it is older than tcptop.
     pub started: Option<DateTime<Utc>>,
+    /// What kept this end from sending more in the interval in which it closed.
+    pub limited_by: Option<LimitedBy>,
 }
 
 /// A moment, on both clocks.
@@ -149,6 +164,9 @@ pub struct ConnectionTable {
     sampled: Vec<ConnectionKey>,
     /// Keys of the records that the last tick found changed.
     changed: Vec<ConnectionKey>,
+    /// Keys of the records that something other than their process limited in the last
+    /// interval. Without a sample it is the process in the next one.
+    limited: Vec<ConnectionKey>,
     /// Connections that closed since the last tick.
     closing: Vec<ClosedRecord>,
     /// Connections that closed in the interval before the last tick.
@@ -221,12 +239,18 @@ impl ConnectionTable {
         }
         self.buried.insert(key);
         let mut started = None;
+        let mut limit = Limit::new(&closed.sample);
         if let Some(mut record) = self.records.swap_remove(&key) {
             record.absorb(closed.sample);
             closed.sample = record.sample;
             started = record.started;
+            limit = record.limit;
         }
-        self.closing.push(ClosedRecord { closed, started });
+        let limited_by = limit.and_then(|mut limit| {
+            limit.end_interval(&closed.sample, self.last_tick_ns, closed.closed_ns);
+            limit.by
+        });
+        self.closing.push(ClosedRecord { closed, started, limited_by });
     }
 
     fn is_buried(&self, key: &ConnectionKey) -> bool {
@@ -241,12 +265,13 @@ impl ConnectionTable {
             _ => now_ns.saturating_sub(self.last_tick_ns),
         };
         let now = Moment { now_ns, time };
+        let start_ns = now_ns.saturating_sub(elapsed_ns);
         self.last_tick_ns = now_ns;
         self.ticks = self.ticks.wrapping_add(1).max(1);
         self.buried_before = std::mem::take(&mut self.buried);
         self.closed.clear();
         std::mem::swap(&mut self.closed, &mut self.closing);
-        for ClosedRecord { closed, started } in &mut self.closed {
+        for ClosedRecord { closed, started, .. } in &mut self.closed {
             *started = started.or_else(|| now.started(&closed.sample));
         }
 
@@ -254,6 +279,7 @@ impl ConnectionTable {
         // their rate may fall to zero now, and they are no longer new.
         let mut visit = std::mem::take(&mut self.sampled);
         visit.append(&mut self.changed);
+        visit.append(&mut self.limited);
         visit.retain(|key| match self.records.get_mut(key) {
             Some(record) if record.visited != self.ticks => {
                 let changed = record.tick(elapsed_ns);
@@ -261,6 +287,12 @@ impl ConnectionTable {
                     record.started = now.started(&record.sample);
                 }
                 record.visited = self.ticks;
+                if let Some(limit) = &mut record.limit {
+                    limit.end_interval(&record.sample, start_ns, now_ns);
+                    if limit.by.is_some_and(|by| by != LimitedBy::App) {
+                        self.limited.push(*key);
+                    }
+                }
                 changed
             }
             _ => false,
@@ -283,6 +315,9 @@ impl ConnectionTable {
         }
         if excessive(self.closing.capacity(), self.closed.len()) {
             self.closing.shrink_to(ample(self.closed.len()));
+        }
+        if excessive(self.limited.capacity(), self.limited.len()) {
+            self.limited.shrink_to(ample(self.limited.len()));
         }
     }
 

@@ -139,11 +139,13 @@ struct file;
 struct kernfs_node;
 struct net;
 struct net_device;
+struct numa_drop_counters;
 struct seq_file;
 struct sock;
 struct sock_common;
 struct socket;
 struct task_struct;
+struct tcp_congestion_ops;
 
 struct __sk_buff {
 	__u32 len;
@@ -367,6 +369,10 @@ struct sock_common {
 };
 
 typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
 	int owned;
 } socket_lock_t;
 typedef struct {
@@ -379,15 +385,18 @@ struct sock_cgroup_data {
 
 struct sock {
 	struct sock_common __sk_common;
+	atomic_t sk_drops;
 	int sk_rx_dst_ifindex;
 	int sk_err;
 	struct socket *sk_socket;
 	socket_lock_t sk_lock;
+	long unsigned int sk_pacing_rate;
 	kuid_t sk_uid;
 	u16 sk_protocol;
 	u16 sk_type;
 	struct dst_entry *sk_dst_cache;
 	struct sock_cgroup_data sk_cgrp_data;
+	struct numa_drop_counters *sk_drop_counters;
 };
 
 struct inet_sock {
@@ -397,6 +406,7 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct tcp_congestion_ops *icsk_ca_ops;
 };
 
 struct kernfs_node {
@@ -426,9 +436,10 @@ struct net_device {
 	int ifindex;
 };
 
-typedef struct {
-	int counter;
-} atomic_t;
+struct numa_drop_counters {
+	atomic_t drops0;
+	atomic_t drops1;
+};
 
 struct refcount_struct {
 	atomic_t refs;
@@ -473,17 +484,48 @@ struct task_struct {
 	char comm[16];
 };
 
+struct tcp_congestion_ops {
+	char name[16];
+};
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	u32 reordering;
+	u32 mss_cache;
+	u32 snd_cwnd;
+	u32 lost_out;
+	u32 copied_seq;
+	u32 snd_ssthresh;
 	struct minmax rtt_min;
 	u32 segs_out;
 	u64 bytes_sent;
+	u8 chrono_type;
+	u32 chrono_start;
+	u32 chrono_stat[3];
+	u32 write_seq;
+	u32 mdev_us;
+	u64 tcp_wstamp_ns;
+	u32 rcv_nxt;
+	u32 snd_nxt;
+	u32 snd_una;
 	u32 srtt_us;
+	u32 packets_out;
 	u64 bytes_received;
 	u32 segs_in;
+	u32 rate_delivered;
+	u32 rate_interval_us;
+	u64 bytes_acked;
+	struct {
+		u32 rtt_us;
+		u32 seq;
+		u64 time;
+	} rcv_rtt_est;
+	u32 dsack_dups;
 	u64 bytes_retrans;
 	u32 total_retrans;
+	u32 total_rto_time;
 	int linger2;
+	u32 rcv_ooopack;
 };
 
 #pragma clang attribute pop

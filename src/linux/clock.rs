@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 /// CLOCK_MONOTONIC in nanoseconds.
 ///
@@ -24,9 +24,38 @@ pub(super) fn wall(monotonic_ns: u64) -> DateTime<Utc> {
     now - TimeDelta::nanoseconds(monotonic.wrapping_sub(monotonic_ns) as i64)
 }
 
+/// The length of a jiffy in microseconds, rounded down as in `tcp_get_info()`: there it is
+/// `USEC_PER_SEC / HZ`. The coarse clock advances once a jiffy, so its resolution is that
+/// of the kernel's HZ (`KTIME_LOW_RES` in include/linux/hrtimer.h).
+///
+/// # Errors
+/// Where the kernel refuses.
+pub(super) fn jiffy_us() -> Result<u32> {
+    let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .context("failed to read the resolution of a clock")?;
+    let ns = u64::try_from(jiffy.tv_nsec()).unwrap_or(1).max(1);
+    Ok(whole_us(ns))
+}
+
+/// A jiffy of about `ns` nanoseconds in microseconds: HZ is a whole number.
+fn whole_us(ns: u64) -> u32 {
+    let hz = ((1_000_000_000 + ns / 2) / ns).max(1);
+    (1_000_000 / hz) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// HZ 100, 250, 300 and 1000; the kernel gives (10^9 + HZ / 2) / HZ nanoseconds.
+    #[test]
+    fn a_jiffy_is_rounded_as_the_kernel_does() {
+        for (ns, us) in [(10_000_000, 10_000), (4_000_000, 4000), (3_333_333, 3333)] {
+            assert_eq!(whole_us(ns), us);
+        }
+        assert_eq!(whole_us(1_000_000), 1000);
+        assert!((100..=10_000).contains(&jiffy_us().unwrap()));
+    }
 
     #[test]
     fn a_second_ago_is_a_second_ago() {

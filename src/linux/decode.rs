@@ -2,12 +2,15 @@
 //!
 //! Pure: no kernel, no clock. Never panics, because it runs in a callback of libbpf.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::wire::{self, Event, Family, Flags, Kind, State};
+use rustc_hash::FxHasher;
+
+use super::wire::{self, Detailed, Event, Family, Flags, Identified, Kind, State};
 use crate::connection::{
-    CloseReason, Closed, ConnectionKey, Counters, Identity, KernelName, Owner, Protocol, Sample,
-    TcpState,
+    CloseReason, Closed, ConnectionKey, Counters, Details, Identity, KernelName, Owner, Protocol,
+    Sample, TcpState,
 };
 use crate::event::CollectorEvent;
 
@@ -20,14 +23,21 @@ const ORPHAN: u8 = Flags::TCPTOP_ORPHAN.0;
 /// `tcp_sock.rtt_min` before the first measurement.
 const NO_MIN_RTT: u32 = u32::MAX;
 
+/// `tcp_sock.snd_ssthresh` before the first loss (`TCP_INFINITE_SSTHRESH` in
+/// include/net/tcp.h).
+const INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
+
+/// `tcptop_details.syn_retrans` where tcptop did not see the handshake (`TCPTOP_UNKNOWN`).
+const NOT_SEEN: u32 = u32::MAX;
+
 /// The event of a record, or `None` where its length, kind, family, protocol or state is
 /// not one that the BPF programs write.
 pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
     let record: &Event = plain::from_bytes(bytes).ok()?;
+    let mut sample = sample(record)?;
     if bytes.len() != size_of::<Event>() {
-        return None;
+        (sample.id, sample.details) = rest(bytes, &sample)?;
     }
-    let sample = sample(record)?;
     match record.kind {
         Kind::TCPTOP_SAMPLE => Some(CollectorEvent::Sample(sample)),
         Kind::TCPTOP_CLOSED => Some(CollectorEvent::Closed(Closed {
@@ -78,6 +88,70 @@ fn sample(record: &Event) -> Option<Sample> {
         id: Identity::default(),
         details: None,
     })
+}
+
+/// What only a longer record has; `None` where its length is not one of them.
+fn rest(bytes: &[u8], sample: &Sample) -> Option<(Identity, Option<Box<Details>>)> {
+    let (event, identity, details) = if bytes.len() == size_of::<Identified>() {
+        let record: &Identified = plain::from_bytes(bytes).ok()?;
+        (&record.event, &record.identity, None)
+    } else if bytes.len() == size_of::<Detailed>() {
+        let record: &Detailed = plain::from_bytes(bytes).ok()?;
+        (&record.event, &record.identity, Some(details(&record.event, &record.details)))
+    } else {
+        return None;
+    };
+    let part = match sample.protocol {
+        Protocol::Tcp => identity.part,
+        Protocol::Udp => flow_part(sample, identity.part),
+    };
+    // The record has the number plus 1, and 0 where it is not known.
+    let drops = event.drops.checked_sub(1).map(u64::from);
+    let details = if details.is_some() || drops.is_some() {
+        Some(Box::new(Details { drops, ..details.unwrap_or_default() }))
+    } else {
+        None
+    };
+    Some((Identity { cookie: identity.cookie, part }, details))
+}
+
+/// Tells the flows of a UDP socket apart: a hash of the tuple, and of the time at which the
+/// flow began in units of the timeout. Another flow of the same tuple comes only after a
+/// timeout's silence, so never within the same unit.
+fn flow_part(sample: &Sample, born: u64) -> u64 {
+    let mut hasher = FxHasher::default();
+    (sample.local, sample.remote, born).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The values that `TCP_INFO` has, and none where the kernel has not measured one.
+fn details(event: &Event, details: &wire::Details) -> Details {
+    let measured = |value: u32| (value != 0).then_some(value);
+    Details {
+        connect_us: measured(details.connect_us),
+        syn_retrans: (details.syn_retrans != NOT_SEEN).then_some(details.syn_retrans),
+        cwnd: Some(details.cwnd),
+        ssthresh: (details.ssthresh < INFINITE_SSTHRESH).then_some(details.ssthresh),
+        mss: Some(details.mss),
+        rttvar_us: (event.srtt_us != 0).then_some(details.rttvar_us),
+        rcv_rtt_us: measured(details.rcv_rtt_us),
+        delivery_rate: (details.delivery_rate != 0).then_some(details.delivery_rate),
+        pacing_rate: (details.pacing_rate != u64::MAX).then_some(details.pacing_rate),
+        unacked: Some(details.unacked),
+        lost: Some(details.lost),
+        reordering: Some(details.reordering),
+        bytes_retrans: Some(details.bytes_retrans),
+        dsack_dups: Some(details.dsack_dups),
+        rcv_ooo: Some(details.rcv_ooo),
+        notsent: Some(details.notsent),
+        send_queue: Some(details.send_queue),
+        recv_queue: Some(details.recv_queue),
+        busy_us: Some(details.busy_us),
+        rwnd_limited_us: Some(details.rwnd_limited_us),
+        sndbuf_limited_us: Some(details.sndbuf_limited_us),
+        congestion: (details.congestion[0] != 0).then(|| KernelName::from_comm(details.congestion)),
+        drops: None,
+    }
 }
 
 /// The state of a connection, or `None` for the kernel's states of other sockets
@@ -191,6 +265,14 @@ mod tests {
         unsafe { plain::as_bytes(record) }
     }
 
+    fn decoded_longer<T: plain::Plain>(record: &T) -> Option<Sample> {
+        // SAFETY: Plain types are initialised bytes without padding.
+        match decode(unsafe { plain::as_bytes(record) }) {
+            Some(CollectorEvent::Sample(sample)) => Some(sample),
+            _ => None,
+        }
+    }
+
     fn decoded(record: &Event) -> Sample {
         match decode(bytes(record)) {
             Some(CollectorEvent::Sample(sample)) => sample,
@@ -235,9 +317,88 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_record_says_who_and_why_slow() {
+        let identity = wire::Identity { cookie: 5, part: 6 };
+        let mut identified = Identified { event: record(), identity };
+        let sample = decoded_longer(&identified).expect("a sample");
+        assert_eq!(sample.id, Identity { cookie: 5, part: 6 });
+        assert_eq!(sample.details, None, "nobody asked");
+        identified.event.drops = 1;
+        let sample = decoded_longer(&identified).expect("a sample");
+        assert_eq!(sample.details.expect("drops").drops, Some(0));
+
+        let details = wire::Details {
+            pacing_rate: u64::MAX,
+            cwnd: 10,
+            ssthresh: INFINITE_SSTHRESH,
+            rttvar_us: 3,
+            syn_retrans: NOT_SEEN,
+            busy_us: 8000,
+            congestion: *b"cubic\0\0\0\0\0\0\0\0\0\0\0",
+            ..wire::Details::default()
+        };
+        let mut detailed = Detailed { event: record(), identity, details };
+        let known = Details {
+            cwnd: Some(10),
+            mss: Some(0),
+            rttvar_us: Some(3),
+            unacked: Some(0),
+            lost: Some(0),
+            reordering: Some(0),
+            bytes_retrans: Some(0),
+            dsack_dups: Some(0),
+            rcv_ooo: Some(0),
+            notsent: Some(0),
+            send_queue: Some(0),
+            recv_queue: Some(0),
+            busy_us: Some(8000),
+            rwnd_limited_us: Some(0),
+            sndbuf_limited_us: Some(0),
+            congestion: Some(KernelName::from_comm(details.congestion)),
+            ..Details::default()
+        };
+        let sample = decoded_longer(&detailed).expect("a sample");
+        assert_eq!(sample.id, Identity { cookie: 5, part: 6 });
+        assert_eq!(sample.details.as_deref(), Some(&known));
+        (detailed.event.srtt_us, detailed.event.drops) = (0, 3);
+        detailed.details.ssthresh = 7;
+        detailed.details.syn_retrans = 0;
+        detailed.details.connect_us = 9;
+        let known = Details {
+            rttvar_us: None,
+            drops: Some(2),
+            ssthresh: Some(7),
+            syn_retrans: Some(0),
+            connect_us: Some(9),
+            ..known
+        };
+        assert_eq!(decoded_longer(&detailed).expect("a sample").details.as_deref(), Some(&known));
+    }
+
+    #[test]
+    fn flows_of_a_socket_differ_by_tuple_and_time() {
+        let flow = |port: u16, born: u64| {
+            let mut event = record();
+            event.protocol = wire::Protocol::TCPTOP_UDP;
+            event.remote_port = port;
+            let identity = wire::Identity { cookie: 5, part: born };
+            decoded_longer(&Identified { event, identity }).expect("a sample").id
+        };
+        assert_eq!(flow(53, 1), flow(53, 1));
+        let ids = [flow(53, 1), flow(53, 2), flow(54, 1), flow(54, 2)];
+        let parts: std::collections::HashSet<u64> = ids.iter().map(|id| id.part).collect();
+        assert_eq!((parts.len(), ids[0].cookie), (4, 5));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let good = record();
         assert_eq!(decode(&bytes(&good)[..80]), None, "short");
+        let identified = Identified { event: good, ..Identified::default() };
+        // SAFETY: Identified is Plain.
+        let longer = unsafe { plain::as_bytes(&identified) };
+        assert!(decode(longer).is_some());
+        assert_eq!(decode(&longer[..168]), None, "between two lengths");
         for spoil in [
             |record: &mut Event| record.kind = Kind(77),
             |record: &mut Event| record.family = Family(1),

@@ -22,9 +22,9 @@ use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, PrintCallback, PrintLevel};
 use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
-use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
-use super::{names, privileges};
-use crate::connection::{Family, Protocol};
+use super::wire::{self, Control, OpenTcptopSkel, Record, TcptopSkel, TcptopSkelBuilder};
+use super::{clock, names, privileges};
+use crate::connection::{Family, Needs, Protocol};
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
 
@@ -41,35 +41,61 @@ pub(super) struct Knobs<'a> {
     udp_slots: u32,
     /// True where TCP is counted: the user asked for it, and this kernel can show it.
     tcp: bool,
+    /// What is wanted beyond what every sample has.
+    needs: Needs,
 }
 
 impl<'a> Knobs<'a> {
     /// The values for these settings.
     pub(super) fn new(
         settings: &'a Settings,
+        needs: Needs,
         without: &'a [Provider],
         ring_bytes: u32,
     ) -> Knobs<'a> {
         let udp_slots = settings.more.udp_flows.next_power_of_two();
         let tcp = settings.query.wants(Protocol::Tcp);
-        Knobs { settings, without, ring_bytes, udp_slots, tcp }
+        Knobs { settings, without, ring_bytes, udp_slots, tcp, needs }
     }
 
     /// The same with small maps, for programs that are only tried.
     fn small(&self) -> Knobs<'a> {
         Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
     }
+
+    /// The shortest record that has what is needed.
+    fn record(&self) -> Record {
+        if self.needs.contains(Needs::DETAILS) {
+            Record::RECORD_DETAILED
+        } else if self.needs.intersects(Needs::IDENTITY | Needs::DROPS) {
+            Record::RECORD_IDENTIFIED
+        } else {
+            Record::RECORD_PLAIN
+        }
+    }
+
+    /// True where the programs for longer records are used.
+    fn longer(&self) -> bool {
+        self.record() != Record::RECORD_PLAIN
+    }
 }
 
-/// The programs of a provider, in the order in which they are attached. This is a macro
-/// because programs have different types before and after they are loaded.
+/// The programs of a provider, in the order in which they are attached. Those that write
+/// records exist twice: `$longer` chooses. This is a macro because programs have different
+/// types before and after they are loaded.
 macro_rules! programs {
-    ($object:expr, $provider:expr) => {{
+    ($object:expr, $provider:expr, $longer:expr) => {{
         let progs = &mut $object.progs;
         match $provider {
+            Provider::StateTracepoint if $longer => vec![
+                &mut progs.tcp_state_longer,
+                &mut progs.tcp_state_second_longer,
+                &mut progs.tcp_state_third_longer,
+            ],
             Provider::StateTracepoint => {
                 vec![&mut progs.tcp_state, &mut progs.tcp_state_second, &mut progs.tcp_state_third]
             }
+            Provider::StorageIterator if $longer => vec![&mut progs.sample_longer],
             Provider::StorageIterator => vec![&mut progs.sample],
             Provider::TcpSendTracepoint => vec![&mut progs.tcp_sending, &mut progs.sock_received],
             Provider::SocketTracepoints => vec![&mut progs.sock_sent, &mut progs.sock_received],
@@ -170,17 +196,18 @@ impl<'object> Hooks<'object> {
         let mut skel = open(storage, knobs, &providers, true)?
             .load()
             .context("failed to load the BPF programs")?;
+        let longer = knobs.longer();
         let mut attached = Vec::new();
         for &provider in providers.iter().filter(|provider| !is_iterator(**provider)) {
-            attach(&mut skel, provider, &mut attached)
+            attach(&mut skel, provider, longer, &mut attached)
                 .with_context(|| format!("failed to attach {}", provider.name()))?;
         }
         let names = skel.progs.renames.attach();
         attached.push(names.context("failed to attach tp_btf/task_rename")?);
         let sample = if knobs.tcp {
-            let link = skel
-                .progs
-                .sample
+            let program =
+                if longer { &mut skel.progs.sample_longer } else { &mut skel.progs.sample };
+            let link = program
                 .attach_iter(skel.maps.sockets.as_fd())
                 .context("failed to attach the iterator over tracked sockets")?;
             Some(link)
@@ -188,9 +215,12 @@ impl<'object> Hooks<'object> {
             None
         };
         let sample_flows = if providers.iter().any(|provider| is_udp(*provider)) {
-            let link = skel
-                .progs
-                .sample_flows
+            let program = if longer {
+                &mut skel.progs.sample_flows_longer
+            } else {
+                &mut skel.progs.sample_flows
+            };
+            let link = program
                 .attach_iter(skel.maps.taken_slots.as_fd())
                 .context("failed to attach the iterator over UDP flows")?;
             Some(link)
@@ -207,7 +237,7 @@ impl<'object> Hooks<'object> {
         };
         let mut counting = Vec::new();
         if providers.contains(&Provider::UdpEntry) {
-            for program in programs!(skel, Provider::UdpEntry) {
+            for program in programs!(skel, Provider::UdpEntry, longer) {
                 let program = program.as_fd().try_clone_to_owned();
                 counting.push(program.context("failed to keep a program")?);
             }
@@ -327,7 +357,9 @@ fn attempt(provider: Provider, knobs: &Knobs<'_>) -> Result<(), String> {
     }
     let result = open(&mut storage, &knobs, &[provider], false)
         .and_then(|open| open.load().context("load"))
-        .and_then(|mut skel| attach(&mut skel, provider, &mut Vec::new()).context("attach"));
+        .and_then(|mut skel| {
+            attach(&mut skel, provider, knobs.longer(), &mut Vec::new()).context("attach")
+        });
     result.map_err(|error| format!("{error:#}"))
 }
 
@@ -352,7 +384,7 @@ fn open<'object>(
     let query = &knobs.settings.query;
 
     for provider in providers {
-        for program in programs!(open, provider) {
+        for program in programs!(open, provider, knobs.longer()) {
             program.set_autoload(true);
         }
     }
@@ -361,10 +393,13 @@ fn open<'object>(
         progs.renames.set_autoload(true);
         progs.seed_held.set_autoload(true);
         progs.seed_unheld.set_autoload(knobs.tcp);
-        progs.sample_flows.set_autoload(udp);
+        progs.sample_flows.set_autoload(udp && !knobs.longer());
+        progs.sample_flows_longer.set_autoload(udp && knobs.longer());
     }
-    if progs.tcp_state_third.autoload() && !tracepoints_are_preempted() {
-        progs.tcp_state_third.set_autoload(false);
+    for third in [&mut progs.tcp_state_third, &mut progs.tcp_state_third_longer] {
+        if third.autoload() && !tracepoints_are_preempted() {
+            third.set_autoload(false);
+        }
     }
     if !knobs.tcp {
         progs.tcp_sending.set_autoload(false);
@@ -378,6 +413,9 @@ fn open<'object>(
         maps.taken_slots
             .set_max_entries(slots.div_ceil(wire::FlowTable::SLOTS_PER_WORD.0))
             .context("failed to size the flow table")?;
+        if knobs.needs.contains(Needs::DROPS) {
+            maps.flow_sockets.set_max_entries(slots).context("failed to size the flow table")?;
+        }
     }
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     let settings = &mut rodata.settings;
@@ -398,6 +436,9 @@ fn open<'object>(
         }
     }
     settings.track_receivers.write(has(Provider::CgroupSkb));
+    settings.record = knobs.record();
+    settings.drops.write(knobs.needs.contains(Needs::DROPS));
+    settings.jiffy_us = clock::jiffy_us()?;
     settings.flow_mask = slots - 1;
     // The standard library has no other source of random numbers.
     settings.flow_seed = RandomState::new().build_hasher().finish();
@@ -414,8 +455,14 @@ fn tracepoints_are_preempted() -> bool {
 }
 
 /// Attaches the programs of a provider, except those that were not loaded.
-fn attach(skel: &mut TcptopSkel<'_>, provider: Provider, links: &mut Vec<Link>) -> Result<()> {
-    let programs = programs!(skel, provider).into_iter().filter(|program| program.autoload());
+fn attach(
+    skel: &mut TcptopSkel<'_>,
+    provider: Provider,
+    longer: bool,
+    links: &mut Vec<Link>,
+) -> Result<()> {
+    let programs =
+        programs!(skel, provider, longer).into_iter().filter(|program| program.autoload());
     match provider {
         Provider::CgroupSkb => {
             let root = cgroup_root()?;

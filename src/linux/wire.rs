@@ -15,11 +15,17 @@ use crate::loss::LossCause;
 
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
+pub use types::record as Record;
 pub use types::tcptop_control as Control;
+pub use types::tcptop_detailed as Detailed;
+pub use types::tcptop_details as Details;
 pub use types::tcptop_event as Event;
 pub use types::tcptop_family as Family;
 pub use types::tcptop_flags as Flags;
 pub use types::tcptop_flow_table as FlowTable;
+pub use types::tcptop_identified as Identified;
+#[cfg(test)]
+pub use types::tcptop_identity as Identity;
 pub use types::tcptop_kind as Kind;
 pub use types::tcptop_loss as KernelLoss;
 pub use types::tcptop_pass as Pass;
@@ -31,9 +37,15 @@ pub use types::tcptop_state as State;
 // padding (its size below is the sum of its fields). So any bytes are a valid Event.
 unsafe impl plain::Plain for Event {}
 // SAFETY: as above.
+unsafe impl plain::Plain for Identified {}
+// SAFETY: as above.
+unsafe impl plain::Plain for Detailed {}
+// SAFETY: as above.
 unsafe impl plain::Plain for Pass {}
 
 const _: () = assert!(size_of::<Event>() == 160);
+const _: () = assert!(size_of::<Identified>() == 160 + 16);
+const _: () = assert!(size_of::<Detailed>() == 160 + 16 + 128);
 const _: () = assert!(size_of::<Pass>() == 24);
 
 /// The cause of loss that each counter of the BPF side stands for.

@@ -13,7 +13,7 @@ use super::grouped::GroupRow;
 use crate::connection::{Details, Identity, KernelName, Needs, Protocol, Sample};
 use crate::names::Place;
 use crate::settings::ColumnList;
-use crate::table::{ClosedRecord, ConnectionRecord};
+use crate::table::{ClosedRecord, ConnectionRecord, LimitedBy};
 use crate::view::Key;
 
 /// One value and its meaning. Each format writes it in its own way.
@@ -151,6 +151,8 @@ pub struct Row<'a> {
     pub partial: bool,
     /// Why the connection ended; `None` where it is open, or the reason is not known.
     pub end: Option<&'static str>,
+    /// What kept this end from sending more in this interval; `None` where not known.
+    pub limited_by: Option<LimitedBy>,
     /// The names that the columns need.
     pub place: Place<'a>,
     /// The group, in the row of one. `sample` has its totals then.
@@ -185,6 +187,7 @@ impl<'a> Row<'a> {
             started: record.started,
             partial: sample.lacks_past(common.lifetime),
             end: None,
+            limited_by: record.limited_by(),
             place,
             group: None,
         }
@@ -208,6 +211,7 @@ impl<'a> Row<'a> {
             started: record.started,
             partial: sample.lacks_past(common.lifetime),
             end: closed.reason.name(),
+            limited_by: record.limited_by,
             place,
             group: None,
         }
@@ -235,6 +239,7 @@ impl<'a> Row<'a> {
             started: None,
             partial: false,
             end: None,
+            limited_by: None,
             place: Place::default(),
             group: Some(group),
         }
@@ -629,6 +634,302 @@ pub static COLUMNS: &[Column] = &[
         source: "remote_addr, remote_port",
         about: "Address and port of the other end.",
         value: |row| Value::Endpoint(&row.sample.remote),
+        ..COLUMN
+    },
+    Column {
+        name: "connect_us",
+        title: "CONNECT",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Asked,
+        source: "CLOCK_MONOTONIC (who accepts: the first RTT)",
+        about: "How long the handshake took: from the first SYN to ESTABLISHED, or to the end \
+                where it failed; for who accepts, from the SYN-ACK. Unknown where tcptop did not \
+                see it, and before Linux 6.7 for who accepts and had to send the SYN-ACK again.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.connect_us, |us| Value::Micros(us.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "syn_retrans",
+        title: "SYN_RETRANS",
+        kind: Kind::Number,
+        usual: Usual::Asked,
+        source: "tcp_sock.total_retrans at ESTABLISHED",
+        about: "SYNs, or SYN-ACKs, that were sent again. Unknown where tcptop did not see the \
+                handshake.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.syn_retrans, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "cwnd",
+        title: "CWND",
+        kind: Kind::Number,
+        unit: "segments",
+        usual: Usual::Asked,
+        source: "tcp_sock.snd_cwnd",
+        about: "Congestion window: how many segments may be on their way.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.cwnd, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "ssthresh",
+        title: "SSTHRESH",
+        kind: Kind::Number,
+        unit: "segments",
+        usual: Usual::Asked,
+        source: "tcp_sock.snd_ssthresh",
+        about: "Below this congestion window, slow start makes it grow fast; unknown before the \
+                first loss.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.ssthresh, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "mss",
+        title: "MSS",
+        kind: Kind::Number,
+        unit: "bytes",
+        usual: Usual::Asked,
+        source: "tcp_sock.mss_cache",
+        about: "Payload of the largest segment that can be sent.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.mss, |bytes| Value::Bytes(bytes.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "rttvar_us",
+        title: "RTTVAR",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Asked,
+        source: "tcp_sock.mdev_us / 4",
+        about: "Mean deviation of the round-trip time.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.rttvar_us, |us| Value::Micros(us.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "rcv_rtt_us",
+        title: "RCV_RTT",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Asked,
+        source: "tcp_sock.rcv_rtt_est.rtt_us / 8",
+        about: "Round-trip time as the receiver estimates it.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.rcv_rtt_us, |us| Value::Micros(us.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "delivery_rate",
+        title: "DELIVERY_RATE",
+        kind: Kind::Number,
+        unit: "bytes/s",
+        usual: Usual::Asked,
+        source: "tcp_sock.rate_delivered * mss_cache / rate_interval_us",
+        about: "How fast the peer got the latest data, as the kernel measured it.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.delivery_rate, |rate| Value::Rate(rate as f64)),
+        ..COLUMN
+    },
+    Column {
+        name: "pacing_rate",
+        title: "PACING_RATE",
+        kind: Kind::Number,
+        unit: "bytes/s",
+        usual: Usual::Asked,
+        source: "sock.sk_pacing_rate",
+        about: "The rate at which the kernel means to send; unknown where there is no limit.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.pacing_rate, |rate| Value::Rate(rate as f64)),
+        ..COLUMN
+    },
+    Column {
+        name: "unacked",
+        title: "UNACKED",
+        kind: Kind::Number,
+        unit: "segments",
+        usual: Usual::Asked,
+        source: "tcp_sock.packets_out",
+        about: "Segments that are sent and not yet acknowledged.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.unacked, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "lost",
+        title: "LOST",
+        kind: Kind::Number,
+        unit: "segments",
+        usual: Usual::Asked,
+        source: "tcp_sock.lost_out",
+        about: "Segments of these that the kernel takes for lost.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.lost, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "reordering",
+        title: "REORDERING",
+        kind: Kind::Number,
+        unit: "segments",
+        usual: Usual::Asked,
+        source: "tcp_sock.reordering",
+        about: "How far segments may come out of order before the kernel takes one for lost.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.reordering, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "bytes_retrans",
+        title: "BYTES_RETRANS",
+        kind: Kind::Number,
+        unit: "bytes",
+        usual: Usual::Asked,
+        source: "tcp_sock.bytes_retrans",
+        about: "Payload that was sent again, in the whole life of the connection.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.bytes_retrans, Value::Bytes),
+        ..COLUMN
+    },
+    Column {
+        name: "dsack_dups",
+        title: "DSACK_DUPS",
+        kind: Kind::Number,
+        usual: Usual::Asked,
+        source: "tcp_sock.dsack_dups",
+        about: "Segments that the peer got twice and said so, in the whole life of the \
+                connection.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.dsack_dups, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "rcv_ooo",
+        title: "RCV_OOO",
+        kind: Kind::Number,
+        usual: Usual::Asked,
+        source: "tcp_sock.rcv_ooopack",
+        about: "Segments that came out of order, in the whole life of the connection.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.rcv_ooo, |value| Value::Number(value.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "notsent",
+        title: "NOTSENT",
+        kind: Kind::Number,
+        unit: "bytes",
+        usual: Usual::Asked,
+        source: "tcp_sock.write_seq - snd_nxt",
+        about: "Data in the send buffer that was not sent yet.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.notsent, |bytes| Value::Bytes(bytes.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "send_queue",
+        title: "SEND_QUEUE",
+        kind: Kind::Number,
+        unit: "bytes",
+        usual: Usual::Asked,
+        source: "tcp_sock.write_seq - snd_una",
+        about: "Data in the send buffer that is not acknowledged yet, a SYN and a FIN counted as \
+                a byte (Send-Q of ss).",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.send_queue, |bytes| Value::Bytes(bytes.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "recv_queue",
+        title: "RECV_QUEUE",
+        kind: Kind::Number,
+        unit: "bytes",
+        usual: Usual::Asked,
+        source: "tcp_sock.rcv_nxt - copied_seq",
+        about: "Data that came in and the process has not read yet, a FIN counted as a byte \
+                (Recv-Q of ss).",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.recv_queue, |bytes| Value::Bytes(bytes.into())),
+        ..COLUMN
+    },
+    Column {
+        name: "busy_us",
+        title: "BUSY",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Asked,
+        source: "tcp_sock.chrono_stat",
+        about: "How long there was something to send or to be acknowledged, in the whole life of \
+                the socket. In jiffies, as the next two.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.busy_us, Value::Micros),
+        ..COLUMN
+    },
+    Column {
+        name: "rwnd_limited_us",
+        title: "RWND_LIMITED",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Asked,
+        source: "tcp_sock.chrono_stat",
+        about: "How much of that the receive window of the peer kept this end from sending.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.rwnd_limited_us, Value::Micros),
+        ..COLUMN
+    },
+    Column {
+        name: "sndbuf_limited_us",
+        title: "SNDBUF_LIMITED",
+        kind: Kind::Number,
+        unit: "us",
+        usual: Usual::Asked,
+        source: "tcp_sock.chrono_stat",
+        about: "How much of that the send buffer was too small.",
+        needs: Needs::DETAILS,
+        value: |row| row.detail(|details| details.sndbuf_limited_us, Value::Micros),
+        ..COLUMN
+    },
+    Column {
+        name: "limited_by",
+        title: "LIMITED_BY",
+        usual: Usual::Asked,
+        source: "busy_us, rwnd_limited_us, sndbuf_limited_us",
+        about: "What kept this end from sending more for the longest part of this interval: app \
+                (the process had nothing to send), cwnd (the network), rwnd (the reader) or \
+                sndbuf (the send buffer).",
+        needs: Needs::DETAILS,
+        value: |row| row.limited_by.map_or(Value::Unknown, |by| Value::Word(by.name())),
+        ..COLUMN
+    },
+    Column {
+        name: "congestion",
+        title: "CONGESTION",
+        usual: Usual::Asked,
+        source: "inet_connection_sock.icsk_ca_ops",
+        about: "Algorithm of congestion control.",
+        needs: Needs::DETAILS,
+        value: |row| {
+            let details = row.sample.details.as_deref();
+            details
+                .and_then(|details| details.congestion.as_ref())
+                .map_or(Value::Unknown, Value::Name)
+        },
+        ..COLUMN
+    },
+    Column {
+        name: "drops",
+        title: "DROPS",
+        kind: Kind::Number,
+        usual: Usual::Asked,
+        source: "sock.sk_drops",
+        about: "Packets that the socket dropped in its whole life, such as datagrams for which \
+                its buffer was full. All flows of a UDP socket have the same number.",
+        needs: Needs::DROPS,
+        value: |row| row.detail(|details| details.drops, Value::Number),
         ..COLUMN
     },
 ];

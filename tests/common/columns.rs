@@ -37,7 +37,34 @@ pub const COLUMNS: &[(&str, char)] = &[
 ];
 
 /// The columns that only `--columns` brings.
-pub const ASKED: &[(&str, char)] = &[("local", 'S'), ("remote", 'S')];
+pub const ASKED: &[(&str, char)] = &[
+    ("local", 'S'),
+    ("remote", 'S'),
+    ("connect_us", 'n'),
+    ("syn_retrans", 'n'),
+    ("cwnd", 'n'),
+    ("ssthresh", 'n'),
+    ("mss", 'n'),
+    ("rttvar_us", 'n'),
+    ("rcv_rtt_us", 'n'),
+    ("delivery_rate", 'n'),
+    ("pacing_rate", 'n'),
+    ("unacked", 'n'),
+    ("lost", 'n'),
+    ("reordering", 'n'),
+    ("bytes_retrans", 'n'),
+    ("dsack_dups", 'n'),
+    ("rcv_ooo", 'n'),
+    ("notsent", 'n'),
+    ("send_queue", 'n'),
+    ("recv_queue", 'n'),
+    ("busy_us", 'n'),
+    ("rwnd_limited_us", 'n'),
+    ("sndbuf_limited_us", 'n'),
+    ("limited_by", 's'),
+    ("congestion", 's'),
+    ("drops", 'n'),
+];
 
 /// The number of columns in CSV without `--wide`.
 pub const USUAL: usize = 16;
