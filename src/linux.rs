@@ -84,7 +84,7 @@ impl Host {
 
     /// Looks up names for the numbers of a connection, for the formats that write them.
     pub fn names(&self) -> Box<dyn Names + Send> {
-        Box::new(HostNames::new())
+        Box::new(HostNames::new(self.needs))
     }
 
     /// The name of this host; empty where the kernel has none.
@@ -161,10 +161,13 @@ impl Host {
         let reporting = thread::Builder::new()
             .name("reporter".into())
             .spawn(move || {
-                // After logrotate has moved the log, opening its path again needs this
-                // capability if another user owns the directory.
-                let kept: &[Capability] = if logs { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
-                privileges::give_up_all_but(kept, notice);
+                let mut kept = names::capabilities(needs);
+                if logs {
+                    // After logrotate has moved the log, opening its path again needs this
+                    // capability if another user owns the directory.
+                    kept.push(Capability::CAP_DAC_OVERRIDE);
+                }
+                privileges::give_up_all_but(&kept, notice);
                 let result = reporter.run(&receiver);
                 drop((receiver, working));
                 result
