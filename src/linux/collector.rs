@@ -52,7 +52,6 @@ pub(super) struct LinuxCollector {
     /// What to collect, how long an interval is and when to end.
     pub(super) settings: Settings,
     /// What is wanted beyond what every sample has.
-    #[expect(dead_code, reason = "the longer records will need it")]
     pub(super) needs: Needs,
     /// Providers that must not be tried.
     pub(super) without: Vec<Provider>,
@@ -84,7 +83,7 @@ impl NetworkCollector for LinuxCollector {
         programs::set_verbose(self.settings.more.verbose);
         raise_priority();
         let mut storage = [MaybeUninit::uninit(), MaybeUninit::uninit()];
-        let knobs = Knobs::new(&self.settings, &self.without, RING_BYTES);
+        let knobs = Knobs::new(&self.settings, self.needs, &self.without, RING_BYTES);
         let (plan, hooks) = Hooks::attach(&mut storage, &knobs);
         if let Some(sender) = &self.plan {
             let _ = sender.send(plan.clone());

@@ -164,6 +164,7 @@ mod tests {
     fn only_what_is_asked_for_is_looked_up() {
         let mut names = HostNames::new(Needs::all());
         let mut sample = tcp();
+        sample.uid = 0;
         sample.ifindex = 1;
         sample.netns = own_network_namespace().unwrap();
         sample.cgroup = 1;

@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use super::{names, privileges};
-use crate::connection::{Family, Protocol};
+use crate::connection::{Family, Needs, Protocol};
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
 
@@ -41,18 +41,23 @@ pub(super) struct Knobs<'a> {
     udp_slots: u32,
     /// True where TCP is counted: the user asked for it, and this kernel can show it.
     tcp: bool,
+    /// True where new cgroups are reported: the user asked for something that follows from
+    /// a cgroup, and this kernel can show it.
+    cgroups: bool,
 }
 
 impl<'a> Knobs<'a> {
     /// The values for these settings.
     pub(super) fn new(
         settings: &'a Settings,
+        needs: Needs,
         without: &'a [Provider],
         ring_bytes: u32,
     ) -> Knobs<'a> {
         let udp_slots = settings.more.udp_flows.next_power_of_two();
         let tcp = settings.query.wants(Protocol::Tcp);
-        Knobs { settings, without, ring_bytes, udp_slots, tcp }
+        let cgroups = needs.intersects(Needs::CGROUPS) && reports_cgroups();
+        Knobs { settings, without, ring_bytes, udp_slots, tcp, cgroups }
     }
 
     /// The same with small maps, for programs that are only tried.
@@ -177,6 +182,10 @@ impl<'object> Hooks<'object> {
         }
         let names = skel.progs.renames.attach();
         attached.push(names.context("failed to attach tp_btf/task_rename")?);
+        if knobs.cgroups {
+            let link = skel.progs.cgroup_made.attach();
+            attached.push(link.context("failed to attach tp_btf/cgroup_mkdir")?);
+        }
         let sample = if knobs.tcp {
             let link = skel
                 .progs
@@ -362,6 +371,7 @@ fn open<'object>(
         progs.seed_held.set_autoload(true);
         progs.seed_unheld.set_autoload(knobs.tcp);
         progs.sample_flows.set_autoload(udp);
+        progs.cgroup_made.set_autoload(knobs.cgroups);
     }
     if progs.tcp_state_third.autoload() && !tracepoints_are_preempted() {
         progs.tcp_state_third.set_autoload(false);
@@ -411,6 +421,12 @@ fn open<'object>(
 /// type that is looked up here belongs to that protection.
 fn tracepoints_are_preempted() -> bool {
     privileges::kernel_knows("class_srcu_fast_notrace_t")
+}
+
+/// Whether a path that the hook sees is the path below the mount of cgroup v2: not where
+/// only a part of the tree is mounted. There only a walk through that part finds paths.
+fn reports_cgroups() -> bool {
+    names::cgroup_part().is_none() && privileges::kernel_knows("btf_trace_cgroup_mkdir")
 }
 
 /// Attaches the programs of a provider, except those that were not loaded.

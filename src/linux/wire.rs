@@ -15,6 +15,7 @@ use crate::loss::LossCause;
 
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
+pub use types::tcptop_cgroup as CgroupMade;
 pub use types::tcptop_control as Control;
 pub use types::tcptop_event as Event;
 pub use types::tcptop_family as Family;
@@ -32,9 +33,12 @@ pub use types::tcptop_state as State;
 unsafe impl plain::Plain for Event {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Pass {}
+// SAFETY: as above.
+unsafe impl plain::Plain for CgroupMade {}
 
 const _: () = assert!(size_of::<Event>() == 160);
 const _: () = assert!(size_of::<Pass>() == 24);
+const _: () = assert!(size_of::<CgroupMade>() == 16 + 1024);
 
 /// The cause of loss that each counter of the BPF side stands for.
 pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as usize] = [
@@ -43,4 +47,5 @@ pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as 
     (KernelLoss::TCPTOP_LOST_FLOW_DATAGRAMS, LossCause::FlowTableDatagrams),
     (KernelLoss::TCPTOP_LOST_FLOW_BYTES, LossCause::FlowTableBytes),
     (KernelLoss::TCPTOP_LOST_RECEIVERS, LossCause::ReceiverTableFull),
+    (KernelLoss::TCPTOP_LOST_CGROUPS, LossCause::CgroupsFull),
 ];

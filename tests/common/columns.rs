@@ -37,7 +37,15 @@ pub const COLUMNS: &[(&str, char)] = &[
 ];
 
 /// The columns that only `--columns` brings.
-pub const ASKED: &[(&str, char)] = &[("local", 'S'), ("remote", 'S')];
+pub const ASKED: &[(&str, char)] = &[
+    ("local", 'S'),
+    ("remote", 'S'),
+    ("exe", 's'),
+    ("user", 's'),
+    ("unit", 's'),
+    ("container_name", 's'),
+    ("pod", 's'),
+];
 
 /// The number of columns in CSV without `--wide`.
 pub const USUAL: usize = 16;
@@ -52,6 +60,7 @@ pub const CAUSES: &[&str] = &[
     "flow_table_bytes",
     "receiver_table_full",
     "skipped",
+    "cgroups",
 ];
 
 /// The names of the first `count` columns of [`COLUMNS`].
