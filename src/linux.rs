@@ -158,10 +158,17 @@ impl Host {
             .name("collector".into())
             .spawn(move || collector.run(sender))
             .context("failed to start a thread")?;
+        let for_names = names::capabilities(needs);
+        for (capability, what) in &for_names {
+            if !privileges::has(*capability) {
+                notice(&format!("cannot show {what}: {capability} is needed for it, or root"));
+            }
+        }
         let reporting = thread::Builder::new()
             .name("reporter".into())
             .spawn(move || {
-                let mut kept = names::capabilities(needs);
+                let mut kept: Vec<Capability> =
+                    for_names.into_iter().map(|(capability, _)| capability).collect();
                 if logs {
                     // After logrotate has moved the log, opening its path again needs this
                     // capability if another user owns the directory.

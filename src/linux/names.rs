@@ -121,16 +121,16 @@ impl Names for HostNames {
 /// What the files of container runtimes are read for.
 const NAMED: Needs = Needs::CONTAINER_NAME.union(Needs::POD);
 
-/// The capabilities that looking up these names takes.
-pub(super) fn capabilities(needs: Needs) -> Vec<Capability> {
+/// The capabilities that looking up these names takes, each with what it shows.
+pub(super) fn capabilities(needs: Needs) -> Vec<(Capability, &'static str)> {
     let mut kept = Vec::new();
     if needs.contains(Needs::EXE) {
-        // To read /proc/PID/exe of other users' processes (proc_pid_exe(5)).
-        kept.push(Capability::CAP_SYS_PTRACE);
+        // For /proc/PID/exe (proc_pid_exe(5)).
+        kept.push((Capability::CAP_SYS_PTRACE, "exe of other users' processes"));
     }
     if needs.intersects(NAMED) {
-        // Users' containers are in their homes, the host's in directories of root.
-        kept.push(Capability::CAP_DAC_READ_SEARCH);
+        // The host's containers are in directories of root, users' in their homes.
+        kept.push((Capability::CAP_DAC_READ_SEARCH, "names of other users' containers"));
     }
     kept
 }
@@ -188,8 +188,11 @@ mod tests {
 
     #[test]
     fn capabilities_are_kept_only_for_what_takes_them() {
-        assert_eq!(capabilities(Needs::CGROUPS.difference(NAMED) | Needs::USER), []);
-        assert_eq!(capabilities(Needs::EXE), [Capability::CAP_SYS_PTRACE]);
-        assert_eq!(capabilities(Needs::POD), [Capability::CAP_DAC_READ_SEARCH]);
+        let kept = |needs| -> Vec<Capability> {
+            capabilities(needs).into_iter().map(|(capability, _)| capability).collect()
+        };
+        assert_eq!(kept(Needs::CGROUPS.difference(NAMED) | Needs::USER), []);
+        assert_eq!(kept(Needs::EXE), [Capability::CAP_SYS_PTRACE]);
+        assert_eq!(kept(Needs::POD), [Capability::CAP_DAC_READ_SEARCH]);
     }
 }

@@ -52,14 +52,14 @@ struct Podman {
 impl Podman {
     fn new(uid: u32) -> Podman {
         let directory = tempfile::tempdir().expect("a directory");
-        let open = |path: &Path| {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
-        };
-        open(directory.path());
+        let everyone = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), everyone).expect("chmod");
         let path = |name: &str| directory.path().join(name);
+        // As on most hosts, nobody else may look into the home.
+        let private = fs::Permissions::from_mode(0o700);
         for name in ["home", "run", "storage", "image"] {
             fs::create_dir(path(name)).expect("a directory");
-            open(&path(name));
+            fs::set_permissions(path(name), private.clone()).expect("chmod");
             chown(path(name), Some(uid), Some(uid)).expect("chown");
         }
         let mut users = fs::read_to_string("/etc/passwd").expect("users");

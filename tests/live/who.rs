@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::common::agent::{Agent, Socket};
 use crate::common::cgroups::{self, Cgroup};
 use crate::common::program;
-use crate::common::sock::{self, Ends, Family};
+use crate::common::sock::{self, Ends, Family, Pair};
 use crate::common::tcptop::{Ended, Output, Tcptop};
 use crate::common::udp;
 
-use super::privilege::{NOBODY, become_nobody, check_kept};
+use super::privilege::{NOBODY, as_nobody, become_nobody, check_kept, public_binary};
 use super::{Test, left_out, test};
 
 pub fn tests() -> Vec<Test> {
@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         test("who::another_program", another_program),
         test("who::brief_cgroup", brief_cgroup),
         test("who::units", units),
+        test("who::without_the_capability", without_the_capability),
         test("who::only_what_is_asked_for", only_what_is_asked_for),
     ]
 }
@@ -227,6 +228,27 @@ fn units() {
     }
     let ended = tcptop.stop(libc::SIGINT);
     assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+/// An ordinary user sees his own programs, and is told what it takes to see the others'.
+fn without_the_capability() {
+    let (_directory, binary) = public_binary();
+    let arguments =
+        ["--format", "json", "--interval", "0.1", "--columns", "local,remote,exe,container_name"];
+    let granted = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let tcptop = as_nobody(&binary, &arguments, &granted).start();
+    let pair = Pair::new(Family::V4);
+    let row = tcptop.wait("a row", |output| row_of(output, pair.ends));
+    assert_eq!(row["exe"], Value::Null, "root's program");
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for notice in [
+        "tcptop: cannot show exe of other users' processes: CAP_SYS_PTRACE is needed for it, or root",
+        "tcptop: cannot show names of other users' containers: CAP_DAC_READ_SEARCH is needed for \
+         it, or root",
+    ] {
+        assert!(ended.stderr.lines().any(|line| line == notice), "{}", ended.stderr);
+    }
 }
 
 /// What is not asked for is not attached, and takes no capability.
