@@ -18,6 +18,8 @@ enum tcptop_kind {
 	TCPTOP_CLOSED = 2,
 	/* A UDP flow was silent for the timeout and is forgotten; its final totals. */
 	TCPTOP_EXPIRED = 3,
+	/* A cgroup was made; struct tcptop_cgroup. */
+	TCPTOP_CGROUP_MADE = 4,
 } __attribute__((packed));
 
 /* include/linux/socket.h; an IPv4-mapped address belongs to AF_INET6. */
@@ -159,6 +161,17 @@ struct tcptop_detailed {
 	struct tcptop_details details; /* TCP only */
 };
 _Static_assert(sizeof(struct tcptop_detailed) == 304, "wire size");
+/* The longest path that the kernel hands out, with its NUL (TRACE_CGROUP_PATH_LEN). */
+#define CGROUP_PATH_SIZE 1024
+
+/* A cgroup (v2) that was made. */
+struct tcptop_cgroup {
+	enum tcptop_kind kind;
+	__u8 pad[7];
+	__u64 id; /* inode number of its directory */
+	__u8 path[CGROUP_PATH_SIZE]; /* from the root of the hierarchy; ends at the first NUL */
+};
+_Static_assert(sizeof(struct tcptop_cgroup) == 16 + CGROUP_PATH_SIZE, "wire size");
 
 /* The totals of one pass of a sampling iterator. Its descriptor yields nothing else. */
 struct tcptop_pass {
@@ -175,6 +188,7 @@ enum tcptop_loss {
 	TCPTOP_LOST_FLOW_DATAGRAMS, /* UDP datagrams that found the flow table full */
 	TCPTOP_LOST_FLOW_BYTES, /* their payload */
 	TCPTOP_LOST_RECEIVERS, /* failed updates of `receivers`, the table of UDP receivers */
+	TCPTOP_LOST_CGROUPS, /* new cgroups without room in the ring */
 	TCPTOP_LOSS_CAUSES,
 };
 

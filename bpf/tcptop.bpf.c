@@ -10,6 +10,7 @@
  *   ip_send_skb, ...         a UDP datagram is sent or received   UDP
  *   cgroup_skb               the same, if trampolines are refused UDP
  *   taken_slots              every tick, each UDP flow            UDP samples
+ *   cgroup_mkdir             a cgroup is made                     names
  *
  * No program runs per TCP byte or segment: the kernel counts them in every tcp_sock,
  * and the programs only read its counters.
@@ -21,6 +22,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include "cgroup.bpf.h"
 #include "control.bpf.h"
 #include "event.h"
 #include "pass.bpf.h"
@@ -41,6 +43,7 @@ struct tcptop_wire {
 	struct tcptop_event event;
 	struct tcptop_identified identified;
 	struct tcptop_detailed detailed;
+	struct tcptop_cgroup cgroup;
 	enum tcptop_flags flags;
 	enum tcptop_loss loss;
 	enum tcptop_flow_table flow_table;
@@ -395,4 +398,16 @@ SEC("?iter/bpf_map_elem")
 int sample_flows_longer(struct bpf_iter__bpf_map_elem *ctx)
 {
 	return sample_slots(ctx, true);
+}
+
+/*
+ * Names. cgroup_mkdir fires in every hierarchy, before the directory can be seen: so
+ * before a process, and its sockets, can be in it. The path is that from the root of the
+ * hierarchy, whatever the cgroup namespace. Misses cgroups that are older than tcptop.
+ */
+SEC("?tp_btf/cgroup_mkdir")
+int BPF_PROG(cgroup_made, struct cgroup *cgroup, const char *path)
+{
+	cgroup_report(cgroup, path);
+	return 0;
 }

@@ -84,7 +84,7 @@ impl Host {
 
     /// Looks up names for the numbers of a connection, for the formats that write them.
     pub fn names(&self) -> Box<dyn Names + Send> {
-        Box::new(HostNames::new())
+        Box::new(HostNames::new(self.needs))
     }
 
     /// The name of this host; empty where the kernel has none.
@@ -160,14 +160,23 @@ impl Host {
             .name("collector".into())
             .spawn(move || collector.run(sender))
             .context("failed to start a thread")?;
+        let for_names = names::capabilities(needs);
+        for (capability, what) in &for_names {
+            if !privileges::has(*capability) {
+                notice(&format!("cannot show {what}: {capability} is needed for it, or root"));
+            }
+        }
         let reporting = thread::Builder::new()
             .name("reporter".into())
             .spawn(move || {
-                // After logrotate has moved the log, opening its path again needs this
-                // capability if another user owns the directory. So does each new textfile.
-                let kept: &[Capability] =
-                    if replaces { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
-                privileges::give_up_all_but(kept, notice);
+                let mut kept: Vec<Capability> =
+                    for_names.into_iter().map(|(capability, _)| capability).collect();
+                if replaces {
+                    // After logrotate has moved the log, opening its path again needs this
+                    // capability if another user owns the directory. So does each new textfile.
+                    kept.push(Capability::CAP_DAC_OVERRIDE);
+                }
+                privileges::give_up_all_but(&kept, notice);
                 let result = reporter.run(&receiver);
                 drop((receiver, working));
                 result

@@ -28,11 +28,14 @@ pub enum LossCause {
     /// The kernel did not run a program for a UDP datagram or a batch of them, because
     /// the same program was preempted on that processor and had not finished.
     Skipped,
+    /// The record of a new cgroup had no room in the ring buffer or in the backlog: rows
+    /// of connections in it may lack their cgroup and what follows from it.
+    CgroupsFull,
 }
 
 impl LossCause {
     /// Every cause, in the order in which they are reported.
-    pub const ALL: [LossCause; 8] = [
+    pub const ALL: [LossCause; 9] = [
         LossCause::RingFull,
         LossCause::StorageFull,
         LossCause::ChannelFull,
@@ -41,6 +44,7 @@ impl LossCause {
         LossCause::FlowTableBytes,
         LossCause::ReceiverTableFull,
         LossCause::Skipped,
+        LossCause::CgroupsFull,
     ];
 
     /// Machine-readable name (JSON key).
@@ -54,6 +58,7 @@ impl LossCause {
             LossCause::FlowTableBytes => "flow_table_bytes",
             LossCause::ReceiverTableFull => "receiver_table_full",
             LossCause::Skipped => "skipped",
+            LossCause::CgroupsFull => "cgroups",
         }
     }
 
@@ -67,6 +72,7 @@ impl LossCause {
             LossCause::FlowTableBytes => "UDP bytes (flow table full)",
             LossCause::ReceiverTableFull => "receivers of UDP sockets (receiver table full)",
             LossCause::Skipped => "UDP sends and receives (skipped by the kernel)",
+            LossCause::CgroupsFull => "names of new cgroups (ring buffer full or output blocked)",
         }
     }
 }

@@ -31,10 +31,12 @@ mod live {
     mod netns;
     mod owner;
     mod paths;
+    mod podman;
     mod privilege;
     mod refused;
     mod udp;
     mod view;
+    mod who;
 
     /// A test, and whether it uses only the shared tcptop.
     pub struct Test {
@@ -102,6 +104,8 @@ mod live {
             cron::tests(),
             filters::tests(),
             view::tests(),
+            who::tests(),
+            podman::tests(),
             privilege::tests(),
             refused::tests(),
             doctor::tests(),

@@ -134,6 +134,7 @@ struct bpf_iter_meta;
 struct bpf_map;
 struct bpf_sock;
 struct cgroup;
+struct cgroup_root;
 struct dst_entry;
 struct file;
 struct kernfs_node;
@@ -340,6 +341,11 @@ _Static_assert(sizeof(struct udphdr) == 8, "udphdr");
 
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
 };
 
 struct dst_entry {

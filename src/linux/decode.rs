@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use rustc_hash::FxHasher;
 
-use super::wire::{self, Detailed, Event, Family, Flags, Identified, Kind, State};
+use super::wire::{self, CgroupMade, Detailed, Event, Family, Flags, Identified, Kind, State};
 use crate::connection::{
     CloseReason, Closed, ConnectionKey, Counters, Details, Identity, KernelName, Owner, Protocol,
     Sample, TcpState,
@@ -33,6 +33,9 @@ const NOT_SEEN: u32 = u32::MAX;
 /// The event of a record, or `None` where its length, kind, family, protocol or state is
 /// not one that the BPF programs write.
 pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
+    if bytes.len() == size_of::<CgroupMade>() {
+        return cgroup(plain::from_bytes(bytes).ok()?);
+    }
     let record: &Event = plain::from_bytes(bytes).ok()?;
     let mut sample = sample(record)?;
     if bytes.len() != size_of::<Event>() {
@@ -52,6 +55,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
         })),
         _ => None,
     }
+}
+
+fn cgroup(record: &CgroupMade) -> Option<CollectorEvent> {
+    let path = std::ffi::CStr::from_bytes_until_nul(&record.path).ok()?.to_string_lossy();
+    let whole = record.kind == Kind::TCPTOP_CGROUP_MADE && path.starts_with('/');
+    whole.then(|| CollectorEvent::CgroupMade { id: record.id, path: path.into() })
 }
 
 fn sample(record: &Event) -> Option<Sample> {
@@ -304,6 +313,29 @@ mod tests {
         assert_eq!(sample.remote.to_string(), "[2001:db8::1]:40000", "global: no scope");
         record.local_addr = "fe80::1".parse::<Ipv6Addr>().expect("address").octets();
         assert_eq!(decoded(&record).local.to_string(), "[fe80::1%3]:443");
+    }
+
+    #[test]
+    fn a_cgroup_has_its_path_up_to_the_first_nul() {
+        let mut record = CgroupMade {
+            kind: Kind::TCPTOP_CGROUP_MADE,
+            id: 4711,
+            path: [b'x'; 1024],
+            ..CgroupMade::default()
+        };
+        let decoded = |record: &CgroupMade| {
+            // SAFETY: CgroupMade is Plain: initialised bytes without padding.
+            decode(unsafe { plain::as_bytes(record) })
+        };
+        assert_eq!(decoded(&record), None, "without an end");
+        record.path[..8].copy_from_slice(b"/a\xffb\n\0\0y");
+        let path = "/a\u{fffd}b\n".into();
+        assert_eq!(decoded(&record), Some(CollectorEvent::CgroupMade { id: 4711, path }));
+        record.path[0] = b'a';
+        assert_eq!(decoded(&record), None, "no path");
+        record.path[0] = b'/';
+        record.kind = Kind::TCPTOP_SAMPLE;
+        assert_eq!(decoded(&record), None, "another kind");
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Outbox {
 struct Waiting {
     events: Vec<CollectorEvent>,
     lost: Loss,
+    /// True where one of them should not wait until a batch is full.
+    urgent: bool,
 }
 
 impl Outbox {
@@ -63,10 +65,17 @@ impl Outbox {
         };
         match event {
             None => waiting.lost[LossCause::Malformed] += 1,
+            Some(CollectorEvent::CgroupMade { .. }) if waiting.events.len() >= BACKLOG => {
+                waiting.lost[LossCause::CgroupsFull] += 1;
+            }
             Some(_) if waiting.events.len() >= BACKLOG => {
                 waiting.lost[LossCause::ChannelFull] += 1;
             }
-            Some(event) => waiting.events.push(event),
+            Some(event) => {
+                // The reporter reads files that may be gone soon.
+                waiting.urgent |= matches!(event, CollectorEvent::CgroupMade { .. });
+                waiting.events.push(event);
+            }
         }
     }
 
@@ -82,14 +91,15 @@ impl Outbox {
         self.batches.len() > self.after_tick.get()
     }
 
-    /// Sends full batches as long as the channel has room. Never waits.
+    /// Sends full batches, and all if one event is urgent, as long as the channel has
+    /// room. Never waits.
     ///
     /// # Errors
     /// Where the receiver is gone.
     pub(super) fn forward(&self) -> Result<(), Stop> {
-        let events = &mut self.waiting.borrow_mut().events;
-        while events.len() >= BATCH {
-            let rest = events.split_off(BATCH);
+        let Waiting { events, urgent, .. } = &mut *self.waiting.borrow_mut();
+        while events.len() >= BATCH || (*urgent && !events.is_empty()) {
+            let rest = events.split_off(events.len().min(BATCH));
             match self.batches.try_send(std::mem::replace(events, rest)) {
                 Ok(()) => self.after_tick.set(self.after_tick.get() + 1),
                 Err(TrySendError::Full(mut batch)) => {
@@ -100,6 +110,7 @@ impl Outbox {
                 Err(TrySendError::Disconnected(_)) => return Err(Stop::ReporterGone),
             }
         }
+        *urgent = false;
         Ok(())
     }
 
@@ -204,6 +215,25 @@ mod tests {
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [BATCH, BATCH, 4]);
         assert_eq!(objects(&batches[1])[0], BATCH as u64, "in order");
         assert_eq!(batches[2][3], CollectorEvent::Tick(tick()));
+    }
+
+    #[test]
+    fn a_new_cgroup_does_not_wait_for_a_batch() {
+        let (outbox, receiver) = outbox(1);
+        outbox.take(event(1));
+        outbox.forward().unwrap();
+        assert_eq!(receiver.len(), 0);
+        outbox.take(Some(CollectorEvent::CgroupMade { id: 7, path: "/x".into() }));
+        outbox.take(event(2));
+        outbox.forward().unwrap();
+        assert_eq!(receiver.try_recv().unwrap().len(), 3, "in order, with what came before it");
+        outbox.take(event(3));
+        outbox.forward().unwrap();
+        assert_eq!(receiver.len(), 0, "once");
+        (0..BACKLOG as u64).for_each(|object| outbox.take(event(object)));
+        outbox.take(Some(CollectorEvent::CgroupMade { id: 8, path: "/y".into() }));
+        let lost = outbox.take_lost();
+        assert_eq!((lost[LossCause::CgroupsFull], lost[LossCause::ChannelFull]), (1, 1));
     }
 
     #[test]

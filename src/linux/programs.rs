@@ -43,6 +43,9 @@ pub(super) struct Knobs<'a> {
     tcp: bool,
     /// What is wanted beyond what every sample has.
     needs: Needs,
+    /// True where new cgroups are reported: the user asked for something that follows from
+    /// a cgroup, and this kernel can show it.
+    cgroups: bool,
 }
 
 impl<'a> Knobs<'a> {
@@ -55,7 +58,8 @@ impl<'a> Knobs<'a> {
     ) -> Knobs<'a> {
         let udp_slots = settings.more.udp_flows.next_power_of_two();
         let tcp = settings.query.wants(Protocol::Tcp);
-        Knobs { settings, without, ring_bytes, udp_slots, tcp, needs }
+        let cgroups = needs.intersects(Needs::CGROUPS) && reports_cgroups();
+        Knobs { settings, without, ring_bytes, udp_slots, tcp, needs, cgroups }
     }
 
     /// The same with small maps, for programs that are only tried.
@@ -204,6 +208,10 @@ impl<'object> Hooks<'object> {
         }
         let names = skel.progs.renames.attach();
         attached.push(names.context("failed to attach tp_btf/task_rename")?);
+        if knobs.cgroups {
+            let link = skel.progs.cgroup_made.attach();
+            attached.push(link.context("failed to attach tp_btf/cgroup_mkdir")?);
+        }
         let sample = if knobs.tcp {
             let program =
                 if longer { &mut skel.progs.sample_longer } else { &mut skel.progs.sample };
@@ -395,6 +403,7 @@ fn open<'object>(
         progs.seed_unheld.set_autoload(knobs.tcp);
         progs.sample_flows.set_autoload(udp && !knobs.longer());
         progs.sample_flows_longer.set_autoload(udp && knobs.longer());
+        progs.cgroup_made.set_autoload(knobs.cgroups);
     }
     for third in [&mut progs.tcp_state_third, &mut progs.tcp_state_third_longer] {
         if third.autoload() && !tracepoints_are_preempted() {
@@ -452,6 +461,12 @@ fn open<'object>(
 /// type that is looked up here belongs to that protection.
 fn tracepoints_are_preempted() -> bool {
     privileges::kernel_knows("class_srcu_fast_notrace_t")
+}
+
+/// Whether a path that the hook sees is the path below the mount of cgroup v2: not where
+/// only a part of the tree is mounted. There only a walk through that part finds paths.
+fn reports_cgroups() -> bool {
+    names::cgroup_part().is_none() && privileges::kernel_knows("btf_trace_cgroup_mkdir")
 }
 
 /// Attaches the programs of a provider, except those that were not loaded.

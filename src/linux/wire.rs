@@ -16,6 +16,7 @@ use crate::loss::LossCause;
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
 pub use types::record as Record;
+pub use types::tcptop_cgroup as CgroupMade;
 pub use types::tcptop_control as Control;
 pub use types::tcptop_detailed as Detailed;
 pub use types::tcptop_details as Details;
@@ -42,11 +43,14 @@ unsafe impl plain::Plain for Identified {}
 unsafe impl plain::Plain for Detailed {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Pass {}
+// SAFETY: as above.
+unsafe impl plain::Plain for CgroupMade {}
 
 const _: () = assert!(size_of::<Event>() == 160);
 const _: () = assert!(size_of::<Identified>() == 160 + 16);
 const _: () = assert!(size_of::<Detailed>() == 160 + 16 + 128);
 const _: () = assert!(size_of::<Pass>() == 24);
+const _: () = assert!(size_of::<CgroupMade>() == 16 + 1024);
 
 /// The cause of loss that each counter of the BPF side stands for.
 pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as usize] = [
@@ -55,4 +59,5 @@ pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as 
     (KernelLoss::TCPTOP_LOST_FLOW_DATAGRAMS, LossCause::FlowTableDatagrams),
     (KernelLoss::TCPTOP_LOST_FLOW_BYTES, LossCause::FlowTableBytes),
     (KernelLoss::TCPTOP_LOST_RECEIVERS, LossCause::ReceiverTableFull),
+    (KernelLoss::TCPTOP_LOST_CGROUPS, LossCause::CgroupsFull),
 ];

@@ -932,6 +932,57 @@ pub static COLUMNS: &[Column] = &[
         value: |row| row.detail(|details| details.drops, Value::Number),
         ..COLUMN
     },
+    Column {
+        name: "exe",
+        title: "EXE",
+        usual: Usual::Asked,
+        source: "exe in /proc/PID",
+        about: "Path of the owner's program, as the kernel writes it; unknown where the owner \
+                ended before tcptop looked, at the end of the interval.",
+        needs: Needs::EXE,
+        value: |row| Value::text(row.place.exe),
+        ..COLUMN
+    },
+    Column {
+        name: "user",
+        title: "USER",
+        usual: Usual::Asked,
+        source: "uid, and the host's user database",
+        about: "Name of the user who made the socket.",
+        needs: Needs::USER,
+        value: |row| Value::text(row.place.user),
+        ..COLUMN
+    },
+    Column {
+        name: "unit",
+        title: "UNIT",
+        usual: Usual::Asked,
+        source: "cgroup, by systemd's rule",
+        about: "systemd's unit of the cgroup; for a user's own units it is user@UID.service.",
+        needs: Needs::UNIT,
+        value: |row| Value::text(row.place.unit),
+        ..COLUMN
+    },
+    Column {
+        name: "container_name",
+        title: "CONTAINER_NAME",
+        usual: Usual::Asked,
+        source: "container, and files of Docker, containerd, CRI-O, Podman",
+        about: "Name of the container; in Kubernetes its name in the pod.",
+        needs: Needs::CONTAINER_NAME,
+        value: |row| Value::text(row.place.container_name),
+        ..COLUMN
+    },
+    Column {
+        name: "pod",
+        title: "POD",
+        usual: Usual::Asked,
+        source: "container, and files of Docker, containerd, CRI-O, the kubelet",
+        about: "Kubernetes: namespace/name of the pod.",
+        needs: Needs::POD,
+        value: |row| Value::text(row.place.pod),
+        ..COLUMN
+    },
 ];
 
 /// The columns of lines, by their names.

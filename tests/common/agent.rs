@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{self, Child};
+use std::process::{self, Child, Command};
 use std::str::{FromStr, SplitAsciiWhitespace};
 use std::thread;
 use std::time::Duration;
@@ -56,7 +56,26 @@ impl Agent {
     /// Starts an agent in the network namespace of the calling thread. Its process and its
     /// thread have this name.
     pub fn new(name: impl AsRef<[u8]>) -> Agent {
-        let mut command = reexec::command(Path::new(reexec::ITSELF), &ROLE);
+        Agent::start(name, reexec::command(Path::new(reexec::ITSELF), &ROLE))
+    }
+
+    /// The same for `program`, a copy of this executable. Calls `prepare` in the child
+    /// before it executes the program.
+    ///
+    /// # Safety
+    /// As for [`CommandExt::pre_exec`].
+    pub unsafe fn prepared(
+        name: impl AsRef<[u8]>,
+        program: &Path,
+        prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Agent {
+        let mut command = reexec::command(program, &ROLE);
+        // SAFETY: the caller's promise.
+        unsafe { command.pre_exec(prepare) };
+        Agent::start(name, command)
+    }
+
+    fn start(name: impl AsRef<[u8]>, mut command: Command) -> Agent {
         Conversation::prepare(&mut command);
         let mut child = command.spawn().expect("an agent");
         let conversation = Conversation::with(&mut child).expect("piped");

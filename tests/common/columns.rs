@@ -64,6 +64,11 @@ pub const ASKED: &[(&str, char)] = &[
     ("limited_by", 's'),
     ("congestion", 's'),
     ("drops", 'n'),
+    ("exe", 's'),
+    ("user", 's'),
+    ("unit", 's'),
+    ("container_name", 's'),
+    ("pod", 's'),
 ];
 
 /// The number of columns in CSV without `--wide`.
@@ -79,6 +84,7 @@ pub const CAUSES: &[&str] = &[
     "flow_table_bytes",
     "receiver_table_full",
     "skipped",
+    "cgroups",
 ];
 
 /// The names of the first `count` columns of [`COLUMNS`].

@@ -25,6 +25,11 @@ pub fn bind(what: &Path, over: &Path) -> io::Result<()> {
     Ok(mount(Some(what), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
+/// Mounts cgroup v2.
+pub fn cgroup2(point: &Path) -> io::Result<()> {
+    Ok(mount(Some("none"), point, Some("cgroup2"), MsFlags::empty(), None::<&str>)?)
+}
+
 /// Takes a mount away.
 pub fn detach(point: &Path) -> io::Result<()> {
     Ok(umount2(point, MntFlags::MNT_DETACH)?)

@@ -36,7 +36,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// The id of an ordinary user, `nobody` almost everywhere.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// A copy of the binary that every user can reach.
 pub fn public_binary() -> (TempDir, PathBuf) {
@@ -178,7 +178,7 @@ fn root_without_sys_admin() {
 }
 
 /// Becomes an ordinary user, with nothing.
-fn become_nobody() -> io::Result<()> {
+pub fn become_nobody() -> io::Result<()> {
     // SAFETY: system calls without memory, except an empty list of groups.
     let result = unsafe {
         libc::setgroups(0, std::ptr::null()) | libc::setgid(NOBODY) | libc::setuid(NOBODY)
@@ -212,15 +212,16 @@ fn file_capabilities() {
     let tcptop = launch(&BOTH).start();
     let status = fs::read_to_string(format!("/proc/{}/status", tcptop.id())).expect("status");
     assert!(status.lines().any(|line| line.starts_with("Uid:\t65534\t65534")), "{status}");
-    check_kept(&tcptop, false);
+    check_kept(&tcptop, &[]);
     check_traffic(&tcptop, older);
     tcptop.finish();
     let ended = launch(&["--doctor"]).spawn().ended();
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{:#?}", ended.output.lines);
 }
 
-/// Waits until no thread has more capabilities than the README says.
-fn check_kept(tcptop: &Tcptop, logs: bool) {
+/// Waits until no thread has more capabilities than the README says, and the reporter no
+/// others than these.
+pub fn check_kept(tcptop: &Tcptop, reporter: &[Capability]) {
     let threads = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", tcptop.id())).expect("it runs");
         tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
@@ -233,7 +234,7 @@ fn check_kept(tcptop: &Tcptop, logs: bool) {
         let name = field(&status, "Name");
         let allowed: &[Capability] = match &*name {
             "collector" => &[Capability::CAP_BPF],
-            "reporter" if logs => &[Capability::CAP_DAC_OVERRIDE],
+            "reporter" => reporter,
             _ => &[],
         };
         let allowed: u64 = allowed.iter().map(|capability| capability.bitmask()).sum();
@@ -254,9 +255,9 @@ fn check_kept(tcptop: &Tcptop, logs: bool) {
 fn gives_up() {
     let older = Pair::new(Family::V4);
     let tcptop = Tcptop::start(&[&BOTH[..], &["-i", "lo"]].concat());
-    check_kept(&tcptop, false);
+    check_kept(&tcptop, &[]);
     check_traffic(&tcptop, older);
-    check_kept(&tcptop, false);
+    check_kept(&tcptop, &[]);
     tcptop.finish();
 }
 
@@ -271,7 +272,7 @@ fn log_of_another_user() {
     owner(directory.path(), 0o700);
     let pair = Pair::new(Family::V4);
     let tcptop = logger(&log, &["--tcp", "--wide", "--interval", "0.1"]);
-    check_kept(&tcptop, true);
+    check_kept(&tcptop, &[Capability::CAP_DAC_OVERRIDE]);
     for turn in 1..=2 {
         let old = directory.path().join(format!("old{turn}"));
         fs::rename(&log, &old).expect("rename");
@@ -279,7 +280,7 @@ fn log_of_another_user() {
         Log::wait(&log, "rows in a new file", |log| {
             (log.open_rows_of(pair.ends).len() > 1).then_some(())
         });
-        check_kept(&tcptop, true);
+        check_kept(&tcptop, &[Capability::CAP_DAC_OVERRIDE]);
     }
     pair.exchange(1000, 2000);
     let ends = pair.ends;

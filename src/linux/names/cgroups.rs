@@ -1,0 +1,233 @@
+//! The paths of cgroups by their ids.
+//!
+//! Owns where cgroup v2 is mounted, the walk through its tree, and the paths that the
+//! kernel side reported.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustc_hash::FxBuildHasher;
+
+/// The paths of cgroups (v2) by their ids. The id of a cgroup is the inode number of its
+/// directory and is never used again.
+#[derive(Debug, Default)]
+pub(super) struct Cgroups {
+    mount: Option<PathBuf>,
+    paths: HashMap<u64, String, FxBuildHasher>,
+    /// The paths of the previous walk: a connection can exist a little longer than its
+    /// cgroup.
+    paths_before: HashMap<u64, String, FxBuildHasher>,
+    /// Paths that the kernel reported when the cgroup was made. The oldest go first.
+    made: HashMap<u64, Box<str>, FxBuildHasher>,
+    order: VecDeque<u64>,
+    /// Ids that a walk did not find: outside of the mount, or removed.
+    gone: HashSet<u64, FxBuildHasher>,
+    /// True where the tree was walked in this interval: it is walked once at most.
+    walked: bool,
+}
+
+impl Cgroups {
+    /// Those below `mount`. Looks at nothing yet.
+    pub(super) fn new(mount: Option<PathBuf>) -> Cgroups {
+        Cgroups { mount, ..Cgroups::default() }
+    }
+
+    /// The path below the mount, beginning with `/`.
+    pub(super) fn path(&mut self, id: u64) -> Option<&str> {
+        if id == 0 {
+            return None;
+        }
+        if !self.is_known(id) && !self.walked && !self.gone.contains(&id) {
+            self.walk();
+            if !self.paths.contains_key(&id) {
+                self.gone.insert(id);
+            }
+        }
+        let made = || self.made.get(&id).map(|path| &**path);
+        let walked = self.paths.get(&id).or_else(|| self.paths_before.get(&id));
+        walked.map(String::as_str).or_else(made)
+    }
+
+    /// Keeps the path of a cgroup that was made. It may be gone before the next walk.
+    pub(super) fn made(&mut self, id: u64, path: &str) {
+        /// Of several hundred bytes each. A longer list would be of cgroups that ended
+        /// long ago: a walk finds the others.
+        const MOST: usize = 16_384;
+        if self.order.len() >= MOST {
+            let oldest = self.order.pop_front();
+            oldest.and_then(|id| self.made.remove(&id));
+        }
+        if self.made.insert(id, path.into()).is_none() {
+            self.order.push_back(id);
+        }
+    }
+
+    /// Forgets nothing, but the tree may be walked again.
+    pub(super) fn refresh(&mut self) {
+        self.walked = false;
+    }
+
+    fn is_known(&self, id: u64) -> bool {
+        self.paths.contains_key(&id)
+            || self.made.contains_key(&id)
+            || self.paths_before.contains_key(&id)
+    }
+
+    fn walk(&mut self) {
+        /// Limits `gone` on a host that creates and removes cgroups for weeks.
+        const MOST_GONE: usize = 10_000;
+
+        self.walked = true;
+        let Some(mount) = &self.mount else { return };
+        let mut paths = HashMap::default();
+        if let Ok(root) = fs::metadata(mount) {
+            paths.insert(root.ino(), "/".to_owned());
+        }
+        let mut directories = vec![PathBuf::new()];
+        while let Some(directory) = directories.pop() {
+            // A directory that cannot be read was removed meanwhile.
+            let Ok(entries) = fs::read_dir(mount.join(&directory)) else { continue };
+            for entry in entries.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let below = directory.join(entry.file_name());
+                    paths.insert(entry.ino(), format!("/{}", below.to_string_lossy()));
+                    directories.push(below);
+                }
+            }
+        }
+        self.paths_before = std::mem::replace(&mut self.paths, paths);
+        if self.gone.len() >= MOST_GONE {
+            self.gone.clear();
+        }
+    }
+}
+
+/// The directory where cgroup v2 is mounted; `None` where it is not mounted.
+pub(super) fn cgroup_root() -> Option<PathBuf> {
+    cgroup_mount(&fs::read("/proc/self/mountinfo").ok()?)
+}
+
+/// The directory where cgroup v2 is mounted, if only a part of the cgroups is visible
+/// there: in a cgroup namespace, or where only a part is mounted.
+pub(super) fn cgroup_part() -> Option<PathBuf> {
+    /// The inode number of the root, since Linux 5.5 (`cgroup_setup_root`).
+    const ROOT: u64 = 1;
+    cgroup_root().filter(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != ROOT))
+}
+
+/// The directory where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)). Prefers a mount of the whole tree to one of a part.
+fn cgroup_mount(mountinfo: &[u8]) -> Option<PathBuf> {
+    let mut found = None;
+    for line in mountinfo.split(|&byte| byte == b'\n') {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
+        // A dash ends the optional fields; the type follows it.
+        let kind = fields.skip_while(|field| *field != b"-").nth(1);
+        if kind != Some(b"cgroup2") {
+            continue;
+        }
+        if root == b"/" {
+            return Some(unescape(point));
+        }
+        found = found.or_else(|| Some(unescape(point)));
+    }
+    found
+}
+
+/// Decodes a path: the kernel writes a blank, tab, newline or backslash as `\` and
+/// three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                path.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                path.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    Path::new(&OsString::from_vec(path)).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_of_the_whole_tree_comes_first() {
+        let unified = b"\
+22 1 0:21 / /proc rw,nosuid - proc proc rw
+25 1 0:23 / /sys rw shared:7 - sysfs sysfs rw
+29 25 0:26 /../.. /run/part rw - cgroup2 cgroup rw
+30 25 0:26 / /sys/fs/my\\040cgroup\\134 rw,nosuid shared:9 master:1 - cgroup2 cgroup2 rw,nsdelegate
+";
+        assert_eq!(cgroup_mount(unified), Some("/sys/fs/my cgroup\\".into()));
+        let part: Vec<u8> =
+            unified.split_inclusive(|&b| b == b'\n').take(3).flatten().copied().collect();
+        assert_eq!(cgroup_mount(&part), Some("/run/part".into()));
+        assert_eq!(cgroup_mount(b"25 1 0:23 / /sys rw - cgroup cgroup rw\nshort\n\n"), None);
+    }
+
+    #[test]
+    fn cgroups_are_found_by_inode_number_and_looked_for_once_an_interval() {
+        let mount = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = mount.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::metadata(path).unwrap().ino()
+        };
+        let root = fs::metadata(mount.path()).unwrap().ino();
+        let service = make("system.slice/ssh.service");
+        let mut cgroups = Cgroups::new(Some(mount.path().to_owned()));
+        assert_eq!(cgroups.path(0), None);
+        assert!(!cgroups.walked, "nothing is walked before it is needed");
+        assert_eq!(cgroups.path(service), Some("/system.slice/ssh.service"));
+        assert_eq!(cgroups.path(root), Some("/"));
+
+        let late = make("late");
+        assert_eq!(cgroups.path(late), None, "the next interval looks again");
+        cgroups.refresh();
+        assert_eq!(cgroups.path(late), Some("/late"));
+
+        fs::remove_dir(mount.path().join("late")).unwrap();
+        cgroups.refresh();
+        assert_eq!(cgroups.path(u64::MAX), None);
+        assert!(cgroups.walked);
+        assert_eq!(cgroups.path(late), Some("/late"), "known for a while after its end");
+        cgroups.refresh();
+        assert_eq!(cgroups.path(u64::MAX), None);
+        assert!(!cgroups.walked, "what is gone is not looked for again");
+    }
+
+    #[test]
+    fn a_cgroup_that_was_made_is_known_without_a_walk() {
+        let mount = tempfile::tempdir().unwrap();
+        let mut cgroups = Cgroups::new(Some(mount.path().to_owned()));
+        cgroups.made(1_000_000, "/machine.slice/libpod-1.scope");
+        assert_eq!(cgroups.path(1_000_000), Some("/machine.slice/libpod-1.scope"));
+        assert!(!cgroups.walked);
+        for _ in 0..3 {
+            cgroups.refresh();
+            assert_eq!(cgroups.path(u64::MAX), None);
+        }
+        assert_eq!(cgroups.path(1_000_000), Some("/machine.slice/libpod-1.scope"));
+        for id in 0..100_000 {
+            cgroups.made(2_000_000 + id, "/x");
+            cgroups.made(2_000_000 + id, "/x");
+            assert!(cgroups.made.len() <= 16_384 && cgroups.order.len() <= 16_384);
+        }
+        assert_eq!(cgroups.path(2_099_999), Some("/x"));
+        cgroups.refresh();
+        assert_eq!(cgroups.path(1_000_000), None, "the oldest went first");
+    }
+}

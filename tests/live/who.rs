@@ -1,0 +1,273 @@
+//! Whose a connection is: program, user, cgroup and unit. Containers are in `podman`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use caps::Capability;
+use serde_json::Value;
+
+use crate::common::agent::{Agent, Socket};
+use crate::common::cgroups::{self, Cgroup};
+use crate::common::program;
+use crate::common::sock::{self, Ends, Family, Pair};
+use crate::common::tcptop::{Ended, Output, Tcptop};
+use crate::common::udp;
+
+use super::privilege::{NOBODY, as_nobody, become_nobody, check_kept, public_binary};
+use super::{Test, left_out, test};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        test("who::program_and_user", program_and_user),
+        test("who::another_program", another_program),
+        test("who::brief_cgroup", brief_cgroup),
+        test("who::units", units),
+        test("who::without_the_capability", without_the_capability),
+        test("who::only_what_is_asked_for", only_what_is_asked_for),
+    ]
+}
+
+/// tcptop with these columns, which writes its first interval when it is stopped.
+pub const COLUMNS: &str = "local,remote,protocol,bytes_out,process_name,pid,exe,user,unit,\
+                           container,container_name,pod,cgroup";
+pub const ONE_INTERVAL: [&str; 6] =
+    ["--format", "json", "--interval", "1000", "--columns", COLUMNS];
+
+/// The objects of all rows so far.
+pub fn objects(output: &Output) -> impl DoubleEndedIterator<Item = Value> + '_ {
+    output.lines.iter().map(|line| serde_json::from_str(line).expect("JSON"))
+}
+
+/// The last row of a connection.
+pub fn row_of(output: &Output, ends: Ends) -> Option<Value> {
+    let (local, remote) = (ends.local.to_string(), ends.remote.to_string());
+    objects(output).rev().find(|row| row["local"] == *local && row["remote"] == *remote)
+}
+
+/// Ends tcptop after its only interval. Nothing was lost.
+pub fn end(tcptop: Tcptop) -> Ended {
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert_eq!(ended.lost(), "nothing");
+    ended
+}
+
+/// An agent of an ordinary user with a program of its own.
+fn stranger(name: &str, path: &Path) -> Agent {
+    fs::copy("/proc/self/exe", path).expect("copy");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    // SAFETY: the closure only makes system calls.
+    unsafe { Agent::prepared(name, path, become_nobody) }
+}
+
+fn public_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    let everyone = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory.path(), everyone).expect("chmod");
+    directory
+}
+
+/// The name of a user, as the host's database has it.
+fn user_name(uid: u32) -> Value {
+    let user = nix::unistd::User::from_uid(uid.into()).expect("a database");
+    user.map_or(Value::Null, |user| user.name.into())
+}
+
+/// tcptop finds the program of another user's process after it gave up its privileges,
+/// also when the file is replaced, and when the process has ended.
+fn program_and_user() {
+    let directory = public_directory();
+    let path = directory.path().join("a program");
+    let path_text = path.to_str().expect("UTF-8");
+    let (listener, address) = sock::listen(Family::V4);
+    let tcptop =
+        Tcptop::start(&["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    check_kept(&tcptop, &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
+    let mut agent = stranger("stranger", &path);
+    let socket = agent.connect(address);
+    let (accepted, _) = listener.accept().expect("accept");
+    agent.send(socket, 10);
+    let wait = |what: &str, exe: &str| {
+        tcptop.wait(what, |output| {
+            row_of(output, socket.ends).filter(|row| row["exe"] == *exe && row["bytes_out"] != 0)
+        })
+    };
+    let row = wait("the program", path_text);
+    assert_eq!((&row["user"], &row["pid"]), (&user_name(NOBODY), &agent.pid.into()), "{row}");
+    let own = std::env::current_exe().expect("a path");
+    let ours = tcptop.wait("our end", |output| {
+        row_of(output, socket.ends.flipped()).filter(|row| row["pid"] == std::process::id())
+    });
+    assert_eq!(ours["exe"], *own.to_str().expect("UTF-8"), "{ours}");
+    assert_eq!(ours["user"], user_name(nix::unistd::getuid().as_raw()), "{ours}");
+
+    fs::remove_file(&path).expect("remove");
+    let deleted = format!("{path_text} (deleted)");
+    wait("the kernel's word for a deleted file", &deleted);
+    drop(agent);
+    drop(accepted);
+    let closed = tcptop.wait("the final row", |output| {
+        row_of(output, socket.ends).filter(|row| row["event"] == "closed")
+    });
+    assert_eq!(closed["exe"], *deleted, "known from the time before its end: {closed}");
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+/// A process that executes another program has that one's path from then on.
+fn another_program() {
+    let directory = public_directory();
+    let next = directory.path().join("next");
+    fs::copy("/proc/self/exe", &next).expect("copy");
+    let (listener, address) = sock::listen(Family::V4);
+    let tcptop =
+        Tcptop::start(&["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let mut agent = Agent::new("first");
+    let socket = agent.connect(address);
+    let (_accepted, _) = listener.accept().expect("accept");
+    let wait = |what: &str, exe: &Path, socket: Socket| {
+        tcptop.wait(what, |output| {
+            row_of(output, socket.ends).filter(|row| row["exe"] == *exe.to_str().expect("UTF-8"))
+        });
+    };
+    wait("the first program", &std::env::current_exe().expect("a path"), socket);
+    agent.exec(&next, socket);
+    wait("the second program", &next, socket);
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+/// A cgroup that is made and removed within one interval.
+fn brief_cgroup() {
+    const WHAT: &str = "who::brief_cgroup";
+    let Some(mount) = cgroups::root() else {
+        return left_out(WHAT, "the whole of cgroup v2 is not mounted");
+    };
+    let path = format!("/tcptop{}.slice/_cpu.service/a\nb \u{1b}", std::process::id());
+    let (listener, address) = sock::listen(Family::V4);
+    let receiver = udp::bind(address);
+    let tcptop = Tcptop::start(&ONE_INTERVAL);
+    assert!(tcptop.has_tracepoint("cgroup_mkdir"));
+    // The kernel permits no line feed in a name.
+    assert!(Cgroup::new(&mount, &path).is_err());
+    let path = path.replace('\n', "");
+    let cgroup = match Cgroup::new(&mount, &path) {
+        Ok(cgroup) => cgroup,
+        Err(why) => return left_out(WHAT, why),
+    };
+    let directory = cgroup.directory();
+    let itself = Path::new("/proc/self/exe");
+    // SAFETY: the tests run one at a time, so no other thread of this process
+    // holds the allocator's lock for long; glibc makes it usable after fork.
+    let mut agent =
+        unsafe { Agent::prepared("brief", itself, move || Cgroup::enter(&directory, 0)) };
+    let tcp = agent.connect(address);
+    let (accepted, _) = listener.accept().expect("accept");
+    agent.send(tcp, 5000);
+    sock::receive(&accepted, 5000);
+    let (sender, local) = agent.udp("127.0.0.1:0".parse().expect("an address"));
+    agent.udp_send(sender, address, 300, 1);
+    assert_eq!(udp::receive(&receiver, 1), 300);
+    agent.exit();
+    cgroup.remove();
+
+    let output = end(tcptop).output;
+    let flow = row_of(&output, Ends::new(local, address)).expect("a flow");
+    let connection = row_of(&output, tcp.ends).expect("a connection");
+    for (row, bytes) in [(flow, 300), (connection, 5000)] {
+        assert_eq!(row["cgroup"].as_str(), Some(&*path), "{row}");
+        assert_eq!(row["unit"].as_str(), Some("cpu.service"), "{row}");
+        assert_eq!((&row["bytes_out"], &row["container"]), (&bytes.into(), &Value::Null), "{row}");
+    }
+}
+
+/// The unit is the one that libsystemd's sd_pid_get_unit(3) gives to `ps`.
+fn units() {
+    const WHAT: &str = "who::units";
+    let Some(mount) = cgroups::root() else {
+        return left_out(WHAT, "the whole of cgroup v2 is not mounted");
+    };
+    let (listener, address) = sock::listen(Family::V4);
+    let tcptop =
+        Tcptop::start(&["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let slice = format!("tcptop{}.slice", std::process::id());
+    for (path, known) in [
+        ("web.service", true),
+        ("web.service/worker", true),
+        ("system-web.slice/web@a\\x2db:1.service", true),
+        ("_cpu.service", true),
+        ("user-1000.slice/user@1000.service/app.slice/web.service", true),
+        ("session-3.scope", true),
+        ("web@.service", false),
+        ("web@x.slice/web.service", false),
+        ("web", false),
+        ("web/web.service", false),
+        ("", false),
+        ("a b.service", false),
+        ("web.servic", false),
+    ] {
+        let cgroup = Cgroup::new(&mount, &format!("/{slice}/{path}")).expect("a cgroup");
+        let directory = cgroup.directory();
+        let itself = Path::new("/proc/self/exe");
+        // SAFETY: as in `brief_cgroup`.
+        let mut agent =
+            unsafe { Agent::prepared("unit", itself, move || Cgroup::enter(&directory, 0)) };
+        let own = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid)).expect("it runs");
+        let expected = format!("0::{}\n", cgroup.path().trim_end_matches('/'));
+        assert!(own.contains(&expected), "{own}");
+        let socket = agent.connect(address);
+        let _accepted = listener.accept().expect("accept");
+        let unit = program::output_of("ps", &["-o", "unit=", "-p", &agent.pid.to_string()], "");
+        let unit = Some(unit.trim()).filter(|unit| *unit != "-");
+        assert_eq!(unit.is_some(), known, "{path}: {unit:?}");
+        let row = tcptop.wait("a row", |output| row_of(output, socket.ends));
+        assert_eq!(row["unit"].as_str(), unit, "{row}");
+        agent.exit();
+        cgroup.remove();
+    }
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+/// An ordinary user sees his own programs, and is told what it takes to see the others'.
+fn without_the_capability() {
+    let (_directory, binary) = public_binary();
+    let arguments =
+        ["--format", "json", "--interval", "0.1", "--columns", "local,remote,exe,container_name"];
+    let granted = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let tcptop = as_nobody(&binary, &arguments, &granted).start();
+    let pair = Pair::new(Family::V4);
+    let row = tcptop.wait("a row", |output| row_of(output, pair.ends));
+    assert_eq!(row["exe"], Value::Null, "root's program");
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for notice in [
+        "tcptop: cannot show exe of other users' processes: CAP_SYS_PTRACE is needed for it, or root",
+        "tcptop: cannot show names of other users' containers: CAP_DAC_READ_SEARCH is needed for \
+         it, or root",
+    ] {
+        assert!(ended.stderr.lines().any(|line| line == notice), "{}", ended.stderr);
+    }
+}
+
+/// What is not asked for is not attached, and takes no capability.
+fn only_what_is_asked_for() {
+    let dac = Capability::CAP_DAC_READ_SEARCH;
+    for (columns, hook, kept) in [
+        ("+uid", false, &[][..]),
+        ("+ifname,user", false, &[]),
+        ("+exe", false, &[Capability::CAP_SYS_PTRACE]),
+        ("+cgroup", true, &[]),
+        ("+container", true, &[]),
+        ("+unit", true, &[]),
+        ("+container_name", true, &[dac]),
+        ("+pod", true, &[dac]),
+    ] {
+        let tcptop = Tcptop::start(&["--columns", columns, "--tcp"]);
+        assert_eq!(tcptop.has_tracepoint("cgroup_mkdir"), hook, "{columns}");
+        check_kept(&tcptop, kept);
+        let ended = tcptop.stop(libc::SIGINT);
+        assert!(ended.status.success(), "{}", ended.stderr);
+    }
+}
