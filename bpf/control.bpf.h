@@ -6,6 +6,30 @@
 #include "event.h"
 
 #define FILTER_PORTS 16
+#define FILTER_PREFIXES 8
+
+/*
+ * Values of a filter. At least one of the first `wanted` must match, if there are any,
+ * and none of the others.
+ */
+struct tcptop_ports {
+	__u16 wanted;
+	__u16 count;
+	__u16 list[FILTER_PORTS]; /* of either end, in network order */
+};
+
+/* The addresses that have the bits of `address` where `mask` has ones. In network order,
+ * IPv4 as IPv4-mapped IPv6. */
+struct tcptop_prefix {
+	__u64 address[2];
+	__u64 mask[2];
+};
+
+struct tcptop_prefixes {
+	__u32 wanted;
+	__u32 count;
+	struct tcptop_prefix list[FILTER_PREFIXES];
+};
 
 /*
  * User space writes these before it loads the programs. From then on they are constant,
@@ -26,13 +50,16 @@ struct tcptop_settings {
 	bool holders_only;
 	/* UDP is counted by cgroup_skb programs, which do not see the receiving process. */
 	bool track_receivers;
-	__u8 filter_family; /* enum tcptop_family; 0 for both */
 	/*
-	 * Ports of either end, in network order; a count of 0 lets every port through. If
-	 * the user names more than fit, the count is 0 and only user space filters.
+	 * True if one of the filters below is set: without filters, one check is all that
+	 * they cost. Of values that do not fit, only user space knows: the programs let
+	 * more pass then, never less.
 	 */
-	__u16 filter_port_count;
-	__u16 filter_ports[FILTER_PORTS];
+	bool filters;
+	__u8 filter_family; /* enum tcptop_family; 0 for both */
+	struct tcptop_ports filter_ports;
+	struct tcptop_prefixes filter_local;
+	struct tcptop_prefixes filter_remote;
 };
 const volatile struct tcptop_settings settings;
 

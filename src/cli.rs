@@ -359,8 +359,8 @@ pub fn invalid_value(reason: &str) -> clap::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{Family, Protocol};
-    use crate::settings::{ColorChoice, Query, Sort};
+    use crate::connection::{Family, Protocol, TcpState};
+    use crate::settings::{Choice, ColorChoice, Query, Sort};
     use std::time::Duration;
 
     fn typed(arguments: &str) -> Result<Task, clap::Error> {
@@ -407,18 +407,29 @@ mod tests {
     #[test]
     fn what_was_typed_arrives() {
         let settings = settings(
-            "--port 443 --port 80 --pid 7 --pid 8 --process curl --process ssh -i lo \
-             --interface eth0 --tcp -4 --interval 0.25 --count 3 --duration 90 --udp-timeout 2 \
+            "--port 443 --port !80 --pid 7 --pid 8 --process curl --process ssh -i lo \
+             --interface !eth0 --local 10.1.2.3/8 --remote !::1 --user root --state syn_sent \
+             --tcp -4 --interval 0.25 --count 3 --duration 90 --udp-timeout 2 \
              --lifetime --all --top 5 --sort age --raw -t --wide --log x.csv --append \
              --color never --strict --udp-flows 16 -v",
         );
-        let Settings { query, rows, groups, times, output, more } = &settings;
-        assert_eq!((&query.ports[..], &query.pids[..]), (&[443, 80][..], &[7, 8][..]));
+        let Settings { query, rows, times, output, more, .. } = &settings;
+        assert_eq!(
+            (&query.ports[..], &query.pids[..]),
+            (&[Choice::plain(443), Choice::not(80)][..], &[7, 8].map(Choice::plain)[..])
+        );
         assert_eq!(
             (&query.processes[..], &query.interfaces[..]),
-            (&["curl".into(), "ssh".into()][..], &["lo".into(), "eth0".into()][..])
+            (
+                &["curl".to_owned(), "ssh".to_owned()].map(Choice::plain)[..],
+                &[Choice::plain("lo".to_owned()), Choice::not("eth0".to_owned())][..]
+            )
         );
         assert_eq!((query.protocol(), query.family()), (Some(Protocol::Tcp), Some(Family::V4)));
+        assert_eq!(query.local, [Choice::plain("10.0.0.0/8".parse().expect("a prefix"))]);
+        assert_eq!(query.remote, [Choice::not("::1/128".parse().expect("a prefix"))]);
+        assert_eq!(query.users, [Choice::plain("root".to_owned())]);
+        assert_eq!(query.states, [Choice::plain(Some(TcpState::SynSent))]);
         assert!(rows.lifetime && rows.all);
         assert_eq!((rows.top, &rows.sort), (Some(5), &Sort::Age));
         assert_eq!(rows.udp_timeout, Duration::from_secs(2));
@@ -514,13 +525,34 @@ mod tests {
                 "--count 1.5",
                 "error: invalid value '1.5' for '--count <N>': not a whole number from 1 on",
             ),
-            ("--port 0", "error: invalid value '0' for '--port <N>': 0 is not in 1..=65535"),
             (
-                "--port 65536",
-                "error: invalid value '65536' for '--port <N>': 65536 is not in 1..=65535",
+                "--port 0",
+                "error: invalid value '0' for '--port <N>': a port is a number from 1 to 65535; for several, repeat the option: --port 80 --port 443",
             ),
-            ("--pid 0", "error: invalid value '0' for '--pid <N>': 0 is not in 1..=4194304"),
-            ("--pid -1", "error: invalid value '-1' for '--pid <N>': -1 is not in 1..=4194304"),
+            (
+                "--port http",
+                "error: invalid value 'http' for '--port <N>': a port is a number from 1 to 65535; for several, repeat the option: --port 80 --port 443",
+            ),
+            (
+                "--port 80,443",
+                "error: invalid value '80,443' for '--port <N>': a port is a number from 1 to 65535; for several, repeat the option: --port 80 --port 443",
+            ),
+            (
+                "--pid -1",
+                "error: invalid value '-1' for '--pid <N>': a PID is a number from 1 to 4194304; for several, repeat the option",
+            ),
+            (
+                "--local localhost",
+                "error: invalid value 'localhost' for '--local <CIDR>': not an address or a prefix, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32",
+            ),
+            (
+                "--remote !10.0.0.0/33",
+                "error: invalid value '!10.0.0.0/33' for '--remote <CIDR>': not an address or a prefix, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32",
+            ),
+            (
+                "--state closed",
+                "error: invalid value 'closed' for '--state <STATE>': not a state; there are ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING and UDP",
+            ),
             (
                 "--udp-flows 15",
                 "error: invalid value '15' for '--udp-flows <N>': 15 is not in 16..=16777216",

@@ -21,6 +21,7 @@ mod iterate;
 mod names;
 mod outbox;
 mod plan;
+mod prefilter;
 mod privileges;
 mod programs;
 mod sampling;
@@ -36,14 +37,14 @@ use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
-use nix::unistd::pipe2;
+use nix::unistd::{User, pipe2};
 
 use crate::connection::Needs;
 use crate::event::NetworkCollector;
-use crate::filter::Filter;
+use crate::filter::{Filter, Known};
 use crate::names::Names;
 use crate::report::{Reporter, Summary};
-use crate::settings::{Query, Settings};
+use crate::settings::{Choice, Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
 pub use doctor::Report;
 use names::HostNames;
@@ -105,25 +106,22 @@ impl Host {
         privileges::check_kernel()
     }
 
-    /// The filter that the user asked for, with the indices of this host's devices.
-    /// Calls `notice` for a PID that belongs to a thread or to no process.
+    /// The filter that the user asked for, with the numbers of this host's devices and
+    /// users. Calls `notice` for a PID that belongs to a thread or to no process.
     ///
     /// # Errors
-    /// Where a device does not exist.
+    /// Where a device or a user does not exist.
     pub fn filter(&self) -> Result<Filter> {
         let query = &self.settings.query;
         self.check_pids(query);
-        let interfaces = query
-            .interfaces
-            .iter()
-            .map(|name| interface_index(name))
-            .collect::<Result<Vec<u32>>>()?;
-        let own = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
-        Ok(Filter::new(query.clone(), interfaces, own))
+        let interfaces = numbers(&query.interfaces, interface_index)?;
+        let users = numbers(&query.users, user_id)?;
+        let netns = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
+        Ok(Filter::new(query.clone(), Known { interfaces, netns, users }))
     }
 
     fn check_pids(&self, query: &Query) {
-        for &pid in &query.pids {
+        for pid in query.pids.iter().filter(|choice| !choice.not).map(|choice| choice.value) {
             match process_of(pid) {
                 Some(process) if process != pid => (self.notice)(&format!(
                     "{pid} is a thread of process {process}; connections belong to processes: \
@@ -213,6 +211,25 @@ fn return_memory() {}
 fn process_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// The numbers that stand for the names on this host.
+fn numbers(
+    names: &[Choice<String>],
+    number: impl Fn(&str) -> Result<u32>,
+) -> Result<Vec<Choice<u32>>> {
+    names.iter().map(|choice| choice.try_map(|name| number(name))).collect()
+}
+
+/// As chown(1) does: a name comes before a number.
+fn user_id(name: &str) -> Result<u32> {
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => name
+            .parse()
+            .map_err(|_| anyhow!("no user is named '{name}' here; `getent passwd` lists them")),
+        Err(error) => Err(anyhow!("failed to look up the user '{name}': {error}")),
+    }
 }
 
 fn interface_index(name: &str) -> Result<u32> {

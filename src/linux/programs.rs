@@ -23,8 +23,8 @@ use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
-use super::{names, privileges};
-use crate::connection::{Family, Protocol};
+use super::{names, prefilter, privileges};
+use crate::connection::Protocol;
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
 
@@ -386,17 +386,7 @@ fn open<'object>(
     settings.holders_only.write(has(Provider::FileIterator));
     settings.count_tcp.write(knobs.tcp);
     settings.count_udp.write(udp);
-    settings.filter_family = match query.family() {
-        None => 0,
-        Some(Family::V4) => wire::Family::AF_INET.0,
-        Some(Family::V6) => wire::Family::AF_INET6.0,
-    };
-    if query.ports.len() <= settings.filter_ports.len() {
-        settings.filter_port_count = query.ports.len() as u16;
-        for (slot, port) in settings.filter_ports.iter_mut().zip(&query.ports) {
-            *slot = port.to_be();
-        }
-    }
+    prefilter::set(settings, query);
     settings.track_receivers.write(has(Provider::CgroupSkb));
     settings.flow_mask = slots - 1;
     // The standard library has no other source of random numbers.

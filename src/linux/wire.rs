@@ -23,7 +23,10 @@ pub use types::tcptop_flow_table as FlowTable;
 pub use types::tcptop_kind as Kind;
 pub use types::tcptop_loss as KernelLoss;
 pub use types::tcptop_pass as Pass;
+pub use types::tcptop_prefix as Prefix;
+pub use types::tcptop_prefixes as Prefixes;
 pub use types::tcptop_protocol as Protocol;
+pub use types::tcptop_settings as ProgramSettings;
 pub use types::tcptop_state as State;
 
 // SAFETY: every field is an integer, an array of integers or a C enum. Rust sees a C enum

@@ -13,7 +13,7 @@ use crate::common::agent::{Agent, Socket};
 use crate::common::log::{Log, LogRow};
 use crate::common::netns::{Netns, run};
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, set_int};
-use crate::common::tcptop::{self, Launch, Tcptop};
+use crate::common::tcptop::{self, Closed, Launch, Tcptop};
 use crate::common::wait::until_true;
 
 use super::csv::{logger, place};
@@ -25,6 +25,8 @@ pub fn tests() -> Vec<Test> {
         test("filters::with_other_hooks", with_other_hooks),
         test("filters::pid_follows_the_owner", pid_follows_the_owner),
         test("filters::absent_pid", absent_pid),
+        test("filters::by_state", by_state),
+        test("filters::unknown_user", unknown_user),
         test("filters::unknown_interface", unknown_interface),
         test("filters::summary_counts_what_is_asked_for", summary),
         test("filters::leave_out_hooks", leave_out_hooks),
@@ -41,12 +43,22 @@ struct End {
     process: &'static str,
     /// Whether it is in tcptop's own network namespace.
     interface: Option<&'static str>,
+    /// The user who made the socket.
+    uid: u32,
     bytes: (u64, u64),
 }
 
 impl End {
     fn has_port(&self, ports: &[u16]) -> bool {
         [self.ends.local, self.ends.remote].iter().any(|end| ports.contains(&end.port()))
+    }
+
+    fn local(&self) -> IpAddr {
+        self.ends.local.ip()
+    }
+
+    fn remote(&self) -> IpAddr {
+        self.ends.remote.ip()
     }
 
     fn is_v6(&self) -> bool {
@@ -79,6 +91,11 @@ enum Server {
     Gamma,
 }
 
+/// The user who makes the sockets of UDP clients.
+const USER: u32 = 65534;
+
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const HOME_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const OUT_HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 1));
 const OUT_THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 2));
 
@@ -146,6 +163,7 @@ impl World {
                 pid: self.alpha.pid,
                 process: "alpha one",
                 interface: Some(interface),
+                uid: 0,
                 bytes: (two, one),
             });
             self.known.push(End {
@@ -154,24 +172,32 @@ impl World {
                 pid,
                 process,
                 interface: (server == Server::Beta).then_some("lo"),
+                uid: 0,
                 bytes: (one, two),
             });
             self.open.push((client, peer, server));
         }
         for server in &self.udp_servers {
             let there = server.local_addr().expect("bound");
-            let client = self.near.run(|| UdpSocket::bind((there.ip(), 0)).expect("bind"));
+            let client = self.near.run(|| {
+                // SAFETY: no memory; only for this thread, which ends here.
+                unsafe { libc::setfsuid(USER) };
+                UdpSocket::bind((there.ip(), 0)).expect("bind")
+            });
             let here = client.local_addr().expect("bound");
             client.send_to(&[b'u'; 300], there).expect("send");
             assert_eq!(server.recv(&mut [0; 301]).expect("receive"), 300);
             let process = own_name();
-            for (local, remote, bytes) in [(here, there, (0, 300)), (there, here, (300, 0))] {
+            for (local, remote, uid, bytes) in
+                [(here, there, USER, (0, 300)), (there, here, 0, (300, 0))]
+            {
                 self.known.push(End {
                     udp: true,
                     ends: Ends::new(local, remote),
                     pid: process::id(),
                     process,
                     interface: Some("lo"),
+                    uid,
                     bytes,
                 });
             }
@@ -305,6 +331,9 @@ fn cases(world: &mut World) -> Vec<Case> {
         world.udp_servers[0].local_addr().expect("bound").port(),
     );
     let many = (2..18).map(|port| format!("--port {port}")).collect::<Vec<_>>().join(" ");
+    let many_not = many.replace("--port ", "--port !");
+    let prefixes = (0..8).map(|n| format!("--remote 192.0.2.{n}")).collect::<Vec<_>>().join(" ");
+    let prefixes_not = prefixes.replace("--remote ", "--remote !");
     let (alpha, beta, own) = (world.alpha.pid, world.beta.pid, process::id());
     let unused = world.unused;
     let lo = |end: &End| end.interface == Some("lo");
@@ -327,6 +356,41 @@ fn cases(world: &mut World) -> Vec<Case> {
         case("-i lo", lo),
         case("--interface veth0", veth),
         case("-i lo --interface veth0", |end| end.interface.is_some()),
+        // Negation: none of these values.
+        case(&format!("--port !{p0}"), move |end| !end.has_port(&[p0])),
+        case(&format!("--port {p0} --port {p1} --port !{client_port}"), move |end| {
+            end.has_port(&[p0, p1]) && !end.has_port(&[client_port])
+        }),
+        case(&format!("{many_not} --port !{p1}"), move |end| !end.has_port(&[p1])),
+        case(&format!("--pid !{alpha} --pid !{own}"), move |end| ![alpha, own].contains(&end.pid)),
+        case("--process a --process !lpha", |end| {
+            end.process.contains('a') && !end.process.contains("lpha")
+        }),
+        case("-i !lo", move |end| !lo(end)),
+        // Addresses.
+        case("--remote 10.87.0.2", |end| end.remote() == OUT_THERE),
+        case("--remote 10.87.3.4/16", |end| end.remote().to_string().starts_with("10.87.")),
+        case("--local 127.0.0.0/8", |end| end.local() == HOME),
+        case("--local ::ffff:127.0.0.1", |end| end.local() == HOME),
+        case("--remote ::1 --remote 10.87.0.1", |end| {
+            end.remote() == HOME_V6 || end.remote() == OUT_HERE
+        }),
+        case("--remote !127.0.0.1", |end| end.remote() != HOME),
+        case("--remote !::1 --udp", |end| end.udp && end.remote() != HOME_V6),
+        case("--local ::/0", End::is_v6),
+        case("--local !::/0", |end| !end.is_v6()),
+        case("--local 0.0.0.0/0 --local !10.0.0.0/8", |end| end.local() == HOME),
+        case(&format!("--local 127.0.0.1 --remote 127.0.0.0/31 --port {p0}"), move |end| {
+            end.local() == HOME && end.has_port(&[p0])
+        }),
+        // More prefixes than the BPF programs can filter by.
+        case(&format!("{prefixes} --remote ::1"), |end| end.remote() == HOME_V6),
+        case(&format!("{prefixes_not} --remote !::1"), |end| end.remote() != HOME_V6),
+        // Users, and states that all connections of a protocol have here.
+        case("--user nobody", |end| end.uid == USER),
+        case("--user 65534 --user !0", |end| end.uid == USER),
+        case("--user !nobody --udp", |end| end.udp && end.uid != USER),
+        case("--state UDP", |end| end.udp),
         case("--tcp", |end| !end.udp),
         case("--udp", |end| end.udp),
         case("-4", |end| !end.is_v6()),
@@ -384,6 +448,9 @@ fn with_other_hooks() {
         }));
         cases.push(case(&format!("{without} --udp --port {udp_port} -6"), move |end| {
             end.udp && end.is_v6() && end.has_port(&[udp_port])
+        }));
+        cases.push(case(&format!("{without} --local 127.0.0.0/8 --port !{port}"), move |end| {
+            end.local() == HOME && !end.has_port(&[port])
         }));
     }
     assert!(!cases.is_empty());
@@ -463,6 +530,45 @@ fn absent_pid() {
     assert_eq!(ended.stderr.lines().count(), 3, "{}", ended.stderr);
 }
 
+/// A connection that leaves a state leaves the output; its end is judged by its last state.
+fn by_state() {
+    let arguments = |state: &'static str| ["--raw", "--all", "--interval", "0.1", "--state", state];
+    let [waits, others, tries] =
+        ["close-wait", "!close_wait", "SYN_SENT"].map(|state| Tcptop::start(&arguments(state)));
+    let Pair { client, server, ends } = Pair::new(Family::V4);
+    let open = |tcptop: &Tcptop, state: &str| {
+        tcptop.wait_row(state, ends, |row| row.state == state);
+    };
+    open(&others, "ESTABLISHED");
+    client.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    waits.wait_row("the end that waits", ends.flipped(), |row| row.state == "CLOSE_WAIT");
+    open(&others, "FIN_WAIT2");
+    drop((server, client));
+    others.wait_closed(&[ends, ends.flipped()]);
+
+    let nowhere = crate::common::sock::listen(Family::V6).1;
+    let socket = crate::common::sock::unconnected(nowhere, None);
+    let error = crate::common::sock::connect_socket(&socket, nowhere).expect_err("no listener");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    let to_nowhere = |closed: &&Closed| closed.ends.remote == nowhere;
+    let refused = tries.wait("the connection that failed", |output| {
+        output.closed.iter().find(to_nowhere).cloned()
+    });
+    assert_eq!(refused.end, "refused");
+    let [waits, others, tries] = [waits, others, tries].map(Tcptop::finish);
+    assert!(waits.rows.iter().all(|row| row.state == "CLOSE_WAIT"));
+    assert!(waits.rows_of(ends).next().is_none() && waits.closed_of(ends).next().is_none());
+    assert!(others.rows.iter().all(|row| row.state != "CLOSE_WAIT"));
+    assert!(others.closed.iter().any(|closed| to_nowhere(&closed)));
+    assert!(tries.rows.iter().all(|row| row.state == "SYN_SENT"));
+    assert!(tries.closed_of(ends).next().is_none());
+}
+
+fn unknown_user() {
+    let ended = Launch::new(&["--user", "!nobody-7"]).spawn().ended();
+    ended.check_error("no user is named 'nobody-7' here; `getent passwd` lists them");
+}
+
 fn unknown_interface() {
     let ended = Launch::new(&["-i", "lo", "-i", "nowhere7"]).spawn().ended();
     ended.check_error("no network device is named 'nowhere7' here; `ip -br link` lists them");
@@ -515,6 +621,7 @@ fn cost_less() {
     let (_d1, one_port) = place();
     let (_d2, six) = place();
     let (_d3, one_pid) = place();
+    let (_d4, addresses) = place();
     let port = pairs[0].ends.remote.port().to_string();
     let interval = ["--tcp", "--interval", "0.05"];
     let start = |log: &PathBuf, filter: &[&str]| logger(log, &[&interval[..], filter].concat());
@@ -523,6 +630,7 @@ fn cost_less() {
         start(&one_port, &["--port", &port]),
         start(&six, &["-6"]),
         start(&one_pid, &["--pid", "1"]),
+        start(&addresses, &["--remote", "!127.0.0.0/8"]),
     ];
     let before: Vec<Duration> = runs.iter().map(Tcptop::cpu_time).collect();
     let steady = Stream::start(&pairs[0], 1000, Duration::from_millis(1));
@@ -539,9 +647,14 @@ fn cost_less() {
     }
     rows(10);
     steady.stop();
-    let [all, one_port, six, one_pid] = [0, 1, 2, 3].map(|i| runs[i].cpu_time() - before[i]);
-    println!("filters::cost_less: all {all:?}, a port {one_port:?}, -6 {six:?}, a PID {one_pid:?}");
+    let [all, one_port, six, one_pid, addresses] =
+        [0, 1, 2, 3, 4].map(|i| runs[i].cpu_time() - before[i]);
+    println!(
+        "filters::cost_less: all {all:?}, a port {one_port:?}, -6 {six:?}, a PID {one_pid:?}, \
+         addresses {addresses:?}"
+    );
     assert!(one_port * 2 < all, "{one_port:?} of {all:?}");
     assert!(six * 2 < all, "{six:?} of {all:?}");
+    assert!(addresses * 2 < all, "{addresses:?} of {all:?}");
     assert!(one_pid < all, "{one_pid:?} of {all:?}");
 }
