@@ -7,6 +7,8 @@
 
 #define FILTER_PORTS 16
 #define FILTER_PREFIXES 8
+#define FILTER_CGROUPS 4
+#define FILTER_CGROUP_NAME 64
 
 /*
  * Values of a filter. At least one of the first `wanted` must match, if there are any,
@@ -29,6 +31,17 @@ struct tcptop_prefixes {
 	__u32 wanted;
 	__u32 count;
 	struct tcptop_prefix list[FILTER_PREFIXES];
+};
+
+/*
+ * A cgroup and all below it, by its name and its level (1: just below the root). Others
+ * can have the same name at this level. Not by its id: when a service starts again,
+ * systemd makes a new cgroup, which has another id.
+ */
+struct tcptop_cgroup {
+	__u64 level;
+	/* As much of the name as fits with a 0; the rest is filled with 0. */
+	__u64 name[FILTER_CGROUP_NAME / 8];
 };
 
 /*
@@ -60,6 +73,9 @@ struct tcptop_settings {
 	struct tcptop_ports filter_ports;
 	struct tcptop_prefixes filter_local;
 	struct tcptop_prefixes filter_remote;
+	/* TCP only. Any of them must match; a count of 0 lets every cgroup pass. */
+	__u32 filter_cgroup_count;
+	struct tcptop_cgroup filter_cgroups[FILTER_CGROUPS];
 };
 const volatile struct tcptop_settings settings;
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The user's filters that can be checked cheaply on a socket or a packet: address
- * family, addresses and ports. User space applies all filters, these included.
+ * family, addresses, ports and, for TCP, cgroups. User space applies all filters, these
+ * included.
  */
 #ifndef TCPTOP_FILTER_BPF_H
 #define TCPTOP_FILTER_BPF_H
@@ -61,6 +62,43 @@ static __always_inline bool addresses_wanted(const __u64 *local, const __u64 *re
 	       (!settings.filter_remote.count || address_wanted(&settings.filter_remote, remote));
 }
 
+/* Whether the cgroup, or the one above it at this level, has the name. */
+static __always_inline bool cgroup_is_below(struct cgroup *cgroup,
+					    const volatile struct tcptop_cgroup *top)
+{
+	__u64 name[FILTER_CGROUP_NAME / 8] = {};
+	struct cgroup *above = NULL;
+	__u64 differ = 0;
+	void *at;
+
+	if (cgroup->level < 0 || (__u64)cgroup->level < top->level)
+		return false;
+	at = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+	if (bpf_probe_read_kernel(&above, sizeof(above), at + top->level * sizeof(above)) ||
+	    bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(above, kn, name)) < 0)
+		return true;
+	for (__u32 i = 0; i < FILTER_CGROUP_NAME / 8; i++)
+		differ |= name[i] ^ top->name[i];
+	return !differ;
+}
+
+/* A socket belongs to one cgroup all its life. Before Linux 6.1, where a cgroup has no
+ * pointers to those above it, every socket is wanted. */
+static __always_inline bool cgroup_wanted(struct sock *sk)
+{
+	struct cgroup *cgroup;
+
+	if (!settings.filter_cgroup_count || !bpf_core_field_exists(sk->sk_cgrp_data.cgroup) ||
+	    !bpf_core_field_exists(struct cgroup, ancestors))
+		return true;
+	cgroup = untrusted(struct sock, sk)->sk_cgrp_data.cgroup;
+	for (__u32 i = 0; i < FILTER_CGROUPS && i < settings.filter_cgroup_count; i++) {
+		if (cgroup_is_below(cgroup, &settings.filter_cgroups[i]))
+			return true;
+	}
+	return false;
+}
+
 /* Ports in network order. A socket without a local port is wanted: it is checked
  * again when it has one. */
 static __always_inline bool tcp_wanted(struct sock *sk, __u16 local_port)
@@ -76,6 +114,14 @@ static __always_inline bool tcp_wanted(struct sock *sk, __u16 local_port)
 		return true;
 	sock_addresses(sk, local, remote);
 	return addresses_wanted(local, remote);
+}
+
+/* With the filters that take too long for each use of a socket. */
+static __always_inline bool tcp_shown(struct sock *sk, __u16 local_port)
+{
+	if (!settings.filters)
+		return true;
+	return tcp_wanted(sk, local_port) && cgroup_wanted(sk);
 }
 
 #endif

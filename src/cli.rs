@@ -409,6 +409,7 @@ mod tests {
         let settings = settings(
             "--port 443 --port !80 --pid 7 --pid 8 --process curl --process ssh -i lo \
              --interface !eth0 --local 10.1.2.3/8 --remote !::1 --user root --state syn_sent \
+             --cgroup /a/ --container !web --unit ssh \
              --tcp -4 --interval 0.25 --count 3 --duration 90 --udp-timeout 2 \
              --lifetime --all --top 5 --sort age --raw -t --wide --log x.csv --append \
              --color never --strict --udp-flows 16 -v",
@@ -429,6 +430,11 @@ mod tests {
         assert_eq!(query.local, [Choice::plain("10.0.0.0/8".parse().expect("a prefix"))]);
         assert_eq!(query.remote, [Choice::not("::1/128".parse().expect("a prefix"))]);
         assert_eq!(query.users, [Choice::plain("root".to_owned())]);
+        let one =
+            |choices: &[Choice<String>]| (choices.len(), choices[0].not, choices[0].value.clone());
+        assert_eq!(one(&query.cgroups), (1, false, "/a".to_owned()));
+        assert_eq!(one(&query.containers), (1, true, "web".to_owned()));
+        assert_eq!(one(&query.units), (1, false, "ssh.service".to_owned()));
         assert_eq!(query.states, [Choice::plain(Some(TcpState::SynSent))]);
         assert!(rows.lifetime && rows.all);
         assert_eq!((rows.top, &rows.sort), (Some(5), &Sort::Age));
@@ -548,6 +554,10 @@ mod tests {
             (
                 "--remote !10.0.0.0/33",
                 "error: invalid value '!10.0.0.0/33' for '--remote <CIDR>': not an address or a prefix, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32",
+            ),
+            (
+                "--cgroup a/b",
+                "error: invalid value 'a/b' for '--cgroup <PATH>': a path as in the column cgroup begins with /",
             ),
             (
                 "--state closed",

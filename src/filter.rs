@@ -16,6 +16,7 @@ use crate::settings::{Choice, Query};
 pub struct Filter {
     query: Query,
     known: Known,
+    needs: Needs,
 }
 
 /// The numbers that stand for the names in a [`Query`] on this host.
@@ -33,18 +34,19 @@ pub struct Known {
 impl Filter {
     /// `known` has a number for each name of `query`.
     pub fn new(query: Query, known: Known) -> Filter {
-        Filter { query, known }
+        let needs = query.needs();
+        Filter { query, known, needs }
     }
 
-    /// What must be looked up to decide.
+    /// The names that must be looked up to decide.
     pub fn needs(&self) -> Needs {
-        Needs::empty()
+        self.needs
     }
 
     /// True where every option matches. `place` has the names that [`needs`](Filter::needs)
     /// asks for. A connection that has ended is judged by its last state before the end.
-    pub fn matches(&self, sample: &Sample, _place: &Place<'_>) -> bool {
-        let Filter { query, known } = self;
+    pub fn matches(&self, sample: &Sample, place: &Place<'_>) -> bool {
+        let Filter { query, known, .. } = self;
         let Sample { local, remote, owner, .. } = sample;
         let has_port = |port: &u16| [local, remote].into_iter().any(|end| end.port() == *port);
         let in_network = |end: &SocketAddr| {
@@ -69,7 +71,23 @@ impl Filter {
                     name.as_ref().is_some_and(|name| name.contains(part.as_str()))
                 })
             })
+            && admits(&query.cgroups, |top| place.cgroup.is_some_and(|path| is_within(path, top)))
+            && admits(&query.containers, |text| is_container(place, text))
+            && admits(&query.units, |unit| place.unit == Some(unit))
     }
+}
+
+/// Whether the cgroup is `top` or below it. `top` has no slash at its end.
+fn is_within(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether `text` is the id or the name of the container, or the beginning of its id.
+fn is_container(place: &Place<'_>, text: &str) -> bool {
+    /// As many digits as `docker ps` shows.
+    const SHORT: usize = 12;
+    let short = |id: &str| text.len() >= SHORT && id.starts_with(text);
+    place.container.is_some_and(|id| id == text || short(id)) || place.container_name == Some(text)
 }
 
 #[cfg(test)]
@@ -181,6 +199,58 @@ mod tests {
         assert_eq!(passes(&sample), (false, true));
         (sample.netns, sample.ifindex) = (78, 3);
         assert_eq!(passes(&sample), (false, true));
+    }
+
+    #[test]
+    fn cgroups_containers_and_units() {
+        let sample = tcp();
+        let id = "0123456789abcdef".repeat(4);
+        let place = Place {
+            cgroup: Some("/a/b.slice/c"),
+            container: Some(&id),
+            container_name: Some("web"),
+            unit: Some("c.service"),
+            ..Place::default()
+        };
+        let matches =
+            |place: &Place<'_>, change: &dyn Fn(&mut Query)| asked(change).matches(&sample, place);
+        let both = |passes: bool, set: &dyn Fn(&mut Query, Vec<Choice<String>>), value: &str| {
+            let choice = |not| vec![Choice { value: value.to_owned(), not }];
+            assert_eq!(matches(&place, &|a| set(a, choice(false))), passes, "{value}");
+            assert_eq!(matches(&place, &|a| set(a, choice(true))), !passes, "!{value}");
+            // Where nothing is known, nothing matches.
+            assert!(!matches(&Place::default(), &|a| set(a, choice(false))), "{value}");
+            assert!(matches(&Place::default(), &|a| set(a, choice(true))), "!{value}");
+        };
+        let paths = ["", "/a", "/a/b.slice", "/a/b.slice/c"].map(|path| (true, path));
+        let others = ["/a/b", "/a/b.slice/c/d", "/b.slice"].map(|path| (false, path));
+        for (passes, path) in paths.into_iter().chain(others) {
+            both(passes, &|asked, choices| asked.cgroups = choices, path);
+        }
+        for (passes, text) in [
+            (true, &id[..]),
+            (true, &id[..12]),
+            (true, "web"),
+            (false, &id[..11]),
+            (false, &id[1..]),
+            (false, "we"),
+        ] {
+            both(passes, &|asked, choices| asked.containers = choices, text);
+        }
+        both(true, &|asked, choices| asked.units = choices, "c.service");
+        both(false, &|asked, choices| asked.units = choices, "c");
+    }
+
+    #[test]
+    fn only_the_names_that_are_asked_for_are_needed() {
+        let needs = |change: &dyn Fn(&mut Query)| asked(change).needs();
+        let one = |text: &str| vec![Choice::plain(text.to_owned())];
+        assert_eq!(needs(&|a| (a.ports, a.tcp) = (list(&[1], &[]), true)), Needs::empty());
+        assert_eq!(needs(&|a| a.cgroups = one("/a")), Needs::CGROUP);
+        assert_eq!(needs(&|a| a.containers = one(&"a".repeat(64))), Needs::CONTAINER);
+        let named = Needs::CONTAINER | Needs::CONTAINER_NAME;
+        assert_eq!(needs(&|a| a.containers = one("web")), named);
+        assert_eq!(needs(&|a| (a.containers, a.units) = (one("w"), one("u"))), named | Needs::UNIT);
     }
 
     #[test]

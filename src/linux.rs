@@ -107,30 +107,58 @@ impl Host {
     }
 
     /// The filter that the user asked for, with the numbers of this host's devices and
-    /// users. Calls `notice` for a PID that belongs to a thread or to no process.
+    /// users. Calls `notice` for a PID that belongs to a thread or to no process, and for a
+    /// cgroup that does not exist.
     ///
     /// # Errors
-    /// Where a device or a user does not exist.
+    /// Where a device or a user does not exist, or cgroup v2 is not mounted and needed.
     pub fn filter(&self) -> Result<Filter> {
         let query = &self.settings.query;
         self.check_pids(query);
+        self.check_cgroups(query)?;
         let interfaces = numbers(&query.interfaces, interface_index)?;
         let users = numbers(&query.users, user_id)?;
         let netns = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
         Ok(Filter::new(query.clone(), Known { interfaces, netns, users }))
     }
 
+    /// Calls `notice` for what is asked for and does not exist, or not yet.
     fn check_pids(&self, query: &Query) {
-        for pid in query.pids.iter().filter(|choice| !choice.not).map(|choice| choice.value) {
-            match process_of(pid) {
-                Some(process) if process != pid => (self.notice)(&format!(
+        for pid in plain(&query.pids) {
+            match process_of(*pid) {
+                Some(process) if process != *pid => (self.notice)(&format!(
                     "{pid} is a thread of process {process}; connections belong to processes: \
                      --pid {process}"
                 )),
                 Some(_) => {}
-                None => (self.notice)(&format!("no process has PID {pid} yet; waiting for it")),
+                None => (self.notice)(&format!("no process has PID {pid}{}", self.waiting())),
             }
         }
+    }
+
+    /// As [`check_pids`](Host::check_pids), for cgroups.
+    ///
+    /// # Errors
+    /// Where cgroup v2 is not mounted: then no cgroup has a path.
+    fn check_cgroups(&self, query: &Query) -> Result<()> {
+        if !query.needs().intersects(Needs::CGROUPS) {
+            return Ok(());
+        }
+        let root = cgroup_root().context(
+            "--cgroup, --container and --unit need cgroup v2; `mount -t cgroup2 none DIRECTORY` \
+             mounts it",
+        )?;
+        for path in plain(&query.cgroups) {
+            if !root.join(path.trim_start_matches('/')).is_dir() {
+                (self.notice)(&format!("there is no cgroup {path}{}", self.waiting()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows the words about something that does not exist.
+    fn waiting(&self) -> &'static str {
+        if self.settings.times.intervals() == Some(1) { "" } else { " yet; waiting for it" }
     }
 
     /// Collects and reports until a signal asks it to stop, the last interval is over or
@@ -211,6 +239,11 @@ fn return_memory() {}
 fn process_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// The values that are not negated.
+fn plain<T>(choices: &[Choice<T>]) -> impl Iterator<Item = &T> {
+    choices.iter().filter(|choice| !choice.not).map(|choice| &choice.value)
 }
 
 /// The numbers that stand for the names on this host.

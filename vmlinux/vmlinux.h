@@ -337,7 +337,9 @@ _Static_assert(sizeof(struct udphdr) == 8, "udphdr");
 #pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
 
 struct cgroup {
+	int level;
 	struct kernfs_node *kn;
+	struct cgroup *ancestors[0];
 };
 
 struct dst_entry {
@@ -400,6 +402,7 @@ struct inet_connection_sock {
 };
 
 struct kernfs_node {
+	char *name;
 	u64 id;
 };
 

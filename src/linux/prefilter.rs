@@ -8,12 +8,13 @@ use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
 
-use super::wire::{self, Prefix, Prefixes, ProgramSettings};
+use super::wire::{self, Cgroup, Prefix, Prefixes, ProgramSettings};
 use crate::connection::Family;
 use crate::settings::{Choice, Query};
 
-/// Sets the filters that the programs can apply.
-pub(super) fn set(settings: &mut ProgramSettings, query: &Query) {
+/// Sets the filters that the programs can apply. `whole` is true where the paths of cgroups
+/// begin at the root of the whole tree.
+pub(super) fn set(settings: &mut ProgramSettings, query: &Query, whole: bool) {
     settings.filter_family = match query.family() {
         None => 0,
         Some(Family::V4) => wire::Family::AF_INET.0,
@@ -24,11 +25,15 @@ pub(super) fn set(settings: &mut ProgramSettings, query: &Query) {
     (ports.wanted, ports.count) = (wanted as u16, count as u16);
     set_networks(&mut settings.filter_local, &query.local);
     set_networks(&mut settings.filter_remote, &query.remote);
+    if whole {
+        set_cgroups(settings, &query.cgroups);
+    }
     let counts = [
         u32::from(settings.filter_family),
         settings.filter_ports.count.into(),
         settings.filter_local.count,
         settings.filter_remote.count,
+        settings.filter_cgroup_count,
     ];
     settings.filters.write(counts.iter().any(|&count| count > 0));
 }
@@ -39,6 +44,29 @@ fn set_networks(prefixes: &mut Prefixes, networks: &[Choice<IpNet>]) {
     let networks: Vec<_> = networks.iter().filter(|choice| !left_out(choice)).copied().collect();
     let (wanted, count) = fill(&mut prefixes.list, &networks, prefix);
     (prefixes.wanted, prefixes.count) = (wanted as u32, count as u32);
+}
+
+/// Of cgroups only plain values, and no root: it is above all.
+fn set_cgroups(settings: &mut ProgramSettings, paths: &[Choice<String>]) {
+    let plain: Vec<_> = paths.iter().filter(|choice| !choice.not).cloned().collect();
+    if plain.iter().any(|choice| choice.value.is_empty()) {
+        return;
+    }
+    let (wanted, _) = fill(&mut settings.filter_cgroups, &plain, |path| cgroup(path));
+    settings.filter_cgroup_count = wanted as u32;
+}
+
+fn cgroup(path: &str) -> Cgroup {
+    let mut cgroup = Cgroup { level: path.split('/').skip(1).count() as u64, ..Cgroup::default() };
+    let name = path.rsplit('/').next().unwrap_or_default().as_bytes();
+    let most = size_of_val(&cgroup.name) - 1;
+    let name = name.get(..most).unwrap_or(name);
+    for (word, part) in cgroup.name.iter_mut().zip(name.chunks(size_of::<u64>())) {
+        let mut bytes = [0; size_of::<u64>()];
+        bytes[..part.len()].copy_from_slice(part);
+        *word = u64::from_ne_bytes(bytes);
+    }
+    cgroup
 }
 
 /// Writes the values into the list of a filter: first all plain ones, unless they do not
@@ -146,11 +174,44 @@ mod tests {
     }
 
     #[test]
+    fn cgroups_are_known_by_level_and_name() {
+        let set = |paths: &[&str], whole| {
+            let (mut settings, mut query) = (ProgramSettings::default(), Query::default());
+            query.cgroups = paths
+                .iter()
+                .map(|path| match path.strip_prefix('!') {
+                    Some(path) => Choice::not(path.to_owned()),
+                    None => Choice::plain((*path).to_owned()),
+                })
+                .collect();
+            super::set(&mut settings, &query, whole);
+            let count = settings.filter_cgroup_count as usize;
+            let name = |cgroup: &Cgroup| cgroup.name.map(u64::to_ne_bytes).concat();
+            let texts = settings.filter_cgroups[..count].iter().map(|cgroup| {
+                let name = name(cgroup);
+                assert_eq!(name.last(), Some(&0));
+                let text = String::from_utf8_lossy(&name).into_owned();
+                (cgroup.level, text.trim_end_matches('\0').to_owned())
+            });
+            texts.collect::<Vec<_>>()
+        };
+        let one = |level, name: &str| (level, name.to_owned());
+        assert_eq!(set(&["/a", "!/x", "/b/c d"], true), [one(1, "a"), one(2, "c d")]);
+        let long = format!("/docker/{}.scope", "0".repeat(70));
+        assert_eq!(set(&[&long], true), [one(2, &"0".repeat(63))]);
+        assert_eq!(set(&[&format!("/{}", "e".repeat(63))], true), [one(1, &"e".repeat(63))]);
+        assert_eq!(set(&["/a", ""], true), [], "the root");
+        assert_eq!(set(&["/a", "/b", "/c", "/d", "/e"], true), [], "they do not fit");
+        assert_eq!(set(&["/a"], false), []);
+        assert_eq!(set(&["!/a"], true), []);
+    }
+
+    #[test]
     fn without_filters_the_programs_check_nothing() {
         let set = |change: &dyn Fn(&mut Query)| {
             let (mut settings, mut query) = (ProgramSettings::default(), Query::default());
             change(&mut query);
-            super::set(&mut settings, &query);
+            super::set(&mut settings, &query, true);
             // SAFETY: written by set() and by default().
             (unsafe { settings.filters.assume_init() }, settings)
         };

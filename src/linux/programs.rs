@@ -386,7 +386,8 @@ fn open<'object>(
     settings.holders_only.write(has(Provider::FileIterator));
     settings.count_tcp.write(knobs.tcp);
     settings.count_udp.write(udp);
-    prefilter::set(settings, query);
+    let whole_tree = !query.cgroups.is_empty() && names::cgroup_part().is_none();
+    prefilter::set(settings, query, whole_tree);
     settings.track_receivers.write(has(Provider::CgroupSkb));
     settings.flow_mask = slots - 1;
     // The standard library has no other source of random numbers.

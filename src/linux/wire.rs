@@ -15,6 +15,7 @@ use crate::loss::LossCause;
 
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
+pub use types::tcptop_cgroup as Cgroup;
 pub use types::tcptop_control as Control;
 pub use types::tcptop_event as Event;
 pub use types::tcptop_family as Family;

@@ -9,7 +9,7 @@ use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::choice::{Choice, choice};
-use crate::connection::{Family, Protocol, TcpState};
+use crate::connection::{Family, Needs, Protocol, TcpState};
 
 /// Which connections to show. An option that is not given lets every connection pass.
 /// Every option that is given must match; one with several values matches with any of its
@@ -75,6 +75,25 @@ pub struct Query {
     #[arg(long = "state", value_name = "STATE", value_parser = choice(state))]
     pub states: Vec<Choice<State>>,
 
+    /// Only sockets of this cgroup and of those below it
+    ///
+    /// The path as in the column cgroup: it begins with / and is below the mount of
+    /// cgroup v2.
+    #[arg(long = "cgroup", value_name = "PATH", value_parser = choice(cgroup))]
+    pub cgroups: Vec<Choice<String>>,
+
+    /// Only sockets of this container
+    ///
+    /// Its id, the first 12 or more digits of its id, or its name.
+    #[arg(long = "container", value_name = "ID-OR-NAME", value_parser = choice(container))]
+    pub containers: Vec<Choice<String>>,
+
+    /// Only sockets of this unit of systemd
+    ///
+    /// Without a suffix it is a service: --unit ssh is --unit ssh.service.
+    #[arg(long = "unit", value_name = "NAME", value_parser = choice(unit))]
+    pub units: Vec<Choice<String>>,
+
     /// Only TCP
     #[arg(long)]
     pub tcp: bool,
@@ -105,6 +124,21 @@ impl Query {
     /// Whether connections of this protocol are asked for.
     pub fn wants(&self, protocol: Protocol) -> bool {
         self.protocol().is_none_or(|only| only == protocol)
+    }
+
+    /// The names that must be looked up to decide about a connection.
+    pub fn needs(&self) -> Needs {
+        let container = if self.containers.iter().all(|choice| is_whole_id(&choice.value)) {
+            Needs::CONTAINER
+        } else {
+            Needs::CONTAINER | Needs::CONTAINER_NAME
+        };
+        let asked = [
+            (self.cgroups.is_empty(), Needs::CGROUP),
+            (self.containers.is_empty(), container),
+            (self.units.is_empty(), Needs::UNIT),
+        ];
+        asked.into_iter().filter(|(none, _)| !none).fold(Needs::empty(), |all, (_, one)| all | one)
     }
 
     /// The only address family that was asked for; `None` for both.
@@ -193,6 +227,49 @@ fn state(text: &str) -> Result<State, String> {
     })
 }
 
+/// Without a slash at the end. Empty for the root.
+fn cgroup(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err("a path as in the column cgroup begins with /".to_owned()),
+    }
+}
+
+fn container(text: &str) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("a container has an id or a name".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// An id of a container in full, which no name of a container looks like.
+fn is_whole_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// With the suffix `.service` where it has none, as systemctl(1) completes names.
+fn unit(text: &str) -> Result<String, String> {
+    /// Kinds of units (systemd.unit(5)).
+    const SUFFIXES: [&str; 11] = [
+        ".service",
+        ".scope",
+        ".slice",
+        ".socket",
+        ".mount",
+        ".swap",
+        ".target",
+        ".timer",
+        ".path",
+        ".device",
+        ".automount",
+    ];
+    match text {
+        "" => Err("a unit has a name".to_owned()),
+        _ if SUFFIXES.iter().any(|suffix| text.ends_with(suffix)) => Ok(text.to_owned()),
+        _ => Ok(format!("{text}.service")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn ports_and_pids() {
+    fn paths_units_and_numbers() {
+        assert_eq!(cgroup("/a/b/"), Ok("/a/b".to_owned()));
+        assert_eq!(cgroup("/"), Ok(String::new()));
+        assert!(cgroup("a/b").is_err() && cgroup("").is_err());
+        assert_eq!(unit("ssh"), Ok("ssh.service".to_owned()));
+        assert_eq!(unit("org.example.app"), Ok("org.example.app.service".to_owned()));
+        assert_eq!(unit("user.slice"), Ok("user.slice".to_owned()));
         assert_eq!((port("65535"), pid("4194304")), (Ok(65535), Ok(4_194_304)));
         assert!(["http", "80,443", "0", "65536", "-1", ""].into_iter().all(|t| port(t).is_err()));
         assert!(["0", "4194305", "sshd", "1,2"].into_iter().all(|text| pid(text).is_err()));
@@ -245,7 +328,7 @@ mod tests {
         #[test]
         fn nothing_that_is_typed_makes_a_parser_fail(text in ".{0,40}") {
             let _ = (port(&text), pid(&text), process(&text), interface(&text));
-            let _ = (user(&text), state(&text));
+            let _ = (user(&text), container(&text), unit(&text), cgroup(&text), state(&text));
             if let Ok(network) = network(&text) {
                 prop_assert_eq!(network, network.trunc());
                 prop_assert_eq!(super::network(&network.to_string()), Ok(network));

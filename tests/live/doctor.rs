@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use caps::Capability;
 use serde_json::Value;
 
+use crate::common::cgroup::Cgroup;
 use crate::common::mounts;
 use crate::common::sock::{Family, Pair};
 use crate::common::tcptop::{Ended, Launch, Tcptop};
@@ -314,34 +314,18 @@ fn goes_on(examined: &Examined, without: &[&str]) {
     assert!(udp || of(true) == 0, "{without:?}");
 }
 
-/// A cgroup below the root, removed when this value is dropped.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(mount: &Path) -> io::Result<Cgroup> {
-        let path = mount.join(format!("tcptop-test-{}", std::process::id()));
-        fs::create_dir(&path).map(|()| Cgroup(path))
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 /// Only a part of cgroup v2 is visible, as in a container: programs attach there. They see
 /// all traffic of a process inside that part, and none of a process outside.
 fn attached_but_silent() {
     let Some(mount) = mounts::points("cgroup2").into_iter().next() else {
         return left_out("doctor::attached_but_silent", "cgroup v2 is not mounted");
     };
-    let part = match Cgroup::new(&mount) {
+    let part = match Cgroup::new("tcptop-test") {
         Ok(part) => part,
         Err(why) => return left_out("doctor::attached_but_silent", why),
     };
     let launch = |inside: bool, arguments: &[&str]| {
-        let (part, mount) = (part.0.clone(), mount.clone());
+        let (part, mount) = (part.directory(), mount.clone());
         let arguments = [arguments, &BY_CGROUP].concat();
         let prepare = move || {
             if inside {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::common::agent::{Agent, Socket};
+use crate::common::cgroup::Cgroup;
 use crate::common::log::{Log, LogRow};
 use crate::common::netns::{Netns, run};
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, set_int};
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         test("filters::pid_follows_the_owner", pid_follows_the_owner),
         test("filters::absent_pid", absent_pid),
         test("filters::by_state", by_state),
+        test("filters::cgroup_that_comes", cgroup_that_comes),
         test("filters::unknown_user", unknown_user),
         test("filters::unknown_interface", unknown_interface),
         test("filters::summary_counts_what_is_asked_for", summary),
@@ -45,7 +47,16 @@ struct End {
     interface: Option<&'static str>,
     /// The user who made the socket.
     uid: u32,
+    /// The cgroup in which it was made: the test's own, or one of those below.
+    cgroup: Within,
     bytes: (u64, u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Within {
+    Own,
+    Top,
+    Below,
 }
 
 impl End {
@@ -82,6 +93,9 @@ struct World {
     listeners: Vec<(i32, SocketAddr, Server)>,
     /// A port that no connection here ever uses.
     unused: u16,
+    /// The cgroup of beta, and the one above it, which is that of alpha. They are removed
+    /// after these processes have ended, the lower one first.
+    cgroups: Option<(Cgroup, Cgroup)>,
 }
 
 /// The process that accepts.
@@ -90,6 +104,9 @@ enum Server {
     Beta,
     Gamma,
 }
+
+/// The id in the name of beta's cgroup, as Docker names it.
+const CONTAINER: &str = "3b1c9e2f40d5a6b7c8d9e0f1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
 
 /// The user who makes the sockets of UDP clients.
 const USER: u32 = 65534;
@@ -106,6 +123,13 @@ impl World {
         let [mut alpha, mut beta] = ["alpha one", "beta"].map(|name| near.run(|| Agent::new(name)));
         let mut gamma = far.run(|| Agent::new("gamma"));
         alpha.rename("alpha one");
+        let cgroups = Cgroup::new("tcptop-test");
+        let cgroups = cgroups.map(|top| (top.below(&format!("docker-{CONTAINER}.scope")), top));
+        let cgroups = cgroups.map_err(|why| left_out("filters: --cgroup", &why)).ok();
+        if let Some((below, top)) = &cgroups {
+            top.take(alpha.pid);
+            below.take(beta.pid);
+        }
         let here: [IpAddr; 3] =
             [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()];
         let mut listeners: Vec<_> = here
@@ -139,6 +163,7 @@ impl World {
             known: Vec::new(),
             listeners,
             unused: 1,
+            cgroups,
         }
     }
 
@@ -164,6 +189,7 @@ impl World {
                 process: "alpha one",
                 interface: Some(interface),
                 uid: 0,
+                cgroup: Within::Top,
                 bytes: (two, one),
             });
             self.known.push(End {
@@ -173,6 +199,7 @@ impl World {
                 process,
                 interface: (server == Server::Beta).then_some("lo"),
                 uid: 0,
+                cgroup: if server == Server::Beta { Within::Below } else { Within::Own },
                 bytes: (one, two),
             });
             self.open.push((client, peer, server));
@@ -198,6 +225,7 @@ impl World {
                     process,
                     interface: Some("lo"),
                     uid,
+                    cgroup: Within::Own,
                     bytes,
                 });
             }
@@ -338,7 +366,38 @@ fn cases(world: &mut World) -> Vec<Case> {
     let unused = world.unused;
     let lo = |end: &End| end.interface == Some("lo");
     let veth = |end: &End| end.interface == Some("veth0");
-    vec![
+    let mut of_cgroups = Vec::new();
+    if let Some((below, top)) = &world.cgroups {
+        let (below, top) = (&below.path, &top.path);
+        let others = (0..4).map(|n| format!("--cgroup /{n}")).collect::<Vec<_>>().join(" ");
+        let mut add = |arguments: &str, wants: fn(&End) -> bool| {
+            of_cgroups.push(case(arguments, wants));
+        };
+        add(&format!("--cgroup {top}"), |end| end.cgroup != Within::Own);
+        add(&format!("--cgroup {below}/"), |end| end.cgroup == Within::Below);
+        add(&format!("--cgroup {top} --cgroup !{below}"), |end| end.cgroup == Within::Top);
+        add(&format!("--cgroup !{top} --tcp"), |end| !end.udp && end.cgroup == Within::Own);
+        add(&format!("--cgroup !{below} --udp"), |end| end.udp);
+        add(&format!("--cgroup {top} --udp"), |_| false);
+        add("--cgroup /", |_| true);
+        // The beginning of a name, and a name at another level.
+        add(&format!("--cgroup {}", &top[..top.len() - 1]), |_| false);
+        add(&format!("--cgroup /docker-{CONTAINER}.scope"), |_| false);
+        add(&format!("--container {CONTAINER}"), |end| end.cgroup == Within::Below);
+        add(&format!("--container {}", &CONTAINER[..12]), |end| end.cgroup == Within::Below);
+        add(&format!("--container !{CONTAINER} --tcp"), |end| {
+            !end.udp && end.cgroup != Within::Below
+        });
+        add(&format!("--container {}", &CONTAINER[..11]), |_| false);
+        add("--unit tcptop-none", |_| false);
+        add("--unit !tcptop-none", |_| true);
+        // More cgroups than the BPF programs can filter by.
+        add(&format!("{others} --cgroup {below}"), |end| end.cgroup == Within::Below);
+        of_cgroups.push(case(&format!("--cgroup {below} -4 --port {p0}"), move |end| {
+            end.cgroup == Within::Below && end.has_port(&[p0])
+        }));
+    }
+    let mut cases = vec![
         case("--raw", |_| true),
         case(&format!("--port {p0}"), move |end| end.has_port(&[p0])),
         case(&format!("--port {client_port}"), move |end| end.has_port(&[client_port])),
@@ -407,7 +466,9 @@ fn cases(world: &mut World) -> Vec<Case> {
         case(&format!("--process a --pid {beta} --port {p1} --tcp -6 -i lo"), move |end| {
             end.pid == beta && end.has_port(&[p1])
         }),
-    ]
+    ];
+    cases.extend(of_cgroups);
+    cases
 }
 
 fn alone_and_combined() {
@@ -564,6 +625,48 @@ fn by_state() {
     assert!(tries.closed_of(ends).next().is_none());
 }
 
+/// A cgroup that is made only after tcptop has started, and one that is made again, as when
+/// a service starts again: TCP and UDP of each appear.
+fn cgroup_that_comes() {
+    let top = match Cgroup::new("tcptop-come") {
+        Ok(top) => top,
+        Err(why) => return left_out("filters::cgroup_that_comes", &why),
+    };
+    let path = format!("{}/late", top.path);
+    let tcptop = Tcptop::start(&["--raw", "--interval", "0.1", "--cgroup", &path]);
+    let notice = format!("tcptop: there is no cgroup {path} yet; waiting for it\n");
+    assert_eq!(tcptop.stderr(), notice);
+    let outside = Pair::new(Family::V4);
+    let mut late = None;
+    for turn in 1..=2 {
+        let late = late.get_or_insert_with(|| top.below("late"));
+        if turn == 2 {
+            late.again();
+        }
+        let mut agent = Agent::new("late");
+        late.take(agent.pid);
+        let (socket, peer) = agent.connect_here(Family::V6);
+        agent.send(socket, 10);
+        crate::common::sock::receive(&peer, 10);
+        let (udp, address) = agent.udp((Ipv4Addr::LOCALHOST, 0).into());
+        let receiver = crate::common::udp::bind((Ipv4Addr::LOCALHOST, 0).into());
+        let there = receiver.local_addr().expect("bound");
+        agent.udp_send(udp, there, 100, 2);
+        tcptop.wait_row("TCP", socket.ends, |row| row.bytes_out == 10);
+        tcptop.wait_row("UDP", Ends::new(address, there), |row| row.bytes_out == 200);
+        let ends = socket.ends;
+        agent.close(socket);
+        drop(peer);
+        tcptop.wait_closed(&[ends]);
+        agent.exit();
+    }
+    let output = tcptop.finish();
+    assert!(output.rows.iter().all(|row| row.process == "late"), "{:#?}", output.rows);
+    for ends in [outside.ends, outside.ends.flipped()] {
+        assert!(output.rows_of(ends).next().is_none());
+    }
+}
+
 fn unknown_user() {
     let ended = Launch::new(&["--user", "!nobody-7"]).spawn().ended();
     ended.check_error("no user is named 'nobody-7' here; `getent passwd` lists them");
@@ -622,6 +725,7 @@ fn cost_less() {
     let (_d2, six) = place();
     let (_d3, one_pid) = place();
     let (_d4, addresses) = place();
+    let (_d5, cgroup) = place();
     let port = pairs[0].ends.remote.port().to_string();
     let interval = ["--tcp", "--interval", "0.05"];
     let start = |log: &PathBuf, filter: &[&str]| logger(log, &[&interval[..], filter].concat());
@@ -631,6 +735,7 @@ fn cost_less() {
         start(&six, &["-6"]),
         start(&one_pid, &["--pid", "1"]),
         start(&addresses, &["--remote", "!127.0.0.0/8"]),
+        start(&cgroup, &["--cgroup", "/nowhere"]),
     ];
     let before: Vec<Duration> = runs.iter().map(Tcptop::cpu_time).collect();
     let steady = Stream::start(&pairs[0], 1000, Duration::from_millis(1));
@@ -647,14 +752,15 @@ fn cost_less() {
     }
     rows(10);
     steady.stop();
-    let [all, one_port, six, one_pid, addresses] =
-        [0, 1, 2, 3, 4].map(|i| runs[i].cpu_time() - before[i]);
+    let [all, one_port, six, one_pid, addresses, cgroup] =
+        [0, 1, 2, 3, 4, 5].map(|i| runs[i].cpu_time() - before[i]);
     println!(
         "filters::cost_less: all {all:?}, a port {one_port:?}, -6 {six:?}, a PID {one_pid:?}, \
-         addresses {addresses:?}"
+         addresses {addresses:?}, a cgroup {cgroup:?}"
     );
     assert!(one_port * 2 < all, "{one_port:?} of {all:?}");
     assert!(six * 2 < all, "{six:?} of {all:?}");
     assert!(addresses * 2 < all, "{addresses:?} of {all:?}");
+    assert!(cgroup * 2 < all, "{cgroup:?} of {all:?}");
     assert!(one_pid < all, "{one_pid:?} of {all:?}");
 }
