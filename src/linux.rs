@@ -98,6 +98,11 @@ impl Host {
         privileges::may_trace()
     }
 
+    /// Which privilege is missing, for a user who has a part of them.
+    pub fn missing_privilege(&self) -> Option<String> {
+        privileges::missing()
+    }
+
     /// Whether this kernel can be traced at all.
     ///
     /// # Errors
@@ -107,14 +112,22 @@ impl Host {
     }
 
     /// The filter that the user asked for, with the numbers of this host's devices and
-    /// users. Calls `notice` for a PID that belongs to a thread or to no process, and for a
-    /// cgroup that does not exist.
+    /// users. Calls `notice` for a PID that belongs to a thread or to no process, for a
+    /// cgroup that does not exist, and where processes have other PIDs here.
     ///
     /// # Errors
     /// Where a device or a user does not exist, or cgroup v2 is not mounted and needed.
     pub fn filter(&self) -> Result<Filter> {
         let query = &self.settings.query;
-        self.check_pids(query);
+        if names::has_own_pids() {
+            (self.notice)(
+                "processes outside of this PID namespace are seen only once they use a \
+                 connection, with their PIDs on the host; run tcptop in the host's PID namespace \
+                 to see all",
+            );
+        } else {
+            self.check_pids(query);
+        }
         self.check_cgroups(query)?;
         let interfaces = numbers(&query.interfaces, interface_index)?;
         let users = numbers(&query.users, user_id)?;

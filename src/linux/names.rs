@@ -75,6 +75,14 @@ pub(super) fn own_network_namespace() -> io::Result<u32> {
     fs::metadata("/proc/self/ns/net").map(|meta| meta.ino() as u32)
 }
 
+/// Whether processes have other PIDs here than in the initial PID namespace, whose PIDs
+/// tcptop shows.
+pub(super) fn has_own_pids() -> bool {
+    /// `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the same on every host.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|meta| meta.ino() != INITIAL)
+}
+
 fn device(index: u32) -> Option<String> {
     nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }

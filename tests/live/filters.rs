@@ -26,6 +26,8 @@ pub fn tests() -> Vec<Test> {
         test("filters::with_other_hooks", with_other_hooks),
         test("filters::pid_follows_the_owner", pid_follows_the_owner),
         test("filters::absent_pid", absent_pid),
+        test("filters::absent_pid_once", absent_pid_once),
+        test("filters::pids_of_the_host", pids_of_the_host),
         test("filters::by_state", by_state),
         test("filters::cgroup_that_comes", cgroup_that_comes),
         test("filters::unknown_user", unknown_user),
@@ -276,12 +278,20 @@ impl Runs {
     fn start(world: &World, cases: &[Case]) -> Runs {
         let spawn = |case: &Case| {
             let (directory, log) = place();
+            let tcp = case.arguments.iter().any(|argument| argument == "--tcp");
+            let timeout: &[&str] = if tcp { &[] } else { &["--udp-timeout", "600"] };
             let arguments: Vec<&str> = ["--log", log.to_str().expect("UTF-8")]
                 .into_iter()
-                .chain(["--interval", "0.2", "--udp-timeout", "600"])
+                .chain(["--interval", "0.2"])
+                .chain(timeout.iter().copied())
                 .chain(case.arguments.iter().map(String::as_str))
                 .collect();
-            let tcptop = world.near.run(|| Launch::new(&arguments).spawn());
+            let mut tcptop = world.near.run(|| Launch::new(&arguments).spawn());
+            // A process that is just being started holds the sockets of this one for a
+            // moment. A tcptop that looks for holders must not be there yet.
+            if case.arguments.iter().any(|argument| argument == "--without") {
+                tcptop.await_ready();
+            }
             (tcptop, directory, log)
         };
         let mut runs = Runs(cases.iter().map(spawn).collect());
@@ -398,7 +408,7 @@ fn cases(world: &mut World) -> Vec<Case> {
         }));
     }
     let mut cases = vec![
-        case("--raw", |_| true),
+        case("--strict", |_| true),
         case(&format!("--port {p0}"), move |end| end.has_port(&[p0])),
         case(&format!("--port {client_port}"), move |end| end.has_port(&[client_port])),
         case(&format!("--port {p0} --port {p3}"), move |end| end.has_port(&[p0, p3])),
@@ -589,6 +599,42 @@ fn absent_pid() {
     ];
     assert!(ended.stderr.lines().take(2).eq(warnings), "{}", ended.stderr);
     assert_eq!(ended.stderr.lines().count(), 3, "{}", ended.stderr);
+}
+
+/// tcptop does not say that it waits when it ends after the first interval.
+fn absent_pid_once() {
+    let mut gone = process::Command::new("true").spawn().expect("true");
+    let pid = gone.id().to_string();
+    gone.wait().expect("wait");
+    for once in [&["--once"][..], &["--count", "1"]] {
+        let arguments = [&["--tcp", "--interval", "0.01", "--pid", &pid], once].concat();
+        let ended = Launch::new(&arguments).spawn().ended();
+        let first = ended.stderr.lines().next().unwrap_or_default();
+        assert_eq!(first, format!("tcptop: no process has PID {pid}"));
+    }
+}
+
+/// In a PID namespace of its own tcptop says once which processes it sees, and does not look
+/// for the host's PIDs there.
+fn pids_of_the_host() {
+    let pair = Pair::new(Family::V4);
+    let stream = Stream::start(&pair, 10, Duration::from_millis(5));
+    let own = process::id().to_string();
+    let mut command = process::Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(tcptop::binary());
+    command.args(["--tcp", "--raw", "--once", "--interval", "0.3", "--pid", &own]);
+    let output = command.output().expect("unshare");
+    stream.stop();
+    let messages = String::from_utf8(output.stderr).expect("UTF-8");
+    let lines: Vec<&str> = messages.lines().collect();
+    let notice = "tcptop: processes outside of this PID namespace are seen only once they use a \
+                  connection, with their PIDs on the host; run tcptop in the host's PID namespace \
+                  to see all";
+    assert_eq!((lines.len(), lines[0]), (2, notice), "{messages}");
+    let output = String::from_utf8(output.stdout).expect("UTF-8");
+    let local = pair.ends.local.to_string();
+    let row = output.lines().find(|line| line.split_ascii_whitespace().nth(1) == Some(&local));
+    assert_eq!(row.and_then(|row| row.split_ascii_whitespace().nth(3)), Some(&*own), "{output}");
 }
 
 /// A connection that leaves a state leaves the output; its end is judged by its last state.
