@@ -6,6 +6,43 @@
 #include "event.h"
 
 #define FILTER_PORTS 16
+#define FILTER_PREFIXES 8
+#define FILTER_CGROUPS 4
+#define FILTER_CGROUP_NAME 64
+
+/*
+ * Values of a filter. At least one of the first `wanted` must match, if there are any,
+ * and none of the others.
+ */
+struct tcptop_ports {
+	__u16 wanted;
+	__u16 count;
+	__u16 list[FILTER_PORTS]; /* of either end, in network order */
+};
+
+/* The addresses that have the bits of `address` where `mask` has ones. In network order,
+ * IPv4 as IPv4-mapped IPv6. */
+struct tcptop_prefix {
+	__u64 address[2];
+	__u64 mask[2];
+};
+
+struct tcptop_prefixes {
+	__u32 wanted;
+	__u32 count;
+	struct tcptop_prefix list[FILTER_PREFIXES];
+};
+
+/*
+ * A cgroup and all below it, by its name and its level (1: just below the root). Others
+ * can have the same name at this level. Not by its id: when a service starts again,
+ * systemd makes a new cgroup, which has another id.
+ */
+struct tcptop_cgroup_name {
+	__u64 level;
+	/* As much of the name as fits with a 0; the rest is filled with 0. */
+	__u64 name[FILTER_CGROUP_NAME / 8];
+};
 
 /*
  * How long records are; each has all that the one before has. The programs that write
@@ -42,13 +79,19 @@ struct tcptop_settings {
 	/* Which records the programs write that can write longer ones. */
 	enum record record;
 	bool drops; /* records say what the socket dropped; not in RECORD_PLAIN */
-	__u8 filter_family; /* enum tcptop_family; 0 for both */
 	/*
-	 * Ports of either end, in network order; a count of 0 lets every port through. If
-	 * the user names more than fit, the count is 0 and only user space filters.
+	 * True if one of the filters below is set: without filters, one check is all that
+	 * they cost. Of values that do not fit, only user space knows: the programs let
+	 * more pass then, never less.
 	 */
-	__u16 filter_port_count;
-	__u16 filter_ports[FILTER_PORTS];
+	bool filters;
+	__u8 filter_family; /* enum tcptop_family; 0 for both */
+	struct tcptop_ports filter_ports;
+	struct tcptop_prefixes filter_local;
+	struct tcptop_prefixes filter_remote;
+	/* TCP only. Any of them must match; a count of 0 lets every cgroup pass. */
+	__u32 filter_cgroup_count;
+	struct tcptop_cgroup_name filter_cgroups[FILTER_CGROUPS];
 };
 const volatile struct tcptop_settings settings;
 

@@ -74,6 +74,31 @@ static __always_inline __u32 sock_drops(struct sock *sk)
 	return BPF_CORE_READ(sk, sk_drops.counter);
 }
 
+/* Stores each word whole, as it will be read: a load that spans two smaller stores has
+ * to wait for both. */
+static __always_inline void set_ipv4(__u64 *address, __u32 ipv4)
+{
+	address[0] = 0;
+	address[1] = bpf_cpu_to_be64(0xffff00000000ULL | bpf_ntohl(ipv4));
+}
+
+/* The addresses of both ends, IPv4 as IPv4-mapped IPv6. */
+static __always_inline void sock_addresses(struct sock *sk, __u64 *local, __u64 *remote)
+{
+	__u64 *from = (__u64 *)&sk->__sk_common.skc_v6_rcv_saddr;
+	__u64 *to = (__u64 *)&sk->__sk_common.skc_v6_daddr;
+
+	if (sk->__sk_common.skc_family == AF_INET) {
+		set_ipv4(local, sk->__sk_common.skc_rcv_saddr);
+		set_ipv4(remote, sk->__sk_common.skc_daddr);
+		return;
+	}
+	local[0] = from[0];
+	local[1] = from[1];
+	remote[0] = to[0];
+	remote[1] = to[1];
+}
+
 static __always_inline void fill_sock(struct tcptop_event *event, struct sock *sk)
 {
 	struct sock *plain = untrusted(struct sock, sk);

@@ -188,7 +188,7 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record
 	if (old_state == TCP_LISTEN || old_state == TCP_CLOSE)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp || !tcp_wanted(sk, tcp_local_port(tp)))
+	if (!tp || !tcp_shown(sk, tcp_local_port(tp)))
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked)
@@ -267,8 +267,10 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 	if (!tp)
 		return;
 	/* skc_num, since it shares the cache line of skc_state; inet_sport does not. */
-	if (!tcp_wanted(sk, bpf_htons(sk->__sk_common.skc_num))) {
-		mark_idle(tracked);
+	if (!tcp_shown(sk, bpf_htons(sk->__sk_common.skc_num))) {
+		/* It stays unwanted until it connects again. Without storage, later passes
+		 * do not visit it. */
+		bpf_sk_storage_delete(&sockets, sk);
 		return;
 	}
 	if (tracked->owner.evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
@@ -343,7 +345,7 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 	if (!tp)
 		return;
 	/* A listener is always kept: the peers that it will accept are not known yet. */
-	if (state != TCP_LISTEN && !tcp_wanted(sk, tcp_local_port(tp)))
+	if (state != TCP_LISTEN && !tcp_shown(sk, tcp_local_port(tp)))
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!tracked) {

@@ -29,8 +29,8 @@ static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key 
 		offset = ip->ihl * 4;
 		if (offset < sizeof(*ip))
 			return 0;
-		key_set_ipv4(from, ip->saddr);
-		key_set_ipv4(to, ip->daddr);
+		set_ipv4(from, ip->saddr);
+		set_ipv4(to, ip->daddr);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data;
 		__u64 *addresses;

@@ -27,8 +27,8 @@ static __always_inline bool skb_addresses(struct sk_buff *skb, __u16 family, __u
 
 		if (bpf_probe_read_kernel(&ip, sizeof(ip), header))
 			return false;
-		key_set_ipv4(from, ip.saddr);
-		key_set_ipv4(to, ip.daddr);
+		set_ipv4(from, ip.saddr);
+		set_ipv4(to, ip.daddr);
 	} else {
 		struct ipv6hdr ip;
 		__u64 *addresses = (__u64 *)&ip.saddr;

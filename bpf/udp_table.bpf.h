@@ -108,14 +108,6 @@ struct flow_key {
 	__u32 slots[2];
 };
 
-/* Stores each word whole, as it will be read: a load that spans two smaller stores has
- * to wait for both. */
-static __always_inline void key_set_ipv4(__u64 *address, __u32 ipv4)
-{
-	address[0] = 0;
-	address[1] = bpf_cpu_to_be64(0xffff00000000ULL | bpf_ntohl(ipv4));
-}
-
 /* An IPv4 address fills only half of its second word. Swapping the halves of one address
  * keeps the two apart in the XOR. */
 static __always_inline void key_hash(struct flow_key *key)
@@ -153,8 +145,10 @@ static __always_inline bool flow_is(const struct flow *flow, const struct flow_k
 
 static __always_inline bool udp_wanted(const struct flow_key *key)
 {
-	return (!settings.filter_family || address_wanted(key->remote)) &&
-	       ports_wanted(key->local_port, key->remote_port);
+	if (!settings.filters)
+		return true;
+	return ports_wanted(key->local_port, key->remote_port) &&
+	       addresses_wanted(key->local, key->remote);
 }
 
 #define NO_SLOT (~0U)

@@ -1,7 +1,7 @@
 //! The command line: what was typed becomes a [`Task`] with checked [`Settings`].
 //!
-//! Owns the texts of help around the options, and the check for options that contradict
-//! each other. The options themselves, with their help texts and bounds, are the fields
+//! Owns the texts of help around the options; `completion` makes the scripts for shells, and
+//! `conflicts` knows which options have no effect together. The options themselves, with their help texts and bounds, are the fields
 //! of [`settings`](crate::settings). Reads only the arguments. `manual.rs` has the other
 //! texts of the manual page, and the examples and exit statuses that help shows too.
 
@@ -11,6 +11,10 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap_complete::Shell;
+
+mod completion;
+mod conflicts;
 
 use crate::manual::{EXAMPLES, EXIT_STATUSES, Example, ExitStatus};
 use crate::output::columns::{COLUMNS, column, wide_names};
@@ -46,17 +50,12 @@ pub enum Generated {
 impl Generated {
     /// The text to print.
     pub fn text(self) -> Vec<u8> {
-        use clap_complete::Shell;
-
-        let shell = match self {
-            Generated::Man => return crate::manual::page(command()),
-            Generated::Bash => Shell::Bash,
-            Generated::Zsh => Shell::Zsh,
-            Generated::Fish => Shell::Fish,
-        };
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut command(), "tcptop", &mut text);
-        text
+        match self {
+            Generated::Man => crate::manual::page(command()),
+            Generated::Bash => completion::script(Shell::Bash),
+            Generated::Zsh => completion::script(Shell::Zsh),
+            Generated::Fish => completion::script(Shell::Fish),
+        }
     }
 }
 
@@ -186,8 +185,8 @@ fn column_names() -> impl Iterator<Item = PossibleValue> {
     COLUMNS.iter().map(|column| column.name).chain(of_groups).map(PossibleValue::new)
 }
 
-/// Refuses what has no meaning for groups, or without them.
-fn check_groups(settings: &Settings, matches: &ArgMatches) -> Result<(), clap::Error> {
+/// Refuses columns that the rows do not have: groups have others than connections.
+fn check_columns(settings: &Settings) -> Result<(), clap::Error> {
     let Settings { rows, groups, output, .. } = settings;
     let list = output.columns.iter().flat_map(|list| &list.names);
     let sort = match &rows.sort {
@@ -196,10 +195,6 @@ fn check_groups(settings: &Settings, matches: &ArgMatches) -> Result<(), clap::E
     };
     let mut named = list.chain(sort);
     if groups.by.is_empty() {
-        let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-        if typed("groups") || typed("textfile") {
-            return Err(conflict("--groups and --textfile go with --by KEYS"));
-        }
         return match named.find(|name| column(name).is_none()) {
             Some(name) => Err(conflict(&format!("only groups have a column '{name}': --by KEYS"))),
             None => Ok(()),
@@ -208,12 +203,6 @@ fn check_groups(settings: &Settings, matches: &ArgMatches) -> Result<(), clap::E
     let twice = |name: &&String| groups.by.iter().filter(|key| key == name).count() > 1;
     if let Some(name) = groups.by.iter().find(twice) {
         return Err(conflict(&format!("--by: '{name}' is in it twice")));
-    }
-    if output.wide {
-        return Err(conflict("--wide and --by: the columns of groups are always the same"));
-    }
-    if rows.sort == Sort::Age {
-        return Err(conflict("--sort age and --by: groups have no age"));
     }
     let known: Vec<&str> = grouped::column_names(&groups.by).collect();
     match named.find(|name| !known.contains(&name.as_str())) {
@@ -294,48 +283,31 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
         return Ok(Task::Generate(generated));
     }
     let settings = Box::new(arguments.settings);
-    let Settings { query, times, output, more, .. } = &*settings;
-    if more.doctor {
-        return for_the_doctor(matches, output.asked_format).map(|()| Task::Doctor(settings));
+    if settings.more.doctor {
+        let format = settings.output.asked_format;
+        return for_the_doctor(matches, format).map(|()| Task::Doctor(settings));
     }
-    if output.columns == Some(LIST_ALL.into()) {
+    if settings.output.columns == Some(LIST_ALL.into()) {
         return Ok(Task::Columns);
     }
-    if query.tcp && query.udp {
-        return Err(conflict("--tcp and --udp: no row is both; leave both out to see both"));
+    match conflicts::find(&settings, |id| was_typed(matches, id)) {
+        Some(reason) => Err(conflict(reason)),
+        None => check_columns(&settings).map(|()| Task::Stream(settings)),
     }
-    if query.ipv4 && query.ipv6 {
-        return Err(conflict("-4 and -6: no row is both; leave both out to see both"));
-    }
-    if times.once && times.count.is_some() {
-        return Err(conflict("--once is --count 1; give one of them"));
-    }
-    if output.log.is_some() && output.format() == FormatName::Lines {
-        return Err(conflict("--log writes no lines; let the shell write the file: tcptop > FILE"));
-    }
-    if output.append && output.log.is_none() {
-        return Err(conflict("--append goes with --log FILE"));
-    }
-    if output.wide && output.format() == FormatName::Lines {
-        return Err(conflict(
-            "--wide goes with --log FILE or --format csv; lines always have 13 fields",
-        ));
-    }
-    if output.wide && output.columns.as_ref().is_some_and(|list| !list.add) {
-        return Err(conflict("--wide and --columns: a list without + names all columns"));
-    }
-    check_groups(&settings, matches)?;
-    Ok(Task::Stream(settings))
+}
+
+/// Whether the user has typed this option.
+fn was_typed(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
 /// Refuses options that were typed with `--doctor` and have no effect there.
 fn for_the_doctor(matches: &ArgMatches, format: Option<FormatName>) -> Result<(), clap::Error> {
-    let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let mut command = command();
     command.build();
     let useless = command.get_arguments().find(|argument| {
         let id = argument.get_id().as_str();
-        !FOR_THE_DOCTOR.contains(&id) && typed(id)
+        !FOR_THE_DOCTOR.contains(&id) && was_typed(matches, id)
     });
     if let Some(argument) = useless {
         return Err(conflict(&format!("the argument '--doctor' cannot be used with '{argument}'")));
@@ -359,8 +331,8 @@ pub fn invalid_value(reason: &str) -> clap::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{Family, Protocol};
-    use crate::settings::{ColorChoice, Query, Sort};
+    use crate::connection::{Family, Protocol, TcpState};
+    use crate::settings::{Choice, ColorChoice, Query, Sort};
     use std::time::Duration;
 
     fn typed(arguments: &str) -> Result<Task, clap::Error> {
@@ -407,29 +379,52 @@ mod tests {
     #[test]
     fn what_was_typed_arrives() {
         let settings = settings(
-            "--port 443 --port 80 --pid 7 --pid 8 --process curl --process ssh -i lo \
-             --interface eth0 --tcp -4 --interval 0.25 --count 3 --duration 90 --udp-timeout 2 \
-             --lifetime --all --top 5 --sort age --raw -t --wide --log x.csv --append \
-             --color never --strict --udp-flows 16 -v",
+            "--port 443 --port !80 --pid 7 --pid 8 --process curl --process ssh -i lo \
+             --interface !eth0 --local 10.1.2.3/8 --remote !::1 --user root --state syn_sent \
+             --cgroup /a/ --container !web --unit ssh \
+             --tcp -4 --interval 0.25 --count 3 --duration 90 \
+             --lifetime --all --top 5 --sort age --raw -t --color never --strict -v",
         );
         let Settings { query, rows, groups, times, output, more } = &settings;
-        assert_eq!((&query.ports[..], &query.pids[..]), (&[443, 80][..], &[7, 8][..]));
+        assert_eq!(
+            (&query.ports[..], &query.pids[..]),
+            (&[Choice::plain(443), Choice::not(80)][..], &[7, 8].map(Choice::plain)[..])
+        );
         assert_eq!(
             (&query.processes[..], &query.interfaces[..]),
-            (&["curl".into(), "ssh".into()][..], &["lo".into(), "eth0".into()][..])
+            (
+                &["curl".to_owned(), "ssh".to_owned()].map(Choice::plain)[..],
+                &[Choice::plain("lo".to_owned()), Choice::not("eth0".to_owned())][..]
+            )
         );
         assert_eq!((query.protocol(), query.family()), (Some(Protocol::Tcp), Some(Family::V4)));
+        assert_eq!(query.local, [Choice::plain("10.0.0.0/8".parse().expect("a prefix"))]);
+        assert_eq!(query.remote, [Choice::not("::1/128".parse().expect("a prefix"))]);
+        assert_eq!(query.users, [Choice::plain("root".to_owned())]);
+        let one =
+            |choices: &[Choice<String>]| (choices.len(), choices[0].not, choices[0].value.clone());
+        assert_eq!(one(&query.cgroups), (1, false, "/a".to_owned()));
+        assert_eq!(one(&query.containers), (1, true, "web".to_owned()));
+        assert_eq!(one(&query.units), (1, false, "ssh.service".to_owned()));
+        assert_eq!(query.states, [Choice::plain(Some(TcpState::SynSent))]);
         assert!(rows.lifetime && rows.all);
         assert_eq!((rows.top, &rows.sort), (Some(5), &Sort::Age));
-        assert_eq!(rows.udp_timeout, Duration::from_secs(2));
         assert_eq!(times.interval, Duration::from_millis(250));
         assert_eq!((times.intervals(), times.duration), (Some(3), Some(Duration::from_secs(90))));
-        assert!(output.raw && output.timestamp && output.wide && output.append);
-        assert_eq!(output.log.as_deref(), Some("x.csv".as_ref()));
-        assert_eq!((output.color, output.format()), (ColorChoice::Never, FormatName::Csv));
+        assert!(output.raw && output.timestamp && !output.wide && !output.append);
+        assert_eq!((output.color, output.format()), (ColorChoice::Never, FormatName::Lines));
         assert!(more.strict && more.verbose && !more.doctor);
-        assert_eq!(more.udp_flows, 16);
         assert!(groups.by.is_empty() && groups.groups == 65_536);
+    }
+
+    #[test]
+    fn what_was_typed_for_a_log_arrives() {
+        let Settings { rows, output, more, .. } =
+            settings("--log x.csv --append --wide --udp-timeout 2 --udp-flows 16");
+        assert!(output.wide && output.append);
+        assert_eq!(output.log.as_deref(), Some("x.csv".as_ref()));
+        assert_eq!(output.format(), FormatName::Csv);
+        assert_eq!((rows.udp_timeout, more.udp_flows), (Duration::from_secs(2), 16));
     }
 
     #[test]
@@ -514,13 +509,38 @@ mod tests {
                 "--count 1.5",
                 "error: invalid value '1.5' for '--count <N>': not a whole number from 1 on",
             ),
-            ("--port 0", "error: invalid value '0' for '--port <N>': 0 is not in 1..=65535"),
             (
-                "--port 65536",
-                "error: invalid value '65536' for '--port <N>': 65536 is not in 1..=65535",
+                "--port 0",
+                "error: invalid value '0' for '--port <N>': a port is a number from 1 to 65535; for several, repeat the option: --port 80 --port 443",
             ),
-            ("--pid 0", "error: invalid value '0' for '--pid <N>': 0 is not in 1..=4194304"),
-            ("--pid -1", "error: invalid value '-1' for '--pid <N>': -1 is not in 1..=4194304"),
+            (
+                "--port http",
+                "error: invalid value 'http' for '--port <N>': a port is a number from 1 to 65535; for several, repeat the option: --port 80 --port 443",
+            ),
+            (
+                "--port 80,443",
+                "error: invalid value '80,443' for '--port <N>': a port is a number from 1 to 65535; for several, repeat the option: --port 80 --port 443",
+            ),
+            (
+                "--pid -1",
+                "error: invalid value '-1' for '--pid <N>': a PID is a number from 1 to 4194304; for several, repeat the option",
+            ),
+            (
+                "--local localhost",
+                "error: invalid value 'localhost' for '--local <CIDR>': not an address or a prefix, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32",
+            ),
+            (
+                "--remote !10.0.0.0/33",
+                "error: invalid value '!10.0.0.0/33' for '--remote <CIDR>': not an address or a prefix, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32",
+            ),
+            (
+                "--cgroup a/b",
+                "error: invalid value 'a/b' for '--cgroup <PATH>': a path as in the column cgroup begins with /",
+            ),
+            (
+                "--state closed",
+                "error: invalid value 'closed' for '--state <STATE>': not a state; there are ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING and UDP",
+            ),
             (
                 "--udp-flows 15",
                 "error: invalid value '15' for '--udp-flows <N>': 15 is not in 16..=16777216",
@@ -541,6 +561,19 @@ mod tests {
             ("-4 -6", "error: -4 and -6: no row is both; leave both out to see both"),
             ("-46", "error: -4 and -6: no row is both; leave both out to see both"),
             ("--once --count 2", "error: --once is --count 1; give one of them"),
+            (
+                "--raw --log x",
+                "error: --raw is for lines; numbers of CSV and JSON are always plain",
+            ),
+            ("-t --format json", "error: -t is for lines; CSV and JSON always have the time"),
+            ("--color auto --log x", "error: --color is for lines; CSV and JSON have no colours"),
+            (
+                "--all --format csv",
+                "error: --all is for lines; CSV and JSON have every connection without it",
+            ),
+            ("--tcp --udp-timeout 5", "error: --udp-timeout is for UDP, which --tcp leaves out"),
+            ("--tcp --udp-flows 65536", "error: --udp-flows is for UDP, which --tcp leaves out"),
+            ("--udp --lifetime", "error: --lifetime is for TCP, which --udp leaves out"),
             ("--append", "error: --append goes with --log FILE"),
             (
                 "--wide",

@@ -21,6 +21,7 @@ mod iterate;
 mod names;
 mod outbox;
 mod plan;
+mod prefilter;
 mod privileges;
 mod programs;
 mod sampling;
@@ -36,14 +37,14 @@ use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
-use nix::unistd::pipe2;
+use nix::unistd::{User, pipe2};
 
 use crate::connection::Needs;
 use crate::event::NetworkCollector;
-use crate::filter::Filter;
+use crate::filter::{Filter, Known};
 use crate::names::Names;
 use crate::report::{Reporter, Summary};
-use crate::settings::{Query, Settings};
+use crate::settings::{Choice, Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
 pub use doctor::Report;
 use names::HostNames;
@@ -97,6 +98,11 @@ impl Host {
         privileges::may_trace()
     }
 
+    /// Which privilege is missing, for a user who has a part of them.
+    pub fn missing_privilege(&self) -> Option<String> {
+        privileges::missing()
+    }
+
     /// Whether this kernel can be traced at all.
     ///
     /// # Errors
@@ -105,34 +111,67 @@ impl Host {
         privileges::check_kernel()
     }
 
-    /// The filter that the user asked for, with the indices of this host's devices.
-    /// Calls `notice` for a PID that belongs to a thread or to no process.
+    /// The filter that the user asked for, with the numbers of this host's devices and
+    /// users. Calls `notice` for a PID that belongs to a thread or to no process, for a
+    /// cgroup that does not exist, and where processes have other PIDs here.
     ///
     /// # Errors
-    /// Where a device does not exist.
+    /// Where a device or a user does not exist, or cgroup v2 is not mounted and needed.
     pub fn filter(&self) -> Result<Filter> {
         let query = &self.settings.query;
-        self.check_pids(query);
-        let interfaces = query
-            .interfaces
-            .iter()
-            .map(|name| interface_index(name))
-            .collect::<Result<Vec<u32>>>()?;
-        let own = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
-        Ok(Filter::new(query.clone(), interfaces, own))
+        if names::has_own_pids() {
+            (self.notice)(
+                "processes outside of this PID namespace are seen only once they use a \
+                 connection, with their PIDs on the host; run tcptop in the host's PID namespace \
+                 to see all",
+            );
+        } else {
+            self.check_pids(query);
+        }
+        self.check_cgroups(query)?;
+        let interfaces = numbers(&query.interfaces, interface_index)?;
+        let users = numbers(&query.users, user_id)?;
+        let netns = names::own_network_namespace().context("failed to read /proc/self/ns/net")?;
+        Ok(Filter::new(query.clone(), Known { interfaces, netns, users }))
     }
 
+    /// Calls `notice` for what is asked for and does not exist, or not yet.
     fn check_pids(&self, query: &Query) {
-        for &pid in &query.pids {
-            match process_of(pid) {
-                Some(process) if process != pid => (self.notice)(&format!(
+        for pid in plain(&query.pids) {
+            match process_of(*pid) {
+                Some(process) if process != *pid => (self.notice)(&format!(
                     "{pid} is a thread of process {process}; connections belong to processes: \
                      --pid {process}"
                 )),
                 Some(_) => {}
-                None => (self.notice)(&format!("no process has PID {pid} yet; waiting for it")),
+                None => (self.notice)(&format!("no process has PID {pid}{}", self.waiting())),
             }
         }
+    }
+
+    /// As [`check_pids`](Host::check_pids), for cgroups.
+    ///
+    /// # Errors
+    /// Where cgroup v2 is not mounted: then no cgroup has a path.
+    fn check_cgroups(&self, query: &Query) -> Result<()> {
+        if !query.needs().intersects(Needs::CGROUPS) {
+            return Ok(());
+        }
+        let root = cgroup_root().context(
+            "--cgroup, --container and --unit need cgroup v2; `mount -t cgroup2 none DIRECTORY` \
+             mounts it",
+        )?;
+        for path in plain(&query.cgroups) {
+            if !root.join(path.trim_start_matches('/')).is_dir() {
+                (self.notice)(&format!("there is no cgroup {path}{}", self.waiting()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows the words about something that does not exist.
+    fn waiting(&self) -> &'static str {
+        if self.settings.times.intervals() == Some(1) { "" } else { " yet; waiting for it" }
     }
 
     /// Collects and reports until a signal asks it to stop, the last interval is over or
@@ -222,6 +261,30 @@ fn return_memory() {}
 fn process_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// The values that are not negated.
+fn plain<T>(choices: &[Choice<T>]) -> impl Iterator<Item = &T> {
+    choices.iter().filter(|choice| !choice.not).map(|choice| &choice.value)
+}
+
+/// The numbers that stand for the names on this host.
+fn numbers(
+    names: &[Choice<String>],
+    number: impl Fn(&str) -> Result<u32>,
+) -> Result<Vec<Choice<u32>>> {
+    names.iter().map(|choice| choice.try_map(|name| number(name))).collect()
+}
+
+/// As chown(1) does: a name comes before a number.
+fn user_id(name: &str) -> Result<u32> {
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => name
+            .parse()
+            .map_err(|_| anyhow!("no user is named '{name}' here; `getent passwd` lists them")),
+        Err(error) => Err(anyhow!("failed to look up the user '{name}': {error}")),
+    }
 }
 
 fn interface_index(name: &str) -> Result<u32> {

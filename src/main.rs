@@ -62,7 +62,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
     let host = platform(settings.clone(), needs);
     let writer = writer(&settings)?;
     if !host.is_privileged() {
-        return Ok(not_privileged());
+        return Ok(not_privileged(&host));
     }
     host.check_kernel()?;
     let log = settings.output.log.as_ref().map(|log| log.display().to_string());
@@ -105,7 +105,7 @@ fn doctor(settings: Settings) -> Result<ExitCode> {
     let json = settings.output.format() == FormatName::Json;
     let host = platform(settings, Needs::empty());
     if !host.is_privileged() {
-        return Ok(not_privileged());
+        return Ok(not_privileged(&host));
     }
     host.check_kernel()?;
     let report = host.examine()?;
@@ -136,8 +136,11 @@ fn print(text: &[u8]) -> Result<()> {
     }
 }
 
-fn not_privileged() -> ExitCode {
+fn not_privileged(host: &Host) -> ExitCode {
     say("error: tcptop requires root privileges. Run with sudo.");
+    if let Some(missing) = host.missing_privilege() {
+        notice(&missing);
+    }
     ExitCode::from(NOT_PRIVILEGED)
 }
 

@@ -157,14 +157,14 @@ fn selection(settings: &Settings) -> Selection {
     }
 }
 
-/// What must be read or looked up for the columns, the order and the groups of the rows.
+/// What must be read or looked up for the columns, the filters, the order and the groups.
 pub fn needs(settings: &Settings) -> Needs {
     let order = match &settings.rows.sort {
         Sort::Column(name) => columns::column(name).map(|column| column.needs),
         _ => None,
     };
     let groups = Keys::new(&settings.groups.by).needs();
-    selection(settings).needs() | order.unwrap_or_default() | groups
+    selection(settings).needs() | order.unwrap_or_default() | groups | settings.query.needs()
 }
 
 /// What a file of a format looks like.

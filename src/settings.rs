@@ -15,7 +15,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 
-use crate::connection::{Family, Protocol};
+pub mod choice;
+mod query;
+
+pub use choice::Choice;
+pub use query::{Query, State};
 
 /// All options. Every value is within its bounds.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -57,82 +61,6 @@ impl Default for Settings {
             settings: Settings,
         }
         Nothing::parse_from(["tcptop"]).settings
-    }
-}
-
-/// Which connections to show. An option that is not given lets every connection pass.
-/// Every option that is given must match; a repeated one matches with any of its values.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-#[command(next_help_heading = "Filters")]
-pub struct Query {
-    /// Only this port, at either end
-    ///
-    /// Can be repeated: any of them. Of several different filters, all must hold.
-    #[arg(long = "port", value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    pub ports: Vec<u16>,
-
-    /// Only what this process owns
-    ///
-    /// The owner is the process that last connected, accepted, sent or received
-    /// on the socket. Can be repeated: any of them.
-    #[arg(long = "pid", value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_PID))]
-    pub pids: Vec<u32>,
-
-    /// Only owners with NAME in their name
-    ///
-    /// Upper and lower case differ. The kernel keeps the first 15 bytes of a
-    /// process's name. Can be repeated: any of them.
-    #[arg(long = "process", value_name = "NAME", value_parser = process)]
-    pub processes: Vec<String>,
-
-    /// Only what goes through this device
-    ///
-    /// The device that the socket is bound to or, without that, the one its
-    /// route uses. Can be repeated: any of them.
-    #[arg(short = 'i', long = "interface", value_name = "IF", value_parser = interface)]
-    pub interfaces: Vec<String>,
-
-    /// Only TCP
-    #[arg(long)]
-    pub tcp: bool,
-
-    /// Only UDP
-    #[arg(long)]
-    pub udp: bool,
-
-    /// Only IPv4, IPv4-mapped IPv6 addresses included
-    #[arg(short = '4')]
-    pub ipv4: bool,
-
-    /// Only IPv6
-    #[arg(short = '6')]
-    pub ipv6: bool,
-}
-
-impl Query {
-    /// The only protocol that was asked for; `None` for both.
-    pub fn protocol(&self) -> Option<Protocol> {
-        match (self.tcp, self.udp) {
-            (true, false) => Some(Protocol::Tcp),
-            (false, true) => Some(Protocol::Udp),
-            _ => None,
-        }
-    }
-
-    /// Whether connections of this protocol are asked for.
-    pub fn wants(&self, protocol: Protocol) -> bool {
-        self.protocol().is_none_or(|only| only == protocol)
-    }
-
-    /// The only address family that was asked for; `None` for both.
-    pub fn family(&self) -> Option<Family> {
-        match (self.ipv4, self.ipv6) {
-            (true, false) => Some(Family::V4),
-            (false, true) => Some(Family::V6),
-            _ => None,
-        }
     }
 }
 
@@ -461,9 +389,6 @@ pub struct More {
     pub verbose: bool,
 }
 
-/// `PID_MAX_LIMIT` of 64-bit kernels (include/linux/threads.h).
-const MAX_PID: i64 = 4 * 1024 * 1024;
-
 const DAY: u32 = 86_400;
 
 fn up_to_a_day(text: &str) -> Result<Duration, String> {
@@ -506,15 +431,6 @@ fn top(text: &str) -> Result<usize, String> {
     }
 }
 
-fn process(text: &str) -> Result<String, String> {
-    match text.len() {
-        0 => Err("the empty text is part of every name; leave the option out to see all processes"
-            .to_owned()),
-        1..=15 => Ok(text.to_owned()),
-        _ => Err("never found: the kernel keeps only the first 15 bytes of a name".to_owned()),
-    }
-}
-
 fn sort(text: &str) -> Result<Sort, String> {
     Ok(text.into())
 }
@@ -532,16 +448,6 @@ fn host(text: &str) -> Result<String, String> {
     match text.len() {
         1..=255 => Ok(text.to_owned()),
         _ => Err("a name of a host has 1 to 255 bytes".to_owned()),
-    }
-}
-
-fn interface(text: &str) -> Result<String, String> {
-    // IFNAMSIZ (include/uapi/linux/if.h) is 16, with the terminating NUL.
-    let fits = (1..=15).contains(&text.len())
-        && !text.contains(|character: char| character == '/' || character.is_whitespace());
-    match fits {
-        true => Ok(text.to_owned()),
-        false => Err("no device can be called that (1 to 15 bytes, no blank, no /)".to_owned()),
     }
 }
 

@@ -329,6 +329,10 @@ fn mistakes_are_answered() {
             "error: invalid value '0' for '--top <N>': would show nothing; leave it out to see \
              all rows",
         ),
+        (
+            &["--raw", "--format", "csv"],
+            "error: --raw is for lines; numbers of CSV and JSON are always plain",
+        ),
         (&["--tcp", "--udp"], "error: --tcp and --udp: no row is both; leave both out to see both"),
         (&["-4", "-6"], "error: -4 and -6: no row is both; leave both out to see both"),
         (&["--append"], "error: --append goes with --log FILE"),
@@ -359,6 +363,18 @@ fn mistakes_are_answered() {
     }
     let said = String::from_utf8(tcptop(&["--prot", "80"]).stderr).expect("UTF-8");
     assert!(said.contains("a similar argument exists: '--port'"), "{said}");
+}
+
+/// The shell completes the names of devices that are there.
+#[test]
+fn bash_completes_devices() {
+    let script = printed(&["--generate", "bash"])
+        + "COMP_WORDS=(tcptop $1 l); COMP_CWORD=2; _tcptop tcptop l $1; echo ${COMPREPLY[@]}";
+    for option in ["-i", "--interface"] {
+        let output = Command::new("bash").args(["-c", &script, "bash", option]).output();
+        let completed = String::from_utf8(output.expect("bash").stdout).expect("UTF-8");
+        assert!(completed.split_whitespace().any(|name| name == "lo"), "{option}: {completed}");
+    }
 }
 
 #[test]

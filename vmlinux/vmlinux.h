@@ -340,8 +340,10 @@ _Static_assert(sizeof(struct udphdr) == 8, "udphdr");
 #pragma clang attribute push (__attribute__((preserve_access_index)), apply_to = record)
 
 struct cgroup {
+	int level;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+	struct cgroup *ancestors[0];
 };
 
 struct cgroup_root {
@@ -416,6 +418,7 @@ struct inet_connection_sock {
 };
 
 struct kernfs_node {
+	char *name;
 	u64 id;
 };
 

@@ -144,6 +144,14 @@ pub(super) fn own_network_namespace() -> io::Result<u32> {
     fs::metadata("/proc/self/ns/net").map(|meta| meta.ino() as u32)
 }
 
+/// Whether processes have other PIDs here than in the initial PID namespace, whose PIDs
+/// tcptop shows.
+pub(super) fn has_own_pids() -> bool {
+    /// `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the same on every host.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|meta| meta.ino() != INITIAL)
+}
+
 /// The directory where cgroup v2 is mounted; `None` where it is not mounted.
 pub fn cgroup_root() -> Option<PathBuf> {
     cgroups::cgroup_root()

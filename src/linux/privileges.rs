@@ -3,6 +3,7 @@
 //! Owns the check of both, the explanation when the kernel refuses to load programs,
 //! and giving up privileges that are no longer needed. Loads nothing and prints nothing.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Take};
 use std::mem::offset_of;
@@ -14,6 +15,9 @@ use libbpf_rs::libbpf_sys::btf_header;
 use memchr::memmem;
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::geteuid;
 
 /// Type information of the running kernel. Without it no program can be loaded: it tells
 /// where the fields of kernel structures are.
@@ -24,6 +28,50 @@ const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// with CAP_SYS_ADMIN, which includes both (capabilities(7)).
 pub(super) fn may_trace() -> bool {
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
+}
+
+/// Which capability is missing, and why, for a user who has a part of what is needed: some
+/// of the capabilities, root, or an executable file that has capabilities. `None` for all
+/// other users: they have to become root.
+pub(super) fn missing() -> Option<String> {
+    const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    /// Without these two tcptop may need this one.
+    const MORE: Capability = Capability::CAP_NET_ADMIN;
+    let lacking: Vec<String> =
+        NEEDED.iter().filter(|needed| !has(**needed)).map(ToString::to_string).collect();
+    let obstacle = obstacle();
+    let some = lacking.len() < NEEDED.len() || has(MORE) || geteuid().is_root();
+    if !some && obstacle.is_none() {
+        return None;
+    }
+    let verb = if lacking.len() == 1 { "is" } else { "are" };
+    let reason = obstacle.map(|reason| format!(": {reason}")).unwrap_or_default();
+    Some(format!("{} {verb} missing{reason}", lacking.join(" and ")))
+}
+
+/// Why the capabilities of the executable file have no effect.
+fn obstacle() -> Option<&'static str> {
+    const EXECUTABLE: &str = "/proc/self/exe";
+    if !has_file_capabilities(&CString::new(EXECUTABLE).ok()?) {
+        return None;
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if statvfs(EXECUTABLE).is_ok_and(|system| system.flags().contains(FsFlags::ST_NOSUID)) {
+        Some("the file's capabilities have no effect on a file system that is mounted with nosuid")
+    } else if status.lines().any(|line| line.starts_with("NoNewPrivs:") && line.ends_with('1')) {
+        Some("the file's capabilities have no effect on a process that may gain no privileges")
+    } else {
+        None
+    }
+}
+
+/// Whether setcap(8) has given capabilities to the file.
+fn has_file_capabilities(path: &CStr) -> bool {
+    // SAFETY: both names end with a NUL; with size 0 the kernel writes nothing.
+    let size = unsafe {
+        libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0)
+    };
+    size > 0
 }
 
 /// True where this thread has the capability in effect.
@@ -63,6 +111,9 @@ pub(super) fn lockdown() -> Option<String> {
 /// One sentence: what the kernel lacks or forbids, and what to do.
 pub(super) fn check_kernel() -> Result<()> {
     if !Path::new(KERNEL_TYPES).exists() {
+        if statfs("/sys").is_ok_and(|system| system.filesystem_type() != SYSFS_MAGIC) {
+            bail!("/sys is not mounted here; `mount -t sysfs sysfs /sys` mounts it");
+        }
         bail!(
             "this kernel has no type information ({KERNEL_TYPES}); run one that is built with \
              CONFIG_DEBUG_INFO_BTF, as current distributions' are"

@@ -23,8 +23,8 @@ use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{self, Control, OpenTcptopSkel, Record, TcptopSkel, TcptopSkelBuilder};
-use super::{clock, names, privileges};
-use crate::connection::{Family, Needs, Protocol};
+use super::{clock, names, prefilter, privileges};
+use crate::connection::{Needs, Protocol};
 use crate::loss::{Loss, LossCause};
 use crate::settings::Settings;
 
@@ -433,17 +433,8 @@ fn open<'object>(
     settings.holders_only.write(has(Provider::FileIterator));
     settings.count_tcp.write(knobs.tcp);
     settings.count_udp.write(udp);
-    settings.filter_family = match query.family() {
-        None => 0,
-        Some(Family::V4) => wire::Family::AF_INET.0,
-        Some(Family::V6) => wire::Family::AF_INET6.0,
-    };
-    if query.ports.len() <= settings.filter_ports.len() {
-        settings.filter_port_count = query.ports.len() as u16;
-        for (slot, port) in settings.filter_ports.iter_mut().zip(&query.ports) {
-            *slot = port.to_be();
-        }
-    }
+    let whole_tree = !query.cgroups.is_empty() && names::cgroup_part().is_none();
+    prefilter::set(settings, query, whole_tree);
     settings.track_receivers.write(has(Provider::CgroupSkb));
     settings.record = knobs.record();
     settings.drops.write(knobs.needs.contains(Needs::DROPS));

@@ -17,6 +17,7 @@ include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
 pub use types::record as Record;
 pub use types::tcptop_cgroup as CgroupMade;
+pub use types::tcptop_cgroup_name as CgroupName;
 pub use types::tcptop_control as Control;
 pub use types::tcptop_detailed as Detailed;
 pub use types::tcptop_details as Details;
@@ -30,7 +31,10 @@ pub use types::tcptop_identity as Identity;
 pub use types::tcptop_kind as Kind;
 pub use types::tcptop_loss as KernelLoss;
 pub use types::tcptop_pass as Pass;
+pub use types::tcptop_prefix as Prefix;
+pub use types::tcptop_prefixes as Prefixes;
 pub use types::tcptop_protocol as Protocol;
+pub use types::tcptop_settings as ProgramSettings;
 pub use types::tcptop_state as State;
 
 // SAFETY: every field is an integer, an array of integers or a C enum. Rust sees a C enum

@@ -30,6 +30,13 @@ pub fn cgroup2(point: &Path) -> io::Result<()> {
     Ok(mount(Some("none"), point, Some("cgroup2"), MsFlags::empty(), None::<&str>)?)
 }
 
+/// Lets no program below this directory gain privileges by its file.
+pub fn without_suid(directory: &Path) -> io::Result<()> {
+    bind(directory, directory)?;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID;
+    Ok(mount(None::<&str>, directory, None::<&str>, flags, None::<&str>)?)
+}
+
 /// Takes a mount away.
 pub fn detach(point: &Path) -> io::Result<()> {
     Ok(umount2(point, MntFlags::MNT_DETACH)?)

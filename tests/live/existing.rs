@@ -229,7 +229,7 @@ fn lifetime() {
 fn lifetime_of_a_flow() {
     let mut duo = Duo::new(Family::V4, true);
     duo.send(1000, 3);
-    let arguments = ["--udp", "--raw", "--interval", "0.1", "--udp-timeout", "300", "--lifetime"];
+    let arguments = ["--raw", "--interval", "0.1", "--udp-timeout", "300", "--lifetime"];
     let tcptop = Tcptop::start(&arguments);
     duo.totals = Totals::default();
     duo.send(500, 4);

@@ -10,10 +10,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::common::agent::{Agent, Socket};
+use crate::common::cgroup::Cgroup;
 use crate::common::log::{Log, LogRow};
 use crate::common::netns::{Netns, run};
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, set_int};
-use crate::common::tcptop::{self, Launch, Tcptop};
+use crate::common::tcptop::{self, Closed, Launch, Tcptop};
 use crate::common::wait::until_true;
 
 use super::csv::{logger, place};
@@ -25,6 +26,11 @@ pub fn tests() -> Vec<Test> {
         test("filters::with_other_hooks", with_other_hooks),
         test("filters::pid_follows_the_owner", pid_follows_the_owner),
         test("filters::absent_pid", absent_pid),
+        test("filters::absent_pid_once", absent_pid_once),
+        test("filters::pids_of_the_host", pids_of_the_host),
+        test("filters::by_state", by_state),
+        test("filters::cgroup_that_comes", cgroup_that_comes),
+        test("filters::unknown_user", unknown_user),
         test("filters::unknown_interface", unknown_interface),
         test("filters::summary_counts_what_is_asked_for", summary),
         test("filters::leave_out_hooks", leave_out_hooks),
@@ -41,12 +47,31 @@ struct End {
     process: &'static str,
     /// Whether it is in tcptop's own network namespace.
     interface: Option<&'static str>,
+    /// The user who made the socket.
+    uid: u32,
+    /// The cgroup in which it was made: the test's own, or one of those below.
+    cgroup: Within,
     bytes: (u64, u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Within {
+    Own,
+    Top,
+    Below,
 }
 
 impl End {
     fn has_port(&self, ports: &[u16]) -> bool {
         [self.ends.local, self.ends.remote].iter().any(|end| ports.contains(&end.port()))
+    }
+
+    fn local(&self) -> IpAddr {
+        self.ends.local.ip()
+    }
+
+    fn remote(&self) -> IpAddr {
+        self.ends.remote.ip()
     }
 
     fn is_v6(&self) -> bool {
@@ -70,6 +95,9 @@ struct World {
     listeners: Vec<(i32, SocketAddr, Server)>,
     /// A port that no connection here ever uses.
     unused: u16,
+    /// The cgroup of beta, and the one above it, which is that of alpha. They are removed
+    /// after these processes have ended, the lower one first.
+    cgroups: Option<(Cgroup, Cgroup)>,
 }
 
 /// The process that accepts.
@@ -79,6 +107,14 @@ enum Server {
     Gamma,
 }
 
+/// The id in the name of beta's cgroup, as Docker names it.
+const CONTAINER: &str = "3b1c9e2f40d5a6b7c8d9e0f1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
+
+/// The user who makes the sockets of UDP clients.
+const USER: u32 = 65534;
+
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const HOME_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const OUT_HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 1));
 const OUT_THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 2));
 
@@ -89,6 +125,13 @@ impl World {
         let [mut alpha, mut beta] = ["alpha one", "beta"].map(|name| near.run(|| Agent::new(name)));
         let mut gamma = far.run(|| Agent::new("gamma"));
         alpha.rename("alpha one");
+        let cgroups = Cgroup::new("tcptop-test");
+        let cgroups = cgroups.map(|top| (top.below(&format!("docker-{CONTAINER}.scope")), top));
+        let cgroups = cgroups.map_err(|why| left_out("filters: --cgroup", &why)).ok();
+        if let Some((below, top)) = &cgroups {
+            top.take(alpha.pid);
+            below.take(beta.pid);
+        }
         let here: [IpAddr; 3] =
             [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()];
         let mut listeners: Vec<_> = here
@@ -122,6 +165,7 @@ impl World {
             known: Vec::new(),
             listeners,
             unused: 1,
+            cgroups,
         }
     }
 
@@ -146,6 +190,8 @@ impl World {
                 pid: self.alpha.pid,
                 process: "alpha one",
                 interface: Some(interface),
+                uid: 0,
+                cgroup: Within::Top,
                 bytes: (two, one),
             });
             self.known.push(End {
@@ -154,24 +200,34 @@ impl World {
                 pid,
                 process,
                 interface: (server == Server::Beta).then_some("lo"),
+                uid: 0,
+                cgroup: if server == Server::Beta { Within::Below } else { Within::Own },
                 bytes: (one, two),
             });
             self.open.push((client, peer, server));
         }
         for server in &self.udp_servers {
             let there = server.local_addr().expect("bound");
-            let client = self.near.run(|| UdpSocket::bind((there.ip(), 0)).expect("bind"));
+            let client = self.near.run(|| {
+                // SAFETY: no memory; only for this thread, which ends here.
+                unsafe { libc::setfsuid(USER) };
+                UdpSocket::bind((there.ip(), 0)).expect("bind")
+            });
             let here = client.local_addr().expect("bound");
             client.send_to(&[b'u'; 300], there).expect("send");
             assert_eq!(server.recv(&mut [0; 301]).expect("receive"), 300);
             let process = own_name();
-            for (local, remote, bytes) in [(here, there, (0, 300)), (there, here, (300, 0))] {
+            for (local, remote, uid, bytes) in
+                [(here, there, USER, (0, 300)), (there, here, 0, (300, 0))]
+            {
                 self.known.push(End {
                     udp: true,
                     ends: Ends::new(local, remote),
                     pid: process::id(),
                     process,
                     interface: Some("lo"),
+                    uid,
+                    cgroup: Within::Own,
                     bytes,
                 });
             }
@@ -222,12 +278,20 @@ impl Runs {
     fn start(world: &World, cases: &[Case]) -> Runs {
         let spawn = |case: &Case| {
             let (directory, log) = place();
+            let tcp = case.arguments.iter().any(|argument| argument == "--tcp");
+            let timeout: &[&str] = if tcp { &[] } else { &["--udp-timeout", "600"] };
             let arguments: Vec<&str> = ["--log", log.to_str().expect("UTF-8")]
                 .into_iter()
-                .chain(["--interval", "0.2", "--udp-timeout", "600"])
+                .chain(["--interval", "0.2"])
+                .chain(timeout.iter().copied())
                 .chain(case.arguments.iter().map(String::as_str))
                 .collect();
-            let tcptop = world.near.run(|| Launch::new(&arguments).spawn());
+            let mut tcptop = world.near.run(|| Launch::new(&arguments).spawn());
+            // A process that is just being started holds the sockets of this one for a
+            // moment. A tcptop that looks for holders must not be there yet.
+            if case.arguments.iter().any(|argument| argument == "--without") {
+                tcptop.await_ready();
+            }
             (tcptop, directory, log)
         };
         let mut runs = Runs(cases.iter().map(spawn).collect());
@@ -305,12 +369,46 @@ fn cases(world: &mut World) -> Vec<Case> {
         world.udp_servers[0].local_addr().expect("bound").port(),
     );
     let many = (2..18).map(|port| format!("--port {port}")).collect::<Vec<_>>().join(" ");
+    let many_not = many.replace("--port ", "--port !");
+    let prefixes = (0..8).map(|n| format!("--remote 192.0.2.{n}")).collect::<Vec<_>>().join(" ");
+    let prefixes_not = prefixes.replace("--remote ", "--remote !");
     let (alpha, beta, own) = (world.alpha.pid, world.beta.pid, process::id());
     let unused = world.unused;
     let lo = |end: &End| end.interface == Some("lo");
     let veth = |end: &End| end.interface == Some("veth0");
-    vec![
-        case("--raw", |_| true),
+    let mut of_cgroups = Vec::new();
+    if let Some((below, top)) = &world.cgroups {
+        let (below, top) = (&below.path, &top.path);
+        let others = (0..4).map(|n| format!("--cgroup /{n}")).collect::<Vec<_>>().join(" ");
+        let mut add = |arguments: &str, wants: fn(&End) -> bool| {
+            of_cgroups.push(case(arguments, wants));
+        };
+        add(&format!("--cgroup {top}"), |end| end.cgroup != Within::Own);
+        add(&format!("--cgroup {below}/"), |end| end.cgroup == Within::Below);
+        add(&format!("--cgroup {top} --cgroup !{below}"), |end| end.cgroup == Within::Top);
+        add(&format!("--cgroup !{top} --tcp"), |end| !end.udp && end.cgroup == Within::Own);
+        add(&format!("--cgroup !{below} --udp"), |end| end.udp);
+        add(&format!("--cgroup {top} --udp"), |_| false);
+        add("--cgroup /", |_| true);
+        // The beginning of a name, and a name at another level.
+        add(&format!("--cgroup {}", &top[..top.len() - 1]), |_| false);
+        add(&format!("--cgroup /docker-{CONTAINER}.scope"), |_| false);
+        add(&format!("--container {CONTAINER}"), |end| end.cgroup == Within::Below);
+        add(&format!("--container {}", &CONTAINER[..12]), |end| end.cgroup == Within::Below);
+        add(&format!("--container !{CONTAINER} --tcp"), |end| {
+            !end.udp && end.cgroup != Within::Below
+        });
+        add(&format!("--container {}", &CONTAINER[..11]), |_| false);
+        add("--unit tcptop-none", |_| false);
+        add("--unit !tcptop-none", |_| true);
+        // More cgroups than the BPF programs can filter by.
+        add(&format!("{others} --cgroup {below}"), |end| end.cgroup == Within::Below);
+        of_cgroups.push(case(&format!("--cgroup {below} -4 --port {p0}"), move |end| {
+            end.cgroup == Within::Below && end.has_port(&[p0])
+        }));
+    }
+    let mut cases = vec![
+        case("--strict", |_| true),
         case(&format!("--port {p0}"), move |end| end.has_port(&[p0])),
         case(&format!("--port {client_port}"), move |end| end.has_port(&[client_port])),
         case(&format!("--port {p0} --port {p3}"), move |end| end.has_port(&[p0, p3])),
@@ -327,6 +425,41 @@ fn cases(world: &mut World) -> Vec<Case> {
         case("-i lo", lo),
         case("--interface veth0", veth),
         case("-i lo --interface veth0", |end| end.interface.is_some()),
+        // Negation: none of these values.
+        case(&format!("--port !{p0}"), move |end| !end.has_port(&[p0])),
+        case(&format!("--port {p0} --port {p1} --port !{client_port}"), move |end| {
+            end.has_port(&[p0, p1]) && !end.has_port(&[client_port])
+        }),
+        case(&format!("{many_not} --port !{p1}"), move |end| !end.has_port(&[p1])),
+        case(&format!("--pid !{alpha} --pid !{own}"), move |end| ![alpha, own].contains(&end.pid)),
+        case("--process a --process !lpha", |end| {
+            end.process.contains('a') && !end.process.contains("lpha")
+        }),
+        case("-i !lo", move |end| !lo(end)),
+        // Addresses.
+        case("--remote 10.87.0.2", |end| end.remote() == OUT_THERE),
+        case("--remote 10.87.3.4/16", |end| end.remote().to_string().starts_with("10.87.")),
+        case("--local 127.0.0.0/8", |end| end.local() == HOME),
+        case("--local ::ffff:127.0.0.1", |end| end.local() == HOME),
+        case("--remote ::1 --remote 10.87.0.1", |end| {
+            end.remote() == HOME_V6 || end.remote() == OUT_HERE
+        }),
+        case("--remote !127.0.0.1", |end| end.remote() != HOME),
+        case("--remote !::1 --udp", |end| end.udp && end.remote() != HOME_V6),
+        case("--local ::/0", End::is_v6),
+        case("--local !::/0", |end| !end.is_v6()),
+        case("--local 0.0.0.0/0 --local !10.0.0.0/8", |end| end.local() == HOME),
+        case(&format!("--local 127.0.0.1 --remote 127.0.0.0/31 --port {p0}"), move |end| {
+            end.local() == HOME && end.has_port(&[p0])
+        }),
+        // More prefixes than the BPF programs can filter by.
+        case(&format!("{prefixes} --remote ::1"), |end| end.remote() == HOME_V6),
+        case(&format!("{prefixes_not} --remote !::1"), |end| end.remote() != HOME_V6),
+        // Users, and states that all connections of a protocol have here.
+        case("--user nobody", |end| end.uid == USER),
+        case("--user 65534 --user !0", |end| end.uid == USER),
+        case("--user !nobody --udp", |end| end.udp && end.uid != USER),
+        case("--state UDP", |end| end.udp),
         case("--tcp", |end| !end.udp),
         case("--udp", |end| end.udp),
         case("-4", |end| !end.is_v6()),
@@ -343,7 +476,9 @@ fn cases(world: &mut World) -> Vec<Case> {
         case(&format!("--process a --pid {beta} --port {p1} --tcp -6 -i lo"), move |end| {
             end.pid == beta && end.has_port(&[p1])
         }),
-    ]
+    ];
+    cases.extend(of_cgroups);
+    cases
 }
 
 fn alone_and_combined() {
@@ -384,6 +519,9 @@ fn with_other_hooks() {
         }));
         cases.push(case(&format!("{without} --udp --port {udp_port} -6"), move |end| {
             end.udp && end.is_v6() && end.has_port(&[udp_port])
+        }));
+        cases.push(case(&format!("{without} --local 127.0.0.0/8 --port !{port}"), move |end| {
+            end.local() == HOME && !end.has_port(&[port])
         }));
     }
     assert!(!cases.is_empty());
@@ -463,6 +601,123 @@ fn absent_pid() {
     assert_eq!(ended.stderr.lines().count(), 3, "{}", ended.stderr);
 }
 
+/// tcptop does not say that it waits when it ends after the first interval.
+fn absent_pid_once() {
+    let mut gone = process::Command::new("true").spawn().expect("true");
+    let pid = gone.id().to_string();
+    gone.wait().expect("wait");
+    for once in [&["--once"][..], &["--count", "1"]] {
+        let arguments = [&["--tcp", "--interval", "0.01", "--pid", &pid], once].concat();
+        let ended = Launch::new(&arguments).spawn().ended();
+        let first = ended.stderr.lines().next().unwrap_or_default();
+        assert_eq!(first, format!("tcptop: no process has PID {pid}"));
+    }
+}
+
+/// In a PID namespace of its own tcptop says once which processes it sees, and does not look
+/// for the host's PIDs there.
+fn pids_of_the_host() {
+    let pair = Pair::new(Family::V4);
+    let stream = Stream::start(&pair, 10, Duration::from_millis(5));
+    let own = process::id().to_string();
+    let mut command = process::Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(tcptop::binary());
+    command.args(["--tcp", "--raw", "--once", "--interval", "0.3", "--pid", &own]);
+    let output = command.output().expect("unshare");
+    stream.stop();
+    let messages = String::from_utf8(output.stderr).expect("UTF-8");
+    let lines: Vec<&str> = messages.lines().collect();
+    let notice = "tcptop: processes outside of this PID namespace are seen only once they use a \
+                  connection, with their PIDs on the host; run tcptop in the host's PID namespace \
+                  to see all";
+    assert_eq!((lines.len(), lines[0]), (2, notice), "{messages}");
+    let output = String::from_utf8(output.stdout).expect("UTF-8");
+    let local = pair.ends.local.to_string();
+    let row = output.lines().find(|line| line.split_ascii_whitespace().nth(1) == Some(&local));
+    assert_eq!(row.and_then(|row| row.split_ascii_whitespace().nth(3)), Some(&*own), "{output}");
+}
+
+/// A connection that leaves a state leaves the output; its end is judged by its last state.
+fn by_state() {
+    let arguments = |state: &'static str| ["--raw", "--all", "--interval", "0.1", "--state", state];
+    let [waits, others, tries] =
+        ["close-wait", "!close_wait", "SYN_SENT"].map(|state| Tcptop::start(&arguments(state)));
+    let Pair { client, server, ends } = Pair::new(Family::V4);
+    let open = |tcptop: &Tcptop, state: &str| {
+        tcptop.wait_row(state, ends, |row| row.state == state);
+    };
+    open(&others, "ESTABLISHED");
+    client.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    waits.wait_row("the end that waits", ends.flipped(), |row| row.state == "CLOSE_WAIT");
+    open(&others, "FIN_WAIT2");
+    drop((server, client));
+    others.wait_closed(&[ends, ends.flipped()]);
+
+    let nowhere = crate::common::sock::listen(Family::V6).1;
+    let socket = crate::common::sock::unconnected(nowhere, None);
+    let error = crate::common::sock::connect_socket(&socket, nowhere).expect_err("no listener");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    let to_nowhere = |closed: &&Closed| closed.ends.remote == nowhere;
+    let refused = tries.wait("the connection that failed", |output| {
+        output.closed.iter().find(to_nowhere).cloned()
+    });
+    assert_eq!(refused.end, "refused");
+    let [waits, others, tries] = [waits, others, tries].map(Tcptop::finish);
+    assert!(waits.rows.iter().all(|row| row.state == "CLOSE_WAIT"));
+    assert!(waits.rows_of(ends).next().is_none() && waits.closed_of(ends).next().is_none());
+    assert!(others.rows.iter().all(|row| row.state != "CLOSE_WAIT"));
+    assert!(others.closed.iter().any(|closed| to_nowhere(&closed)));
+    assert!(tries.rows.iter().all(|row| row.state == "SYN_SENT"));
+    assert!(tries.closed_of(ends).next().is_none());
+}
+
+/// A cgroup that is made only after tcptop has started, and one that is made again, as when
+/// a service starts again: TCP and UDP of each appear.
+fn cgroup_that_comes() {
+    let top = match Cgroup::new("tcptop-come") {
+        Ok(top) => top,
+        Err(why) => return left_out("filters::cgroup_that_comes", &why),
+    };
+    let path = format!("{}/late", top.path);
+    let tcptop = Tcptop::start(&["--raw", "--interval", "0.1", "--cgroup", &path]);
+    let notice = format!("tcptop: there is no cgroup {path} yet; waiting for it\n");
+    assert_eq!(tcptop.stderr(), notice);
+    let outside = Pair::new(Family::V4);
+    let mut late = None;
+    for turn in 1..=2 {
+        let late = late.get_or_insert_with(|| top.below("late"));
+        if turn == 2 {
+            late.again();
+        }
+        let mut agent = Agent::new("late");
+        late.take(agent.pid);
+        let (socket, peer) = agent.connect_here(Family::V6);
+        agent.send(socket, 10);
+        crate::common::sock::receive(&peer, 10);
+        let (udp, address) = agent.udp((Ipv4Addr::LOCALHOST, 0).into());
+        let receiver = crate::common::udp::bind((Ipv4Addr::LOCALHOST, 0).into());
+        let there = receiver.local_addr().expect("bound");
+        agent.udp_send(udp, there, 100, 2);
+        tcptop.wait_row("TCP", socket.ends, |row| row.bytes_out == 10);
+        tcptop.wait_row("UDP", Ends::new(address, there), |row| row.bytes_out == 200);
+        let ends = socket.ends;
+        agent.close(socket);
+        drop(peer);
+        tcptop.wait_closed(&[ends]);
+        agent.exit();
+    }
+    let output = tcptop.finish();
+    assert!(output.rows.iter().all(|row| row.process == "late"), "{:#?}", output.rows);
+    for ends in [outside.ends, outside.ends.flipped()] {
+        assert!(output.rows_of(ends).next().is_none());
+    }
+}
+
+fn unknown_user() {
+    let ended = Launch::new(&["--user", "!nobody-7"]).spawn().ended();
+    ended.check_error("no user is named 'nobody-7' here; `getent passwd` lists them");
+}
+
 fn unknown_interface() {
     let ended = Launch::new(&["-i", "lo", "-i", "nowhere7"]).spawn().ended();
     ended.check_error("no network device is named 'nowhere7' here; `ip -br link` lists them");
@@ -515,6 +770,8 @@ fn cost_less() {
     let (_d1, one_port) = place();
     let (_d2, six) = place();
     let (_d3, one_pid) = place();
+    let (_d4, addresses) = place();
+    let (_d5, cgroup) = place();
     let port = pairs[0].ends.remote.port().to_string();
     let interval = ["--tcp", "--interval", "0.05"];
     let start = |log: &PathBuf, filter: &[&str]| logger(log, &[&interval[..], filter].concat());
@@ -523,6 +780,8 @@ fn cost_less() {
         start(&one_port, &["--port", &port]),
         start(&six, &["-6"]),
         start(&one_pid, &["--pid", "1"]),
+        start(&addresses, &["--remote", "!127.0.0.0/8"]),
+        start(&cgroup, &["--cgroup", "/nowhere"]),
     ];
     let before: Vec<Duration> = runs.iter().map(Tcptop::cpu_time).collect();
     let steady = Stream::start(&pairs[0], 1000, Duration::from_millis(1));
@@ -539,9 +798,15 @@ fn cost_less() {
     }
     rows(10);
     steady.stop();
-    let [all, one_port, six, one_pid] = [0, 1, 2, 3].map(|i| runs[i].cpu_time() - before[i]);
-    println!("filters::cost_less: all {all:?}, a port {one_port:?}, -6 {six:?}, a PID {one_pid:?}");
+    let [all, one_port, six, one_pid, addresses, cgroup] =
+        [0, 1, 2, 3, 4, 5].map(|i| runs[i].cpu_time() - before[i]);
+    println!(
+        "filters::cost_less: all {all:?}, a port {one_port:?}, -6 {six:?}, a PID {one_pid:?}, \
+         addresses {addresses:?}, a cgroup {cgroup:?}"
+    );
     assert!(one_port * 2 < all, "{one_port:?} of {all:?}");
     assert!(six * 2 < all, "{six:?} of {all:?}");
+    assert!(addresses * 2 < all, "{addresses:?} of {all:?}");
+    assert!(cgroup * 2 < all, "{cgroup:?} of {all:?}");
     assert!(one_pid < all, "{one_pid:?} of {all:?}");
 }

@@ -11,6 +11,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 
 use crate::common::log::Log;
+use crate::common::mounts;
 use crate::common::program;
 use crate::common::sock::{Family, Pair};
 use crate::common::tcptop::{self, Ended, Launch, QUICK, Tcptop};
@@ -23,8 +24,11 @@ use super::{Test, left_out, test};
 pub fn tests() -> Vec<Test> {
     vec![
         test("privilege::none", || refused(&[])),
-        test("privilege::bpf_alone", || refused(&[Capability::CAP_BPF])),
-        test("privilege::perfmon_alone", || refused(&[Capability::CAP_PERFMON])),
+        test("privilege::bpf_alone", || a_part(Capability::CAP_BPF, "CAP_PERFMON is missing")),
+        test("privilege::perfmon_alone", || a_part(Capability::CAP_PERFMON, "CAP_BPF is missing")),
+        test("privilege::net_admin_alone", || {
+            a_part(Capability::CAP_NET_ADMIN, "CAP_BPF and CAP_PERFMON are missing");
+        }),
         test("privilege::bpf_and_perfmon", bpf_and_perfmon),
         test("privilege::with_net_admin", with_net_admin),
         test("privilege::root_without_sys_admin", root_without_sys_admin),
@@ -74,14 +78,27 @@ pub fn as_nobody(binary: &Path, arguments: &[&str], capabilities: &[Capability])
 }
 
 pub fn check_refusal(ended: &Ended) {
+    check_reason(ended, "");
+}
+
+/// Status 77, the promised line, and this line after it.
+fn check_reason(ended: &Ended, reason: &str) {
     assert_eq!(ended.status.code(), Some(77), "{}", ended.stderr);
-    assert_eq!(ended.stderr, "error: tcptop requires root privileges. Run with sudo.\n");
+    let line = "error: tcptop requires root privileges. Run with sudo.\n";
+    assert_eq!(ended.stderr, format!("{line}{reason}"));
     assert!(ended.output.lines.is_empty(), "{:?}", ended.output.lines);
 }
 
 fn refused(capabilities: &[Capability]) {
     let (_directory, binary) = public_binary();
     check_refusal(&as_nobody(&binary, &QUICK, capabilities).spawn().ended());
+}
+
+/// A user with one of the capabilities is told which others are missing.
+fn a_part(capability: Capability, missing: &str) {
+    let (_directory, binary) = public_binary();
+    let ended = as_nobody(&binary, &QUICK, &[capability]).spawn().ended();
+    check_reason(&ended, &format!("tcptop: {missing}\n"));
 }
 
 /// An ordinary user with CAP_BPF and CAP_PERFMON sees all of TCP: exact bytes, older
@@ -208,6 +225,7 @@ fn file_capabilities() {
     check_refusal(&launch(&BOTH).spawn().ended());
     let arguments = [capabilities.as_ref(), binary.as_os_str()];
     program::output_of("setcap", &arguments, "");
+    check_without_effect(directory.path(), &binary);
     let older = Pair::new(Family::Mapped);
     let tcptop = launch(&BOTH).start();
     let status = fs::read_to_string(format!("/proc/{}/status", tcptop.id())).expect("status");
@@ -217,6 +235,31 @@ fn file_capabilities() {
     tcptop.finish();
     let ended = launch(&["--doctor"]).spawn().ended();
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{:#?}", ended.output.lines);
+}
+
+/// Where the kernel ignores the capabilities of the file, tcptop says why.
+fn check_without_effect(directory: &Path, binary: &Path) {
+    let directory = directory.to_owned();
+    let nosuid = move || {
+        mounts::private()?;
+        mounts::without_suid(&directory)?;
+        become_nobody()
+    };
+    let no_new_privileges = || {
+        // SAFETY: no memory is involved.
+        match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+            0 => become_nobody(),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let missing = "tcptop: CAP_BPF and CAP_PERFMON are missing: the file's capabilities have no \
+                   effect on a";
+    // SAFETY: as in `as_nobody`.
+    let ended = unsafe { Launch::of(binary, &BOTH).prepare(nosuid) }.spawn().ended();
+    check_reason(&ended, &format!("{missing} file system that is mounted with nosuid\n"));
+    // SAFETY: as in `as_nobody`.
+    let ended = unsafe { Launch::of(binary, &BOTH).prepare(no_new_privileges) }.spawn().ended();
+    check_reason(&ended, &format!("{missing} process that may gain no privileges\n"));
 }
 
 /// Waits until no thread has more capabilities than the README says, and the reporter no

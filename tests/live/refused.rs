@@ -24,6 +24,7 @@ pub fn tests() -> Vec<Test> {
         test("refused::seccomp_enosys", || seccomp(libc::ENOSYS)),
         test("refused::seccomp_that_permits_bpf", seccomp_that_permits_bpf),
         test("refused::without_types", without_types),
+        test("refused::without_sys", without_sys),
         test("refused::confidentiality", confidentiality),
         test("refused::without_cgroups", without_cgroups),
         test("refused::no_locked_memory", no_locked_memory),
@@ -149,6 +150,15 @@ fn without_types() {
         });
         check(without, ERROR);
     }
+}
+
+/// As in a container or chroot that has no /sys.
+fn without_sys() {
+    let without = launch(&["--once"], || {
+        mounts::private()?;
+        mounts::detach(Path::new("/sys"))
+    });
+    check(without, "/sys is not mounted here; `mount -t sysfs sysfs /sys` mounts it");
 }
 
 /// Only the kernel's lockdown file is replaced; the kernel itself is not locked down.
