@@ -17,6 +17,7 @@ mod clock;
 mod collector;
 mod decode;
 mod doctor;
+mod files;
 mod iterate;
 mod names;
 mod outbox;
@@ -46,6 +47,7 @@ use crate::report::{Reporter, Summary};
 use crate::settings::{Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
 pub use doctor::Report;
+pub use files::open_to_append;
 use names::HostNames;
 pub use names::cgroup_root;
 use plan::Provider;
@@ -145,7 +147,7 @@ impl Host {
         let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
         if logs {
-            reporter.reopen = Signals::hang_up()?;
+            reporter.reopen = signals.hang_up()?;
         }
 
         // Closing `running` asks the collector to stop. The reporter closes `working` when

@@ -32,6 +32,7 @@ mod live {
     mod paths;
     mod privilege;
     mod refused;
+    mod shared_places;
     mod udp;
     mod view;
 
@@ -96,6 +97,7 @@ mod live {
             control::tests(),
             csv::tests(),
             disk::tests(),
+            shared_places::tests(),
             json::tests(),
             cron::tests(),
             filters::tests(),
