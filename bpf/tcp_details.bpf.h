@@ -8,6 +8,7 @@
 
 #include "control.bpf.h"
 #include "kernel.bpf.h"
+#include "sock.bpf.h"
 #include "tracked.bpf.h"
 
 /* include/net/tcp.h, enum tcp_chrono: what the kernel counts the time of at the moment. */

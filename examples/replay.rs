@@ -3,12 +3,14 @@
 //! Run it with `cargo run --example replay --no-default-features`.
 
 use chrono::DateTime;
+use crossbeam_channel::never;
 use tcptop::connection::*;
 use tcptop::event::{CollectorEvent, Tick};
 use tcptop::filter::Filter;
 use tcptop::loss::Loss;
 use tcptop::names::NoNames;
 use tcptop::output::columns::Selection;
+use tcptop::output::destination::open_anything;
 use tcptop::output::lines::{LineLogger, LineStyle};
 use tcptop::output::{Destination, Writer};
 use tcptop::report::{Reporter, say};
@@ -57,7 +59,8 @@ fn main() -> anyhow::Result<()> {
         names: Box::new(NoNames),
         host: "replay".to_owned(),
         greeting: None,
-        reopen: Default::default(),
+        open: open_anything,
+        reopen: never(),
     };
     let summary = reporter.run(&receiver)?;
     say(&format!("{} closed, {} open", summary.closed, summary.open));

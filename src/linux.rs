@@ -17,6 +17,7 @@ mod clock;
 mod collector;
 mod decode;
 mod doctor;
+mod files;
 mod iterate;
 mod names;
 mod outbox;
@@ -47,6 +48,7 @@ use crate::report::{Reporter, Summary};
 use crate::settings::{Choice, Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
 pub use doctor::Report;
+pub use files::open_to_append;
 use names::HostNames;
 pub use names::cgroup_root;
 use plan::Provider;
@@ -186,7 +188,7 @@ impl Host {
         let headless = settings.is_headless();
         let replaces = logs || settings.groups.textfile.is_some();
         if logs {
-            reporter.reopen = Signals::hang_up()?;
+            reporter.reopen = signals.hang_up()?;
         }
 
         // Closing `running` asks the collector to stop. The reporter closes `working` when

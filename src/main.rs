@@ -10,12 +10,12 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use crossbeam_channel::never;
 use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
-use tcptop::linux::Host;
+use tcptop::linux::{Host, open_to_append};
 use tcptop::names::NoNames;
 use tcptop::output::textfile::Textfile;
 use tcptop::output::{self, Destination, Writer, columns};
@@ -80,7 +80,8 @@ fn stream(settings: Settings) -> Result<ExitCode> {
         greeting: log
             .as_ref()
             .map(|log| format!("tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)")),
-        reopen: Arc::default(),
+        open: open_to_append,
+        reopen: never(),
         settings,
     };
     let Some(summary) = host.stream(reporter)? else { return Ok(ExitCode::SUCCESS) };
@@ -158,7 +159,7 @@ fn writer(settings: &Settings) -> Result<Writer> {
     let destination = match &asked.log {
         None if settings.is_headless() => Destination::stream(io::sink()),
         None => Destination::stream_of(io::stdout(), document),
-        Some(log) => Destination::file(log, asked.append, document)?,
+        Some(log) => Destination::file(log, asked.append, document, open_to_append)?,
     };
     if destination.repaired() > 0 {
         notice(&format!(

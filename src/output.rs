@@ -475,6 +475,7 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
+    use super::destination::open_anything;
     use super::fixtures::{Shared, interval, record, tcp};
     use super::*;
 
@@ -522,7 +523,7 @@ mod tests {
     fn a_file_that_was_moved_away_is_ended_and_the_next_one_begun() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let file = Destination::file(&path, false, Sentences.document()).unwrap();
+        let file = Destination::file(&path, false, Sentences.document(), open_anything).unwrap();
         let mut writer = Writer::new(Box::new(Sentences), file);
         let row = record(tcp(), 0.0, 0.0);
         writer.interval(interval(&[&row], &[])).unwrap();

@@ -4,11 +4,9 @@
 //! output for any time: the kernel goes on counting.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, never, select};
 
 use crate::connection::{Protocol, Sample};
 use crate::event::{Batch, CollectorEvent, Tick};
@@ -17,6 +15,7 @@ use crate::groups::{Group, Groups, KeyValue};
 use crate::loss::Loss;
 use crate::names::{Names, place};
 use crate::output::columns::{Common, Row, column};
+use crate::output::destination::Open;
 use crate::output::grouped::{self, GroupRow, Keys};
 use crate::output::textfile::Textfile;
 use crate::output::{Interval, Writer};
@@ -40,8 +39,10 @@ pub struct Reporter {
     pub host: String,
     /// Printed on stderr once the listing is written and the first interval begins.
     pub greeting: Option<String>,
-    /// SIGHUP sets this: the destination is opened again.
-    pub reopen: Arc<AtomicBool>,
+    /// Opens the files that are written besides the output.
+    pub open: Open,
+    /// Each message (of SIGHUP) asks to open the destination again.
+    pub reopen: Receiver<()>,
 }
 
 /// Totals from start to end, of the connections that the filter lets pass.
@@ -67,32 +68,34 @@ impl Reporter {
         let mut summary = Summary::default();
         let mut rows = Vec::new();
         let mut grouping = Grouping::new(&self.settings);
-        for event in batches.iter().flatten() {
-            if let CollectorEvent::CgroupMade { id, path } = &event {
-                self.names.cgroup_made(*id, path);
-            }
-            let tick = if let CollectorEvent::Tick(tick) = &event { Some(*tick) } else { None };
-            table.update(event);
-            let Some(tick) = tick else { continue };
-            summary.lost += &tick.lost;
-            if !tick.lost.is_zero() {
-                say(&format!("tcptop: lost in this interval: {}", tick.lost));
-            }
-            match self.write(&table, &tick, &mut rows, grouping.as_mut()) {
-                Ok(closed) => summary.closed += closed as u64,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    summary.reader_gone = true;
-                    return Ok(summary);
+        while let Some(batch) = self.next(batches)? {
+            for event in batch {
+                if let CollectorEvent::CgroupMade { id, path } = &event {
+                    self.names.cgroup_made(*id, path);
                 }
-                Err(error) => return Err(error.into()),
-            }
-            if tick.listing {
-                if let Some(greeting) = &self.greeting {
-                    say(greeting);
+                let tick = if let CollectorEvent::Tick(tick) = &event { Some(*tick) } else { None };
+                table.update(event);
+                let Some(tick) = tick else { continue };
+                summary.lost += &tick.lost;
+                if !tick.lost.is_zero() {
+                    say(&format!("tcptop: lost in this interval: {}", tick.lost));
                 }
-                if let Some(path) = &self.settings.more.ready_file {
-                    std::fs::write(path, "")
-                        .with_context(|| format!("failed to write {}", path.display()))?;
+                match self.write(&table, &tick, &mut rows, grouping.as_mut()) {
+                    Ok(closed) => summary.closed += closed as u64,
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        summary.reader_gone = true;
+                        return Ok(summary);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                if tick.listing {
+                    if let Some(greeting) = &self.greeting {
+                        say(greeting);
+                    }
+                    if let Some(path) = &self.settings.more.ready_file {
+                        (self.open)(path, false)
+                            .with_context(|| format!("failed to write {}", path.display()))?;
+                    }
                 }
             }
         }
@@ -101,6 +104,20 @@ impl Reporter {
         summary.open =
             table.all().filter(|record| passes(filter, names.as_mut(), &record.sample)).count();
         Ok(summary)
+    }
+
+    /// The next batch; `None` when the collector has closed the channel. Opens the
+    /// destination again as soon as that is asked for.
+    fn next(&mut self, batches: &Receiver<Batch>) -> io::Result<Option<Batch>> {
+        loop {
+            select! {
+                recv(batches) -> batch => return Ok(batch.ok()),
+                recv(self.reopen) -> asked => match asked {
+                    Ok(()) => self.writer.reopen()?,
+                    Err(_) => self.reopen = never(),
+                },
+            }
+        }
     }
 
     /// Writes one interval. Returns how many connections ended in it, of those that the
@@ -112,7 +129,7 @@ impl Reporter {
         memory: &mut Rows,
         grouping: Option<&mut Grouping>,
     ) -> io::Result<usize> {
-        let Reporter { settings, writer, textfile, filter, names, host, reopen, .. } = self;
+        let Reporter { settings, writer, textfile, filter, names, host, .. } = self;
         let names = names.as_mut();
         names.refresh();
         let lifetime = settings.rows.lifetime;
@@ -143,9 +160,6 @@ impl Reporter {
                 .value(column)
                 .key()
         });
-        if reopen.swap(false, Ordering::Relaxed) {
-            writer.reopen()?;
-        }
         let groups: Vec<GroupRow<'_>> = shown.rows(&settings.groups.by).collect();
         let result = writer.interval(Interval {
             time: tick.time,

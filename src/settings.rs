@@ -250,7 +250,9 @@ pub struct Output {
     ///
     /// CSV, unless --format gives another format. FILE is opened before anything else,
     /// emptied once tcptop counts, and flushed every interval. On SIGHUP it is
-    /// opened again, for logrotate.
+    /// opened again, for logrotate. It is created with mode 0640. A FILE that another
+    /// tcptop writes is refused; so is, in a directory that others may write to, a
+    /// symbolic link or a file of another user.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 

@@ -34,6 +34,7 @@ mod live {
     mod podman;
     mod privilege;
     mod refused;
+    mod shared_places;
     mod udp;
     mod view;
     mod who;
@@ -100,6 +101,7 @@ mod live {
             csv::tests(),
             disk::tests(),
             groups::tests(),
+            shared_places::tests(),
             json::tests(),
             cron::tests(),
             filters::tests(),

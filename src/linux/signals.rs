@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -29,7 +30,10 @@ pub(super) enum End {
 /// The handlers, installed before anything is attached.
 #[derive(Debug)]
 pub(super) struct Signals {
+    /// Readable after SIGINT and SIGTERM.
     stream: UnixStream,
+    /// Readable after SIGHUP, and who is told then.
+    hung_up: Option<(UnixStream, Sender<()>)>,
 }
 
 impl Signals {
@@ -52,18 +56,20 @@ impl Signals {
         // fail, and tcptop can report that. Without one, SIGXFSZ would kill tcptop.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
             .context("failed to install the signal handlers")?;
-        Ok(Signals { stream })
+        Ok(Signals { stream, hung_up: None })
     }
 
-    /// Makes SIGHUP set the flag that this returns, instead of ending tcptop.
+    /// Makes SIGHUP send a message to what this returns, instead of ending tcptop. The
+    /// message is sent by [`wait`](Signals::wait).
     ///
     /// # Errors
     /// Where the kernel refuses the handler.
-    pub(super) fn hang_up() -> Result<Arc<AtomicBool>> {
-        let hung_up = Arc::new(AtomicBool::new(false));
-        flag::register(SIGHUP, Arc::clone(&hung_up))
-            .context("failed to install a signal handler")?;
-        Ok(hung_up)
+    pub(super) fn hang_up(&mut self) -> Result<Receiver<()>> {
+        let (stream, signal) = UnixStream::pair().context("failed to make a socket pair")?;
+        pipe::register(SIGHUP, signal).context("failed to install a signal handler")?;
+        let (sender, receiver) = bounded(1);
+        self.hung_up = Some((stream, sender));
+        Ok(receiver)
     }
 
     /// Waits until a signal comes, the other end of `done` is closed or, with
@@ -80,7 +86,9 @@ impl Signals {
                 PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
                 PollFd::new(done.as_fd(), PollFlags::POLLIN),
             ];
-            if watched {
+            if let Some((stream, _)) = &self.hung_up {
+                waiting.push(PollFd::new(stream.as_fd(), PollFlags::POLLIN));
+            } else if watched {
                 // No event is asked for: poll(2) always reports errors.
                 waiting.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
             }
@@ -102,7 +110,12 @@ impl Signals {
                 return Ok(End::Signal);
             }
             if happened(2) {
-                return Ok(End::ReaderGone);
+                let Some((stream, reporter)) = &self.hung_up else {
+                    return Ok(End::ReaderGone);
+                };
+                let _ = (&*stream).read(&mut [0; 16]);
+                // Where a message waits already, it is about this signal too.
+                let _ = reporter.try_send(());
             }
         }
     }

@@ -104,6 +104,7 @@ impl CsvRow<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::destination::open_anything;
     use super::super::fixtures::{
         closed, first_columns, interval, name, record, tcp, udp, written,
     };
@@ -197,7 +198,8 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         let path = directory.path().join("log.csv");
         let row = record(tcp(), 0.0, 0.0);
         for _ in 0..2 {
-            let file = Destination::file(&path, true, csv(false).document()).unwrap();
+            let file =
+                Destination::file(&path, true, csv(false).document(), open_anything).unwrap();
             assert_eq!(file.repaired(), 0);
             let mut writer = Writer::new(Box::new(csv(false)), file);
             writer.interval(interval(&[&row], &[])).unwrap();
@@ -206,7 +208,7 @@ timestamp,protocol,local_addr,local_port,remote_addr,remote_port,pid,process_nam
         }
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!((text.lines().count(), text.matches("timestamp").count()), (5, 1));
-        let other = Destination::file(&path, true, csv(true).document());
+        let other = Destination::file(&path, true, csv(true).document(), open_anything);
         let error = other.err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains("other columns")));
     }

@@ -8,12 +8,25 @@
 //! A file is opened with `O_APPEND`: when another program truncates it (logrotate's
 //! `copytruncate`), the next row is written at its new end and leaves no hole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Document;
+
+/// Opens a file to append to it, and creates it if there is none; the `bool` says whether
+/// to read it as well. Leaves unchanged what is in it.
+pub type Open = fn(&Path, bool) -> io::Result<File>;
+
+/// [`Open`] without any precaution: follows symbolic links, locks nothing. For directories
+/// that nobody else may write to.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_anything(path: &Path, read: bool) -> io::Result<File> {
+    File::options().read(read).append(true).create(true).open(path)
+}
 
 /// Where the bytes go.
 pub struct Destination {
@@ -38,15 +51,20 @@ impl Destination {
         Destination { kind: Kind::Stream { out: Box::new(out), header } }
     }
 
-    /// The file at `path`. Without `append`, the first write empties it. With `append`,
+    /// The file at `path`, opened by `open`. Without `append`, the first write empties it. With `append`,
     /// its rows stay, an unfinished last row is cut off, and the header is written only
     /// into an empty file.
     ///
     /// # Errors
     /// Where the file cannot be opened for writing or, with `append`, has another
     /// format. The message names the path.
-    pub fn file(path: &Path, append: bool, document: Document) -> io::Result<Destination> {
-        Ok(Destination { kind: Kind::File(LogFile::open(path, document, append)?) })
+    pub fn file(
+        path: &Path,
+        append: bool,
+        document: Document,
+        open: Open,
+    ) -> io::Result<Destination> {
+        Ok(Destination { kind: Kind::File(LogFile::open(path, document, append, open)?) })
     }
 
     /// The length, in bytes, of the unfinished row that an earlier run left at the end
@@ -105,6 +123,7 @@ impl Destination {
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
+    open: Open,
     file: File,
     /// False for a pipe or a device: bytes that were written there cannot be cut off.
     regular: bool,
@@ -119,13 +138,14 @@ struct LogFile {
 impl LogFile {
     /// Opens `path` without changing the file. The first write empties it or, with
     /// `append`, cuts off an unfinished last row.
-    fn open(path: &Path, document: Document, append: bool) -> io::Result<LogFile> {
+    fn open(path: &Path, document: Document, append: bool, open: Open) -> io::Result<LogFile> {
         let failed = |error| failure(path, "open", error);
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
+        let file = open(path, append).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
         let regular = meta.is_file();
         let mut log = LogFile {
             path: path.to_owned(),
+            open,
             file,
             regular,
             document,
@@ -138,7 +158,7 @@ impl LogFile {
         }
         log.cut = Some(0);
         if append {
-            let whole = whole_rows(path, &log.document).map_err(failed)?;
+            let whole = whole_rows(&log.file, &log.document).map_err(failed)?;
             let Some(whole) = whole else {
                 let reason = log.document.mismatch;
                 return Err(io::Error::new(
@@ -157,7 +177,7 @@ impl LogFile {
         if self.is_in_place() {
             return Ok(());
         }
-        let fresh = LogFile::open(&self.path, self.document.clone(), true)?;
+        let fresh = LogFile::open(&self.path, self.document.clone(), true, self.open)?;
         *self = fresh;
         self.begin()
     }
@@ -198,9 +218,7 @@ impl LogFile {
     /// True where the path still leads to the open file.
     fn is_in_place(&self) -> bool {
         match (self.file.metadata(), std::fs::metadata(&self.path)) {
-            (Ok(open), Ok(there)) => {
-                self.regular && (open.dev(), open.ino()) == (there.dev(), there.ino())
-            }
+            (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
             _ => false,
         }
     }
@@ -291,13 +309,12 @@ impl Scan {
     }
 }
 
-/// The length of the whole rows in the file at `path`; `None` where the file has another
+/// The length of the whole rows in the file; `None` where the file has another
 /// beginning than `document`. It is 0 for a file that ends within this beginning.
-fn whole_rows(path: &Path, document: &Document) -> io::Result<Option<u64>> {
+fn whole_rows(mut file: &File, document: &Document) -> io::Result<Option<u64>> {
     let beginning = document.beginning.as_bytes();
-    let mut file = File::open(path)?;
     let mut first = Vec::with_capacity(beginning.len());
-    (&file).take(beginning.len() as u64).read_to_end(&mut first)?;
+    file.take(beginning.len() as u64).read_to_end(&mut first)?;
     if first.len() < beginning.len() {
         return Ok(beginning.starts_with(&first).then_some(0));
     }
@@ -349,7 +366,7 @@ mod tests {
 
     impl Fixture {
         fn open(&self, append: bool) -> LogFile {
-            LogFile::open(&self.path, csv(), append).unwrap()
+            LogFile::open(&self.path, csv(), append, open_anything).unwrap()
         }
 
         fn text(&self) -> String {
@@ -393,7 +410,8 @@ mod tests {
     fn a_file_of_something_else_is_not_touched() {
         for content in ["notes", "a,b,c\n1,2,3\n", "x"] {
             let log = fixture(Some(content));
-            let error = LogFile::open(&log.path, csv(), true).unwrap_err().to_string();
+            let error =
+                LogFile::open(&log.path, csv(), true, open_anything).unwrap_err().to_string();
             assert!(error.starts_with("cannot append to /"), "{error}");
             assert!(error.contains("does not begin with the header"), "{error}");
             assert_eq!(log.text(), content);
@@ -409,13 +427,13 @@ mod tests {
             (Some("{\"a\":"), "{}\n", 5),
         ] {
             let log = fixture(content);
-            let mut file = LogFile::open(&log.path, json(), true).unwrap();
+            let mut file = LogFile::open(&log.path, json(), true, open_anything).unwrap();
             assert_eq!(file.repaired, repaired, "{content:?}");
             file.write(b"{}\n").unwrap();
             assert_eq!(log.text(), expected, "{content:?}");
         }
         let log = fixture(Some("a,b\n"));
-        let error = LogFile::open(&log.path, json(), true).unwrap_err().to_string();
+        let error = LogFile::open(&log.path, json(), true, open_anything).unwrap_err().to_string();
         assert!(error.ends_with(": it holds no JSON lines; choose another file"), "{error}");
         assert_eq!(log.text(), "a,b\n");
     }
@@ -468,16 +486,17 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let error = LogFile::open(directory.path(), csv(), false).unwrap_err().to_string();
+        let error =
+            LogFile::open(directory.path(), csv(), false, open_anything).unwrap_err().to_string();
         assert!(error.contains("Is a directory"), "{error}");
         let nowhere = directory.path().join("no/such");
-        let error = LogFile::open(&nowhere, csv(), false).unwrap_err();
+        let error = LogFile::open(&nowhere, csv(), false, open_anything).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 
     #[test]
     fn a_full_device_is_an_error_with_its_reason() {
-        let mut file = LogFile::open(Path::new("/dev/full"), csv(), false).unwrap();
+        let mut file = LogFile::open(Path::new("/dev/full"), csv(), false, open_anything).unwrap();
         let error = file.begin().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StorageFull);
         assert_eq!(
@@ -499,7 +518,7 @@ mod tests {
                 bytes
             }
         });
-        let mut file = LogFile::open(&path, csv(), false).unwrap();
+        let mut file = LogFile::open(&path, csv(), false, open_anything).unwrap();
         file.write(b"1,2\n").unwrap();
         assert_eq!(&reader.join().unwrap(), b"a,b\n1,2\n");
         let error = file.write(b"3,4\n").unwrap_err();
