@@ -149,6 +149,10 @@ fn sums() {
     let lines = Printing::start(directory.path(), "lines", &lines.split(' ').collect::<Vec<_>>());
 
     // 100,000 of them: two turns, both ends.
+    let (each, columns) = (path("each.csv"), "conn_id,process_name,bytes_in,bytes_out");
+    let to_each = format!("{} --log {} --columns {columns}", common.join(" "), text(&each));
+    let each_logger = Launch::new(&to_each.split(' ').collect::<Vec<_>>()).start();
+
     let (connections, datagrams) = (load(12_000, 1_000), load(13_000, 1_000));
     let mut expected: BTreeMap<Vec<String>, Moved> = BTreeMap::new();
     let mut remotes: BTreeMap<Vec<String>, Moved> = BTreeMap::new();
@@ -198,6 +202,11 @@ fn sums() {
     let ended = logger.stop(libc::SIGINT);
     ended.check_log(&csv, "1");
     assert_eq!(bytes(&csv_groups(&fs::read_to_string(&csv).expect("a log"))), bytes(&expected));
+    let ended = each_logger.stop(libc::SIGINT);
+    ended.check_log(&each, "1");
+    for (what, sums) in sums_of_other_programs(&each) {
+        assert_eq!(sums, bytes(&expected), "{what}");
+    }
     let by_remote = json_groups(&json.finish(), "remote");
     assert_eq!(bytes(&by_remote), bytes(&remotes));
     // Sixteen groups have room; (other) has all that went before them.
@@ -213,6 +222,36 @@ fn sums() {
     };
     assert_eq!((column(6), column(7)), (all.0, all.1));
     assert!(column(3) >= u64::from(4 * connections + 2 * datagrams), "opened: {}", column(3));
+}
+
+/// What sqlite and DuckDB find in a log of connections: bytes per process, from the last row
+/// of each `conn_id`.
+fn sums_of_other_programs(log: &Path) -> Vec<(&'static str, BTreeMap<Vec<String>, (u64, u64)>)> {
+    const QUERY: &str = "SELECT process_name, sum(bytes_in), sum(bytes_out) FROM (SELECT conn_id, \
+        max(process_name) AS process_name, max(CAST(bytes_in AS INTEGER)) AS bytes_in, \
+        max(CAST(bytes_out AS INTEGER)) AS bytes_out FROM log GROUP BY conn_id) \
+        GROUP BY process_name";
+    let parse = |text: String| {
+        let row = |line: &str| {
+            let fields: Vec<&str> = line.trim().split(',').collect();
+            let number = |at: usize| fields[at].parse().expect("a number");
+            (vec![fields[0].to_owned()], (number(1), number(2)))
+        };
+        text.lines().map(row).collect()
+    };
+    let import = format!(".mode csv\n.import {} log\n{QUERY};\n", log.display());
+    let mut found = vec![("sqlite", parse(program::output_of("sqlite3", &[":memory:"], &import)))];
+    if program::has_module("duckdb") {
+        let script = format!(
+            "import duckdb\nlog = duckdb.read_csv({:?})\n\
+             for row in duckdb.sql({QUERY:?}).fetchall(): print(*row, sep=',')\n",
+            log.display().to_string()
+        );
+        found.push(("DuckDB", parse(program::output_of("python3", &["-"], &script))));
+    } else {
+        left_out("DuckDB", "python3 has no module duckdb");
+    }
+    found
 }
 
 /// A connection that is handed on counts for its new owner from then on.
