@@ -25,6 +25,7 @@ mod live {
     mod failed;
     mod filters;
     mod groups;
+    mod identity;
     mod json;
     mod lines;
     mod measure;
@@ -35,6 +36,7 @@ mod live {
     mod privilege;
     mod refused;
     mod shared_places;
+    mod slow;
     mod udp;
     mod view;
     mod who;
@@ -95,6 +97,8 @@ mod live {
             owner::tests(),
             netns::tests(),
             measure::tests(),
+            slow::tests(),
+            identity::tests(),
             lines::tests(),
             columns::tests(),
             control::tests(),

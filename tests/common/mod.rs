@@ -16,6 +16,7 @@ pub mod netns;
 pub mod program;
 pub mod reexec;
 pub mod rng;
+pub mod rows;
 pub mod share;
 pub mod sock;
 pub mod tcptop;

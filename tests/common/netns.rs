@@ -1,13 +1,14 @@
 //! Network namespaces that live as long as their value.
 
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::process::{self, Command};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::sock::{self, Pair, listen_at, unconnected};
 use super::wait::until_true;
 
 /// A network namespace. Only a descriptor keeps it alive, no file.
@@ -64,6 +65,39 @@ impl Netns {
         self.run(|| {
             fs::write(format!("/proc/sys/{path}"), value).unwrap_or_else(|e| panic!("{path}: {e}"))
         });
+    }
+}
+
+/// Two namespaces. netem delays or drops the packets on their link, both ways.
+pub struct BadLink {
+    pub near: Netns,
+    pub far: Netns,
+    pub listener: TcpListener,
+}
+
+impl BadLink {
+    /// The kernel's error if it has no netem.
+    pub fn new(netem: &str) -> Result<BadLink, String> {
+        let (near, far) = (Netns::new(), Netns::new());
+        near.join([10, 86, 0, 1].into(), &far, [10, 86, 0, 2].into());
+        let listener = far.run(|| listen_at(([10, 86, 0, 2], 0).into()));
+        let link = BadLink { near, far, listener };
+        for netns in [&link.near, &link.far] {
+            // netem treats what the device would cut into segments as one packet.
+            netns.run(|| ip("link set dev veth0 gso_max_segs 1"));
+            netns.run(|| run("tc", &format!("qdisc add dev veth0 root netem {netem}")))?;
+        }
+        Ok(link)
+    }
+
+    pub fn connect(&self) -> Pair {
+        let server = self.listener.local_addr().expect("bound");
+        let client = self.near.run(|| {
+            let client = unconnected(server, None);
+            sock::connect_socket(&client, server).expect("connect");
+            client
+        });
+        Pair::accept(&self.listener, client)
     }
 }
 

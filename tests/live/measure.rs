@@ -1,16 +1,15 @@
 //! Round-trip times, retransmissions and rates.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 
-use crate::common::netns::{self, Netns};
+use crate::common::netns::{self, BadLink};
 use crate::common::sock::{
     self, Family, Let, Pair, Part, Stream, TcpInfo, await_acked, filter_incoming, let_all_in,
-    listen_at, receive, send, set_int, unconnected,
+    receive, send, set_int, unconnected,
 };
 use crate::common::tcptop::{QUICK, Row, Tcptop};
 use crate::common::wait::until_true;
@@ -156,39 +155,6 @@ fn random_loss() {
     let_all_in(&pair.client);
     let_all_in(&pair.server);
     close_and_compare(tcptop, pair, rounds * 700, rounds * 300);
-}
-
-/// Two namespaces. netem delays or drops the packets on their link, both ways.
-struct BadLink {
-    near: Netns,
-    far: Netns,
-    listener: TcpListener,
-}
-
-impl BadLink {
-    /// The kernel's error if it has no netem.
-    fn new(netem: &str) -> Result<BadLink, String> {
-        let (near, far) = (Netns::new(), Netns::new());
-        near.join([10, 86, 0, 1].into(), &far, [10, 86, 0, 2].into());
-        let listener = far.run(|| listen_at(([10, 86, 0, 2], 0).into()));
-        let link = BadLink { near, far, listener };
-        for netns in [&link.near, &link.far] {
-            // netem treats what the device would cut into segments as one packet.
-            netns.run(|| netns::ip("link set dev veth0 gso_max_segs 1"));
-            netns.run(|| netns::run("tc", &format!("qdisc add dev veth0 root netem {netem}")))?;
-        }
-        Ok(link)
-    }
-
-    fn connect(&self) -> Pair {
-        let server = self.listener.local_addr().expect("bound");
-        let client = self.near.run(|| {
-            let client = unconnected(server, None);
-            sock::connect_socket(&client, server).expect("connect");
-            client
-        });
-        Pair::accept(&self.listener, client)
-    }
 }
 
 /// A slow link: the RTT is that of `TCP_INFO`, and netem's delay both ways.
