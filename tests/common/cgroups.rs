@@ -4,6 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use super::mounts;
 use super::wait::until_true;
@@ -68,12 +72,63 @@ impl Drop for Cgroup {
     }
 }
 
+/// A hierarchy of cgroup v1 without controllers, which goes when this value is dropped.
+pub struct Old {
+    point: TempDir,
+    name: String,
+}
+
+impl Old {
+    /// Makes a hierarchy with this name.
+    pub fn mount(name: &str) -> io::Result<Old> {
+        let point = tempfile::tempdir()?;
+        mounts::cgroup1(point.path(), name)?;
+        Ok(Old { point, name: name.to_owned() })
+    }
+
+    /// Where it is mounted.
+    pub fn directory(&self) -> &Path {
+        self.point.path()
+    }
+
+    fn exists(&self) -> bool {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        own.contains(&format!(":name={}:", self.name))
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        let point = self.point.path();
+        remove_below(point);
+        let _ = mounts::detach(point);
+        // The kernel ends the hierarchy a little later, but only if it was done with all of
+        // its cgroups when the last mount went. Otherwise it takes another mount.
+        for turn in 0..10 {
+            if turn > 0 && mounts::cgroup1(point, &self.name).is_ok() {
+                let _ = mounts::detach(point);
+            }
+            let deadline = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < deadline {
+                if !self.exists() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
 /// Removes a cgroup and those below it, except where a process is left.
 pub fn remove_all(directory: &Path) {
+    remove_below(directory);
+    let _ = fs::remove_dir(directory);
+}
+
+fn remove_below(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_all(&entry.path());
         }
     }
-    let _ = fs::remove_dir(directory);
 }

@@ -37,6 +37,12 @@ pub fn without_suid(directory: &Path) -> io::Result<()> {
     Ok(mount(None::<&str>, directory, None::<&str>, flags, None::<&str>)?)
 }
 
+/// Mounts a hierarchy of cgroup v1 with this name and without controllers.
+pub fn cgroup1(point: &Path, name: &str) -> io::Result<()> {
+    let options = format!("none,name={name}");
+    Ok(mount(Some("none"), point, Some("cgroup"), MsFlags::empty(), Some(&*options))?)
+}
+
 /// Takes a mount away.
 pub fn detach(point: &Path) -> io::Result<()> {
     Ok(umount2(point, MntFlags::MNT_DETACH)?)

@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::Capability;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::Value;
 
 use crate::common::agent::{Agent, Socket};
 use crate::common::cgroups::{self, Cgroup};
+use crate::common::mounts;
 use crate::common::program;
 use crate::common::sock::{self, Ends, Family, Pair};
-use crate::common::tcptop::{Ended, Output, Tcptop};
+use crate::common::tcptop::{Ended, Launch, Output, Tcptop};
 use crate::common::udp;
+use crate::common::wait::until;
 
 use super::privilege::{NOBODY, as_nobody, become_nobody, check_kept, public_binary};
 use super::{Test, left_out, test};
@@ -23,6 +26,8 @@ pub fn tests() -> Vec<Test> {
         test("who::another_program", another_program),
         test("who::brief_cgroup", brief_cgroup),
         test("who::units", units),
+        test("who::made_up_runtimes", made_up_runtimes),
+        test("who::old_hierarchies", old_hierarchies),
         test("who::without_the_capability", without_the_capability),
         test("who::only_what_is_asked_for", only_what_is_asked_for),
     ]
@@ -226,6 +231,146 @@ fn units() {
         agent.exit();
         cgroup.remove();
     }
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+/// A directory tree that tcptop sees instead of the host's /var and /run.
+struct MadeUp(tempfile::TempDir);
+
+impl MadeUp {
+    fn new() -> MadeUp {
+        let root = tempfile::tempdir().expect("a directory");
+        for name in ["var", "run"] {
+            fs::create_dir(root.path().join(name)).expect("a directory");
+        }
+        MadeUp(root)
+    }
+
+    fn write(&self, path: &str, content: &str) -> PathBuf {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("directories");
+        fs::write(&path, content).expect("write");
+        path
+    }
+
+    fn tcptop(&self) -> Tcptop {
+        let root = self.0.path().to_owned();
+        let arguments = ["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS];
+        let view = move || {
+            mounts::private()?;
+            mounts::bind(&root.join("var"), Path::new("/var"))?;
+            mounts::bind(&root.join("run"), Path::new("/run"))
+        };
+        // SAFETY: as in `brief_cgroup`.
+        unsafe { Launch::new(&arguments).prepare(view) }.start()
+    }
+}
+
+/// Runtimes that are not installed here, with files as they leave them.
+fn made_up_runtimes() {
+    const WHAT: &str = "who::made_up_runtimes";
+    let Some(mount) = cgroups::root() else {
+        return left_out(WHAT, "the whole of cgroup v2 is not mounted");
+    };
+    let (listener, address) = sock::listen(Family::V4);
+    let host = MadeUp::new();
+    let tcptop = host.tcptop();
+    let id = |digit: &str| digit.repeat(64);
+    let slice = format!("/tcptop{}.slice", std::process::id());
+    let hostile = "we\"b\n\u{1b}[31m,\u{202e}x";
+    let docker = serde_json::json!({ "Name": format!("/{hostile}"), "Config": { "Labels": {} } });
+    let annotations = |[container, pod, namespace]: [&str; 3]| {
+        let annotations = [(container, "web"), (pod, "shop-7d"), (namespace, "prod")];
+        let annotations: std::collections::BTreeMap<_, _> = annotations.into();
+        serde_json::json!({ "ociVersion": "1.1.0", "annotations": annotations }).to_string()
+    };
+    let containerd = annotations([
+        "io.kubernetes.cri.container-name",
+        "io.kubernetes.cri.sandbox-name",
+        "io.kubernetes.cri.sandbox-namespace",
+    ]);
+    let crio = annotations([
+        "io.kubernetes.container.name",
+        "io.kubernetes.pod.name",
+        "io.kubernetes.pod.namespace",
+    ]);
+    let in_pod = (Some("web"), Some("prod/shop-7d"));
+    for (cgroup, digit, file, content, expected) in [
+        (
+            "docker-ID.scope",
+            "1",
+            "var/lib/docker/containers/ID/config.v2.json",
+            docker.to_string(),
+            (Some(hostile), None),
+        ),
+        (
+            "cri-containerd-ID.scope",
+            "2",
+            "run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json",
+            containerd,
+            in_pod,
+        ),
+        ("ID", "3", "var/log/containers/shop-7d_prod_web-ID.log", String::new(), in_pod),
+        (
+            "crio-ID.scope",
+            "4",
+            "var/lib/containers/storage/overlay-containers/ID/userdata/config.json",
+            crio,
+            in_pod,
+        ),
+        ("docker-ID.scope", "5", "var/lib/docker/other", String::new(), (None, None)),
+    ] {
+        let id = id(digit);
+        host.write(&file.replace("ID", &id), &content);
+        let cgroup = Cgroup::new(&mount, &format!("{slice}/{}", cgroup.replace("ID", &id)));
+        let cgroup = cgroup.expect("a cgroup");
+        let directory = cgroup.directory();
+        let itself = Path::new("/proc/self/exe");
+        // SAFETY: as in `brief_cgroup`.
+        let mut agent =
+            unsafe { Agent::prepared("made up", itself, move || Cgroup::enter(&directory, 0)) };
+        let socket = agent.connect(address);
+        let _accepted = listener.accept().expect("accept");
+        let row = tcptop.wait("a row", |output| row_of(output, socket.ends));
+        assert_eq!(row["container"], *id, "{row}");
+        assert_eq!((row["container_name"].as_str(), row["pod"].as_str()), expected, "{row}");
+        agent.exit();
+        cgroup.remove();
+    }
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let raw = |line: &String| line.chars().any(char::is_control);
+    assert!(!ended.output.lines.iter().any(raw), "control characters");
+}
+
+/// A cgroup of version 1 is not one that sockets are in: the files of its container are not
+/// read.
+fn old_hierarchies() {
+    const WHAT: &str = "who::old_hierarchies";
+    let Some(mount) = cgroups::root() else {
+        return left_out(WHAT, "the whole of cgroup v2 is not mounted");
+    };
+    let name = format!("tcptop-test-{}", std::process::id());
+    let old = match cgroups::Old::mount(&name) {
+        Ok(old) => old,
+        Err(why) => return left_out(WHAT, format!("cgroup v1: {why}")),
+    };
+    let host = MadeUp::new();
+    let ids = ["6", "7"].map(|digit| digit.repeat(64));
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
+    let watched = ids.each_ref().map(|id| {
+        let file = format!("var/lib/docker/containers/{id}/config.v2.json");
+        let file = host.write(&file, "{}");
+        inotify.add_watch(&file, AddWatchFlags::IN_OPEN).expect("a watch")
+    });
+    let tcptop = host.tcptop();
+    fs::create_dir(old.directory().join(format!("docker-{}.scope", ids[0]))).expect("mkdir");
+    let cgroup = format!("/{name}/docker-{}.scope", ids[1]);
+    let _cgroup = Cgroup::new(&mount, &cgroup).expect("a cgroup");
+    // The events come in the order in which the cgroups were made.
+    let first = until("a file to be opened", || Some(inotify.read_events().ok()?[0].wd));
+    assert_eq!(first, watched[1], "opened for a cgroup of version 1");
     let ended = tcptop.stop(libc::SIGINT);
     assert!(ended.status.success(), "{}", ended.stderr);
 }
