@@ -48,7 +48,10 @@ test   command:mount      small_file_systems_for_the_tests mount            util
 test   command:setsid     starts_a_cron_job_in_the_tests   util-linux       util-linux           util-linux     util-linux  setsid
 test   command:setcap     capabilities_for_the_tests       libcap2-bin      libcap               libcap-progs   libcap      libcap-setcap
 test   command:setpriv    capabilities_for_the_tests       util-linux       util-linux           util-linux     util-linux  setpriv
-test   command:ps         memory_use_in_the_tests          procps           procps-ng            procps         procps-ng   procps
+test   command:podman     runs_containers_in_the_tests     podman           podman               podman         podman      podman
+test   command:crun       podman_starts_containers_with_it crun             crun                 crun           crun        crun
+test   command:tar        makes_an_image_for_the_tests     tar              tar                  tar            tar         tar
+test   command:ps         memory_and_units_in_the_tests    procps           procps-ng            procps         procps-ng   procps
 bench  command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
 bench  command:redis-server a_real_server_to_measure       redis-server     redis                redis          redis       redis
 bench  command:redis-benchmark its_load                    redis-tools      redis                redis          redis       redis

@@ -11,6 +11,8 @@
 //!    │            ├ seed       connections that are older than tcptop
 //!    │            └ decode     bytes of the ring (wire) → events
 //!    └ plan       which hook serves which need
+//!
+//! names          looks up devices, cgroups, containers, users, programs for the reporter
 //! ```
 
 mod clock;

@@ -170,7 +170,7 @@ fn logged(
     /// The kubelet runs a few hundred containers at most.
     const MOST: usize = 65_536;
     const FRESH: Duration = Duration::from_secs(1);
-    if !logs.as_ref().is_some_and(|(read, _)| now.saturating_duration_since(*read) < FRESH) {
+    if logs.as_ref().is_none_or(|(read, _)| now.saturating_duration_since(*read) >= FRESH) {
         let names = fs::read_dir(host.root.join(LOGS)).into_iter().flatten().take(MOST);
         let names = names.filter_map(|entry| {
             let file = entry.ok()?.file_name();
