@@ -574,6 +574,14 @@ mod tests {
             ("--tcp --udp-timeout 5", "error: --udp-timeout is for UDP, which --tcp leaves out"),
             ("--tcp --udp-flows 65536", "error: --udp-flows is for UDP, which --tcp leaves out"),
             ("--udp --lifetime", "error: --lifetime is for TCP, which --udp leaves out"),
+            (
+                "--bits --log x",
+                "error: --bits is for lines; rates of CSV and JSON are in bytes per second",
+            ),
+            (
+                "--changed",
+                "error: --changed is for CSV and JSON; lines show what changed without it",
+            ),
             ("--append", "error: --append goes with --log FILE"),
             (
                 "--wide",

@@ -124,7 +124,7 @@ impl Host {
     pub fn filter(&self) -> Result<Filter> {
         let query = &self.settings.query;
         if names::has_own_pids() {
-            (self.notice)(
+            self.tell(
                 "processes outside of this PID namespace are seen only once they use a \
                  connection, with their PIDs on the host; run tcptop in the host's PID namespace \
                  to see all",
@@ -143,12 +143,12 @@ impl Host {
     fn check_pids(&self, query: &Query) {
         for pid in plain(&query.pids) {
             match process_of(*pid) {
-                Some(process) if process != *pid => (self.notice)(&format!(
+                Some(process) if process != *pid => self.tell(&format!(
                     "{pid} is a thread of process {process}; connections belong to processes: \
                      --pid {process}"
                 )),
                 Some(_) => {}
-                None => (self.notice)(&format!("no process has PID {pid}{}", self.waiting())),
+                None => self.tell(&format!("no process has PID {pid}{}", self.waiting())),
             }
         }
     }
@@ -167,10 +167,17 @@ impl Host {
         )?;
         for path in plain(&query.cgroups) {
             if !root.join(path.trim_start_matches('/')).is_dir() {
-                (self.notice)(&format!("there is no cgroup {path}{}", self.waiting()));
+                self.tell(&format!("there is no cgroup {path}{}", self.waiting()));
             }
         }
         Ok(())
+    }
+
+    /// Tells the user something that is neither an error nor a loss.
+    fn tell(&self, message: &str) {
+        if !self.settings.output.quiet {
+            (self.notice)(message);
+        }
     }
 
     /// What follows the words about something that does not exist.

@@ -68,6 +68,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
     let log = settings.output.log.as_ref().map(|log| log.display().to_string());
     let interval = settings.times.interval.as_secs_f64();
     let (strict, format) = (settings.more.strict, settings.output.format());
+    let quiet = settings.output.quiet;
     let names = needs.intersects(Needs::NAMES).then(|| host.names());
     let textfile = settings.groups.textfile.as_ref();
     let textfile = textfile.map(|path| Textfile::new(path, &settings.groups.by)).transpose()?;
@@ -79,24 +80,28 @@ fn stream(settings: Settings) -> Result<ExitCode> {
         filter: host.filter()?,
         greeting: log
             .as_ref()
+            .filter(|_| !quiet)
             .map(|log| format!("tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)")),
         open: open_to_append,
         reopen: never(),
         settings,
     };
     let Some(summary) = host.stream(reporter)? else { return Ok(ExitCode::SUCCESS) };
-    if let Some(log) = log {
-        if !summary.lost.is_zero() {
-            say(&format!("tcptop: lost in total: {}", summary.lost));
+    let lost = !summary.lost.is_zero();
+    if lost && (quiet || log.is_some()) {
+        say(&format!("tcptop: lost in total: {}", summary.lost));
+    }
+    match log {
+        _ if quiet || summary.reader_gone => {}
+        Some(log) => {
+            say(&format!("tcptop: logging stopped, {} written to {log}", format.name()));
         }
-        say(&format!("tcptop: logging stopped, {} written to {log}", format.name()));
-    } else if !summary.reader_gone {
-        say(&format!(
+        None => say(&format!(
             "tcptop: {} connections closed, {} open, lost: {}",
             summary.closed, summary.open, summary.lost
-        ));
+        )),
     }
-    if strict && !summary.lost.is_zero() {
+    if strict && lost {
         return Ok(ExitCode::from(LOST));
     }
     Ok(ExitCode::SUCCESS)
@@ -161,7 +166,7 @@ fn writer(settings: &Settings) -> Result<Writer> {
         None => Destination::stream_of(io::stdout(), document),
         Some(log) => Destination::file(log, asked.append, document, open_to_append)?,
     };
-    if destination.repaired() > 0 {
+    if destination.repaired() > 0 && !asked.quiet {
         notice(&format!(
             "cut off an unfinished row of {} bytes that an earlier run left",
             destination.repaired()

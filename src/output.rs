@@ -132,8 +132,13 @@ pub fn format(settings: &Settings, color: bool) -> Box<dyn Format + Send> {
     let columns = selection(settings);
     match output.format() {
         FormatName::Lines => {
-            let (raw, timestamp) = (output.raw, output.timestamp);
-            Box::new(LineLogger::new(LineStyle { raw, timestamp, color }, columns))
+            let style = LineStyle {
+                raw: output.raw,
+                bits: output.bits,
+                timestamp: output.timestamp,
+                color,
+            };
+            Box::new(LineLogger::new(style, columns))
         }
         FormatName::Csv => Box::new(CsvLogger::new(columns)),
         FormatName::Json => Box::new(JsonLogger::new(columns)),

@@ -19,7 +19,7 @@ use crate::output::destination::Open;
 use crate::output::grouped::{self, GroupRow, Keys};
 use crate::output::textfile::Textfile;
 use crate::output::{Interval, Writer};
-use crate::settings::{FormatName, Settings, Sort};
+use crate::settings::{Settings, Sort};
 use crate::table::{ClosedRecord, ConnectionRecord, ConnectionTable};
 use crate::view;
 
@@ -136,7 +136,7 @@ impl Reporter {
         let common = Common { time: "", now_ns: tick.now_ns, host, lifetime };
         let mut rows = view::reuse(std::mem::take(memory));
         let asked = &settings.rows;
-        let all = asked.all || settings.output.format() != FormatName::Lines || tick.listing;
+        let all = settings.shows_all() || tick.listing;
         let closed = table.closed().iter();
         let closed: Vec<&ClosedRecord> =
             closed.filter(|record| passes(filter, names, &record.closed.sample)).collect();

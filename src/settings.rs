@@ -52,6 +52,17 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Whether an interval has a row for every connection or group, not only for those that
+    /// changed.
+    pub fn shows_all(&self) -> bool {
+        match self.output.format() {
+            FormatName::Lines => self.rows.all,
+            FormatName::Csv | FormatName::Json => !self.rows.changed,
+        }
+    }
+}
+
 impl Default for Settings {
     /// The settings of tcptop without arguments.
     fn default() -> Settings {
@@ -71,10 +82,16 @@ pub struct Rows {
     /// Print every connection in every interval, not only what changed
     ///
     /// What changed is: new connections, those with traffic, a new state or
-    /// another owner, and once more those whose rate fell back to zero. CSV and
-    /// JSON always have every connection.
+    /// another owner, and once more those whose rate fell back to zero. Without
+    /// --changed, CSV and JSON have every connection.
     #[arg(long)]
     pub all: bool,
+
+    /// CSV and JSON: only rows that lines would show, and the final ones
+    ///
+    /// Those are the rows of what changed, as without --all.
+    #[arg(long)]
+    pub changed: bool,
 
     /// Order the rows of an interval
     ///
@@ -287,6 +304,12 @@ pub struct Output {
     #[arg(long)]
     pub raw: bool,
 
+    /// Lines: rates in bits/s instead of bytes/s
+    ///
+    /// In powers of 1000, as usual for networks: 1.5Kb/s are 1500 bits per second.
+    #[arg(long)]
+    pub bits: bool,
+
     /// Lines: the interval's time (RFC 3339, UTC) first on every line
     #[arg(short, long)]
     pub timestamp: bool,
@@ -294,6 +317,10 @@ pub struct Output {
     /// Lines: colour new rows and closing ones
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
+
+    /// No words on stderr but errors and losses
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 impl Output {

@@ -86,6 +86,16 @@ const USELESS: &[Useless] = &[
         reason: "--all is for lines; CSV and JSON have every connection without it",
     },
     Useless {
+        option: "bits",
+        when: writes_data,
+        reason: "--bits is for lines; rates of CSV and JSON are in bytes per second",
+    },
+    Useless {
+        option: "changed",
+        when: writes_lines,
+        reason: "--changed is for CSV and JSON; lines show what changed without it",
+    },
+    Useless {
         option: "udp_timeout",
         when: without_udp,
         reason: "--udp-timeout is for UDP, which --tcp leaves out",

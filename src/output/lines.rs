@@ -19,7 +19,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::columns::{Column, Common, Kind, LINES, Row, Selection, Value};
 use super::text::{
-    Age, Field, Host, Name, OrDash, Rate, RawAge, Room, Rtt, Short, Size, Text, whole,
+    Age, Bits, Field, Host, Name, OrDash, Rate, RawAge, Room, Rtt, Short, Size, Text, whole,
 };
 use super::{Document, Format, Interval, Page, timestamp};
 use crate::connection::{Needs, Protocol, Sample};
@@ -35,6 +35,8 @@ const RESET: &[u8] = b"\x1b[0m";
 pub struct LineStyle {
     /// Plain integers instead of readable units (`--raw`).
     pub raw: bool,
+    /// Rates in bits instead of bytes per second (`--bits`).
+    pub bits: bool,
     /// The interval's time first on every line (`-t`).
     pub timestamp: bool,
     /// Colour the rows of new connections green and `[CLOSED]` lines red.
@@ -56,11 +58,19 @@ impl LineStyle {
             Value::Endpoint(address) => address.write(out),
             Value::Number(number) => number.write(out),
             Value::Bytes(bytes) => self.size(bytes, out),
-            Value::Rate(rate) if self.raw => whole(rate).write(out),
-            Value::Rate(rate) => Rate(rate).write(out),
+            Value::Rate(rate) => self.rate(rate, out),
             Value::Micros(us) => self.rtt(Some(us), out),
             Value::Span(ns) => self.age(Some(ns), out),
             Value::Flag(flag) => if flag { "true" } else { "false" }.write(out),
+        }
+    }
+
+    fn rate(self, rate: f64, out: &mut impl Room) {
+        match (self.raw, self.bits) {
+            (false, false) => Rate(rate).write(out),
+            (false, true) => Bits(rate).write(out),
+            (true, false) => whole(rate).write(out),
+            (true, true) => Bits(rate).whole().write(out),
         }
     }
 
@@ -302,7 +312,7 @@ mod tests {
     use crate::connection::{CloseReason, Counters, KernelName, Owner};
     use proptest::prelude::*;
 
-    const PLAIN: LineStyle = LineStyle { raw: false, timestamp: false, color: false };
+    const PLAIN: LineStyle = LineStyle { raw: false, bits: false, timestamp: false, color: false };
 
     fn logger(style: LineStyle) -> LineLogger {
         LineLogger::new(style, Selection::lines())
@@ -362,6 +372,18 @@ TIME                     PROTO LOCAL                 REMOTE                    P
 2026-03-04T05:06:07.089Z [CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291 out=340 pkts_in=900 pkts_out=12 rtt=5000 retrans=3 age=0.000312 end=abort
 "
         );
+    }
+
+    #[test]
+    fn rates_in_bits() {
+        let rows = [record(tcp(), 1536.0, 2e6)];
+        let rates = |raw| {
+            let text = write(LineStyle { raw, bits: true, ..PLAIN }, &rows, &[]);
+            let fields: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+            (fields[13 + 11].clone(), fields[13 + 12].clone())
+        };
+        assert_eq!(rates(false), ("12.3Kb/s".to_owned(), "16.0Mb/s".to_owned()));
+        assert_eq!(rates(true), ("12288".to_owned(), "16000000".to_owned()));
     }
 
     #[test]

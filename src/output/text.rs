@@ -151,6 +151,51 @@ impl Text for Rate {
     }
 }
 
+/// A number of bytes without the exact count where that is longer: `340B`, `2.0K`, `1.2M`.
+#[derive(Clone, Copy, Debug)]
+pub struct Brief(pub u64);
+
+impl Text for Brief {
+    fn write(&self, out: &mut impl Room) {
+        if self.0 < 1024 { Size(self.0).write(out) } else { readable(self.0, out) }
+    }
+}
+
+/// Bytes per second as bits per second, in powers of 1000: `0b/s`, `512b/s`, `1.5Kb/s`,
+/// `12.0Mb/s`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bits(pub f64);
+
+impl Bits {
+    /// Bits per second, rounded.
+    pub fn whole(self) -> u64 {
+        whole(self.0 * 8.0)
+    }
+}
+
+impl Text for Bits {
+    fn write(&self, out: &mut impl Room) {
+        let bits = self.whole();
+        if bits < 1000 {
+            bits.write(out);
+            return out.put(b"b/s");
+        }
+        // Tenths of the unit, rounded; 999,950 bits are 1.0Mb.
+        let mut tenths = bits.saturating_add(50) / 100;
+        let mut unit = 0;
+        while tenths >= 10_000 && unit + 1 < UNITS.len() {
+            tenths = (tenths + 500) / 1000;
+            unit += 1;
+        }
+        decimal::<1>(tenths, out);
+        out.put(&UNITS[unit..=unit]);
+        out.put(b"b/s");
+    }
+}
+
+/// Powers of 1000.
+const UNITS: &[u8] = b"KMGTPE";
+
 /// A rate as a plain number of bytes per second, rounded.
 pub fn whole(rate: f64) -> u64 {
     // `as` saturates: negative numbers and NaN become 0.
@@ -417,6 +462,33 @@ mod tests {
         let mut comm = [0; 16];
         comm[..bytes.len()].copy_from_slice(bytes);
         spelt(Name(Some(&KernelName::from_comm(comm))))
+    }
+
+    #[test]
+    fn bits_are_in_powers_of_1000() {
+        for (bytes, expected) in [
+            (0.0, "0b/s"),
+            (64.0, "512b/s"),
+            (124.9, "999b/s"),
+            (125.0, "1.0Kb/s"),
+            (187.5, "1.5Kb/s"),
+            (124_993.0, "999.9Kb/s"),
+            (124_994.0, "1.0Mb/s"),
+            (1_500_000.0, "12.0Mb/s"),
+            (12.5e9, "100.0Gb/s"),
+            (-1.0, "0b/s"),
+            (f64::NAN, "0b/s"),
+            (f64::INFINITY, "18.4Eb/s"),
+        ] {
+            assert_eq!(&*Short::of(Bits(bytes)), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn brief_sizes_have_one_number() {
+        for (bytes, expected) in [(0, "0B"), (1023, "1023B"), (1024, "1.0K"), (1_258_291, "1.2M")] {
+            assert_eq!(&*Short::of(Brief(bytes)), expected);
+        }
     }
 
     #[test]

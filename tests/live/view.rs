@@ -13,6 +13,10 @@ pub fn tests() -> Vec<Test> {
         test("view::sort_and_top", sort_and_top),
         test("view::colour", colour),
         test("view::silent_flows_go", silent_flows_go),
+        test("view::changed", changed),
+        test("view::bits", bits),
+        test("view::quiet", quiet),
+        test("view::quiet_about_losses", quiet_about_losses),
     ]
 }
 
@@ -124,4 +128,93 @@ fn silent_flows_go() {
     // The timeout of half a second, and the three ticks that removing a flow takes.
     assert!((4..=12).contains(&rows), "{rows}");
     assert!(!fs::read_to_string(&log).expect("text").contains("CLOSED"));
+}
+
+/// With `--changed` an idle connection has the row of its last change and then no more; a
+/// connection that ends has its final row, with exact totals.
+fn changed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log.csv");
+    let name = log.to_str().expect("UTF-8");
+    let (listener, address) = sock::listen(Family::V4);
+    let port = address.port().to_string();
+    let connect = || Pair::accept(&listener, sock::connect(address));
+    let (idle, busy) = (connect(), connect());
+    let arguments = ["--log", name, "--tcp", "--port", &port, "--interval", "0.1", "--changed"];
+    let tcptop = Tcptop::start(&arguments);
+    idle.exchange(100, 0);
+    await_acked(&idle.client);
+    let rows = |log: &Log, ends: Ends| log.open_rows_of(ends).len();
+    let mut rounds = 0;
+    Log::wait(&log, "many rows of the busy connection", |log| {
+        busy.exchange(10, 0);
+        rounds += 1;
+        (rows(log, busy.ends) > 12).then_some(())
+    });
+    let ends = busy.ends;
+    await_acked(&busy.client);
+    busy.close();
+    Log::wait_finals(&log, &[ends]);
+    tcptop.stop(libc::SIGINT).check_log(&log, "0.1");
+    let log = Log::read(&log);
+    // The listing, the interval with traffic, and the one in which the rate fell to zero;
+    // the traffic may be in two intervals.
+    assert!((2..=4).contains(&rows(&log, idle.ends)), "{:#?}", log.open_rows_of(idle.ends));
+    assert_eq!(log.totals(idle.ends), (0, 100));
+    assert_eq!(log.totals(ends), (0, 10 * rounds));
+}
+
+/// A rate in bits is eight times the rate in bytes of the CSV file, in powers of 1000.
+fn bits() {
+    let pair = Pair::new(Family::V4);
+    let port = pair.ends.local.port().to_string();
+    let arguments = ["--tcp", "--port", &port, "--interval", "0.5", "--bits", "--lifetime"];
+    let tcptop = Tcptop::start(&arguments);
+    pair.exchange(1_000_000, 0);
+    let row = tcptop.wait_row("all bytes", pair.ends, |row| row.bytes_out == 1_000_000);
+    // One interval of half a second, or two: 16 or 8 megabits per second, at most a tenth
+    // slower where the machine is busy.
+    let rate: f64 =
+        row.rate_out.strip_suffix("Mb/s").expect(&row.rate_out).parse().expect("a rate");
+    assert!((0.5..=16.1).contains(&rate), "{rate}");
+    assert_eq!(row.rate_in, "0b/s");
+    tcptop.finish();
+}
+
+/// With `--quiet` nothing is on stderr where all goes well, also not about what is not there
+/// yet.
+fn quiet() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log.csv");
+    let name = log.to_str().expect("UTF-8");
+    let common = ["--quiet", "--once", "--interval", "0.05", "--cgroup", "/tcptop-none"];
+    for arguments in [&[][..], &["--log", name], &["--format", "json"]] {
+        let ended = Tcptop::start(&[&common[..], arguments].concat()).ended();
+        assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{arguments:?}");
+    }
+    let ended = Launch::new(&["--quiet", "-i", "nowhere7"]).spawn().ended();
+    assert_eq!(ended.stderr.lines().count(), 1);
+    ended.check_error("no network device is named 'nowhere7' here; `ip -br link` lists them");
+}
+
+/// Losses are told also with `--quiet`: in the interval, and in total.
+fn quiet_about_losses() {
+    let server = std::net::UdpSocket::bind((sock::loopback(1), 0)).expect("bind");
+    let address = server.local_addr().expect("bound");
+    let port = address.port().to_string();
+    let arguments = ["--udp", "--port", &port, "--udp-flows", "16", "--interval", "0.1"];
+    let tcptop = Tcptop::start(&[&arguments[..], &["--quiet"]].concat());
+    for _ in 0..200 {
+        let client = std::net::UdpSocket::bind((sock::loopback(1), 0)).expect("bind");
+        client.send_to(b"lost", address).expect("send");
+    }
+    let ended = tcptop.stop(libc::SIGINT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let (last, others) = {
+        let mut lines: Vec<&str> = ended.stderr.lines().collect();
+        (lines.pop().unwrap_or_default().to_owned(), lines)
+    };
+    assert!(last.starts_with("tcptop: lost in total: "), "{}", ended.stderr);
+    let of_interval = |line: &&str| line.starts_with("tcptop: lost in this interval: ");
+    assert!(!others.is_empty() && others.iter().all(of_interval), "{}", ended.stderr);
 }
