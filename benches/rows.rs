@@ -1,6 +1,7 @@
-//! What it costs to write a row: the table's tick, and each format into memory. Needs no
-//! kernel and no root: `cargo bench --bench rows`. Prints the median and the minimum of
-//! all rounds, in nanoseconds per row.
+//! What it costs to write a row: the table's tick, and each format into memory; and to
+//! count a connection for its group instead. Needs no kernel and no root:
+//! `cargo bench --bench rows`. Prints the median and the minimum of all rounds, in
+//! nanoseconds per row.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
@@ -12,8 +13,11 @@ use clap::ValueEnum;
 use tcptop::connection::{
     ConnectionKey, Counters, KernelName, Needs, Owner, Protocol, Sample, TcpState,
 };
+use tcptop::groups::Groups;
 use tcptop::loss::Loss;
 use tcptop::names::{Names, Place};
+use tcptop::output::columns::{Common, Row};
+use tcptop::output::grouped::Keys;
 use tcptop::output::{Destination, Format, Interval, Writer};
 use tcptop::settings::{FormatName, Settings};
 use tcptop::table::ConnectionTable;
@@ -140,5 +144,23 @@ fn main() {
             timed(|| writer.interval(interval).unwrap())
         });
         report(&name, rounds.collect());
+    }
+    for by in ["process", "remote"] {
+        let keys = Keys::new(&[by.to_owned()]);
+        let mut groups = Groups::new(65_536, false);
+        let common = Common { time: "", now_ns, host: "alpha", lifetime: false };
+        let mut key = Vec::new();
+        let rounds = (0..ROUNDS as u64).map(|round| {
+            let mut rows: Vec<_> = rows.iter().map(|&row| row.clone()).collect();
+            rows.iter_mut().for_each(|row| row.sample.counters.bytes_in += round * 1000);
+            timed(|| {
+                for row in &rows {
+                    keys.of(&Row::open(row, common, Place::default()), &mut key);
+                    groups.open(&row.sample, &key);
+                }
+                groups.end_interval(now_ns + round);
+            })
+        });
+        report(&format!("--by {by}"), rounds.collect());
     }
 }

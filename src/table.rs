@@ -80,16 +80,17 @@ impl ConnectionRecord {
     /// Takes the newest sample. Totals never decrease: a sample can be taken after the
     /// kernel has counted a FIN or a retransmission and before the count that corrects
     /// it has changed, so the next sample can be lower.
-    fn absorb(&mut self, sample: Sample) {
-        let before = std::mem::replace(&mut self.sample, sample);
-        self.moved |= self.sample.counters != before.counters
-            || self.sample.state != before.state
-            || self.sample.owner != before.owner;
-        let now = &mut self.sample.counters;
+    fn absorb(&mut self, mut sample: Sample) {
+        let before = &self.sample;
+        self.moved |= sample.counters != before.counters
+            || sample.state != before.state
+            || sample.owner != before.owner;
+        let now = &mut sample.counters;
         now.bytes_in = now.bytes_in.max(before.counters.bytes_in);
         now.bytes_out = now.bytes_out.max(before.counters.bytes_out);
         now.packets_in = forward(before.counters.packets_in, now.packets_in);
         now.packets_out = forward(before.counters.packets_out, now.packets_out);
+        self.sample = sample;
     }
 
     /// Ends an interval of `elapsed_ns` (0 where its length is not known: rates are 0

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::agent::Agent;
+use crate::common::cgroups::{self, Cgroup};
 use crate::common::churn::read_account;
 use crate::common::program;
 use crate::common::sock::{Family, Pair, loopback};
@@ -27,6 +28,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("groups::sums", sums),
         test("groups::who_takes_over", who_takes_over),
+        test("groups::containers", containers),
         test("groups::rows", rows),
         test("groups::textfile", textfile),
         test("groups::node_exporter", node_exporter),
@@ -281,6 +283,40 @@ fn who_takes_over() {
         csv_groups(&tcptop.finish()).into_iter().collect::<Vec<_>>(),
         [(vec!["heir-1".to_owned()], (0, 5000, 1)), (vec!["heir-2".to_owned()], (0, 700, 0)),]
     );
+}
+
+/// Two containers, whose connections begin and end within one interval, and one whose
+/// directory is gone by the end of it.
+fn containers() {
+    let Some(mount) = cgroups::root() else {
+        return left_out("groups::containers", "the whole of cgroup v2 is not mounted");
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let arguments =
+        ["--by", "container", "--process", "boxed", "--format", "csv", "--interval", "5"];
+    let tcptop = Printing::start(directory.path(), "csv", &arguments);
+    let mut expected = BTreeMap::new();
+    let mut made = Vec::new();
+    for (digit, bytes) in [("a", 1000), ("b", 20_000)] {
+        let id = digit.repeat(64);
+        let path = format!("/tcptop{}-{digit}/docker-{id}.scope", std::process::id());
+        let cgroup = match Cgroup::new(&mount, &path) {
+            Ok(cgroup) => cgroup,
+            Err(why) => return left_out("groups::containers", why),
+        };
+        let mut agent = Agent::new("boxed");
+        Cgroup::enter(&cgroup.directory(), agent.pid).expect("a member");
+        for _ in 0..2 {
+            let (socket, _peer) = agent.connect_here(Family::V4);
+            agent.send(socket, bytes);
+            agent.close(socket);
+        }
+        agent.exit();
+        expected.insert(vec![id], (0, 2 * bytes));
+        made.push(cgroup);
+    }
+    made.remove(0).remove();
+    assert_eq!(bytes(&csv_groups(&tcptop.finish())), expected);
 }
 
 /// Order, `--top` with the rest as one row, and chosen columns.
