@@ -86,8 +86,7 @@ fn program_and_user() {
     let path = directory.path().join("a program");
     let path_text = path.to_str().expect("UTF-8");
     let (listener, address) = sock::listen(Family::V4);
-    let tcptop =
-        Tcptop::start(&["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
     check_kept(&tcptop, &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
     let mut agent = stranger("stranger", &path);
     let socket = agent.connect(address);
@@ -126,8 +125,7 @@ fn another_program() {
     let next = directory.path().join("next");
     fs::copy("/proc/self/exe", &next).expect("copy");
     let (listener, address) = sock::listen(Family::V4);
-    let tcptop =
-        Tcptop::start(&["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
     let mut agent = Agent::new("first");
     let socket = agent.connect(address);
     let (_accepted, _) = listener.accept().expect("accept");
@@ -194,8 +192,7 @@ fn units() {
         return left_out(WHAT, "the whole of cgroup v2 is not mounted");
     };
     let (listener, address) = sock::listen(Family::V4);
-    let tcptop =
-        Tcptop::start(&["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
     let slice = format!("tcptop{}.slice", std::process::id());
     for (path, known) in [
         ("web.service", true),
@@ -256,7 +253,7 @@ impl MadeUp {
 
     fn tcptop(&self) -> Tcptop {
         let root = self.0.path().to_owned();
-        let arguments = ["--all", "--format", "json", "--interval", "0.1", "--columns", COLUMNS];
+        let arguments = ["--format", "json", "--interval", "0.1", "--columns", COLUMNS];
         let view = move || {
             mounts::private()?;
             mounts::bind(&root.join("var"), Path::new("/var"))?;

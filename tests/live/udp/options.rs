@@ -30,7 +30,9 @@ fn filters() {
         (&[], [true, true, true]),
     ]
     .map(|(filter, shown)| {
-        let arguments = [filter, &["--raw", "--interval", "0.1", "--udp-timeout", "300"]].concat();
+        let timeout: &[&str] =
+            if filter.contains(&"--tcp") { &[] } else { &["--udp-timeout", "300"] };
+        let arguments = [filter, &["--raw", "--interval", "0.1"], timeout].concat();
         (filter, shown, Some(Tcptop::start(&arguments)))
     });
     let pair = Pair::new(Family::V4);
