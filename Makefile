@@ -46,7 +46,7 @@ test: ## Do check and run all tests (the live ones as root)
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: build ## Boot Debian's kernels, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
+test-kernels: build ## Boot Debian's kernels and older ones, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 

@@ -19,7 +19,7 @@ export TCPTOP_KERNELS_ARCH=arm64
 rustup target list --installed | grep -qx aarch64-unknown-linux-gnu || rustup target add aarch64-unknown-linux-gnu
 
 store=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
-kernels=$("$here/get.sh" "$@")
+kernels=$("$here/get.sh" "$@" | sed 's/.*\///')
 root=$store/arm64-root
 if [ ! -e "$root/complete" ]; then
     rm -rf "$root" "$root.debs"

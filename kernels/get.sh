@@ -4,14 +4,20 @@
 #
 #   SERIES/vmlinuz  SERIES/modules/  SERIES/abi (the package's name for it)
 #
-# Prints the series, one a line, with the number instead of `newest`.  A kernel in the
-# cache is not fetched again.  The machine's own apt sources stay as they are.
+# A series that the directory $TCPTOP_KERNELS_BUILT has, in the same shape, is taken from
+# there: kernels that Debian no longer has, or your own.
+#
+# Prints the directory of each kernel, one a line; its last part is the series, with the
+# number instead of `newest`.  A kernel in the cache is not fetched again.  The machine's
+# own apt sources stay as they are.
 set -euo pipefail
 
 cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
 arch=${TCPTOP_KERNELS_ARCH:-amd64}
 apt=$cache/apt-$arch
 store=$cache/$arch
+# Only kernels for this machine's own kind of processor are there.
+built=$([ "$arch" != amd64 ] || echo "${TCPTOP_KERNELS_BUILT:-}")
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # The cloud flavour: half the download, and all that a virtual machine needs.
@@ -90,6 +96,7 @@ fetch() { # series
     local series=$1 abi directory
     directory=$store/$series
     [ ! -e "$directory/abi" ] || return 0
+    list
     abi=$(grep -m 1 -E "^${series//./\\.}[.+~-]" <<<"$abis") || {
         say "get.sh: Debian has no kernel $series ($flavour)"
         return 1
@@ -111,14 +118,25 @@ fetch() { # series
     rm -rf "$work"
 }
 
+packages=
+list() { # what Debian has
+    [ -z "$packages" ] || return 0
+    configure
+    packages=$(apt-cache pkgnames linux-)
+    abis=$(complete)
+}
+
 work=
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$store"
-configure
-packages=$(apt-cache pkgnames linux-)
-abis=$(complete)
 for series; do
-    [ "$series" != newest ] || series=$(head -n 1 <<<"$abis" | cut -d. -f1,2 | sed 's/[^0-9.].*//')
+    if [ "$series" = newest ]; then
+        list
+        series=$(head -n 1 <<<"$abis" | cut -d. -f1,2 | sed 's/[^0-9.].*//')
+    elif [ -n "$built" ] && [ -e "$built/$series/abi" ]; then
+        echo "$built/$series"
+        continue
+    fi
     fetch "$series"
-    echo "$series"
+    echo "$store/$series"
 done

@@ -2,8 +2,8 @@
 # matrix.sh [-k KERNELS] [-p PASSES] [-f] [-j GUESTS] [-t SECONDS] [-o DIRECTORY]
 #           [-a FILE[:PATH]]... [-e NAME=VALUE]... TCPTOP TESTS [ARGUMENT...]
 #
-# Boots Debian's kernels and runs the test program TESTS there as root, with TCPTOP_BIN
-# set to TCPTOP.  Prints which hooks served on each kernel, and a table of test by kernel.
+# Boots Debian's kernels, and those in the directory $TCPTOP_KERNELS_BUILT, and runs the
+# test program TESTS there as root, with TCPTOP_BIN set to TCPTOP.  Prints which hooks served on each kernel, and a table of test by kernel.
 # The tests wait longer, since an emulated guest is slow (TCPTOP_TEST_SLOW).  Ends with
 # "N passed, N failed", and status 1 if anything failed.
 #
@@ -11,7 +11,8 @@
 # with each hook of lower rank, with the better ones disabled (passes below).  ARGUMENTs
 # replace the choice of tests in every pass.
 #
-#   -k  the series (default below; `newest`: the newest that Debian has)
+#   -k  the series (default below; `newest`: the newest that Debian has).  Those of the
+#       default that Debian no longer has are left out, and named, without the directory
 #   -p  only the passes with these names
 #   -f  every test in every pass: hours on a small machine
 #   -j  guests at a time
@@ -21,22 +22,24 @@
 #   -a  copy another file or program into the guest, to PATH
 #   -e  set a variable for the tests, such as TCPTOP_TEST_LONG=1
 #
-# 5.10 is too old for tcptop: there it must refuse in one sentence.
+# 5.10 and 5.11 are too old for tcptop: there it must refuse in one sentence.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 kernels="5.10 6.1 6.12 6.18 newest"
+built="5.11 5.15" # what Debian no longer has
 only=
 full=
 guests=2
 seconds=
 directory=
 tools=()
-too_old=" 5.10 "
+too_old=" 5.10 5.11 "
+left_out= failed=
 variables=()
 while getopts k:p:fj:t:o:a:e: option; do
     case $option in
-    k) kernels=$OPTARG ;;
+    k) kernels=$OPTARG built= ;;
     p) only=$OPTARG ;;
     f) full=yes ;;
     j) guests=$OPTARG ;;
@@ -48,7 +51,7 @@ while getopts k:p:fj:t:o:a:e: option; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 2 ] || { sed -n '2,27s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,29s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 tcptop=$1 tests=$2
 shift 2
 [ -n "$seconds" ] || seconds=$([ -z "$full" ] && echo 900 || echo 7200)
@@ -89,7 +92,6 @@ for tool in env timeout setsid xargs ip ss tc setcap getcap capsh setpriv unshar
     tools+=("$(PATH=$PATH:/usr/sbin:/sbin type -P "$tool" || true)")
 done
 
-cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}/${TCPTOP_KERNELS_ARCH:-amd64}
 work=$(mktemp -d)
 # Each guest is a process group of its own, so that an interrupt ends those still running.
 set -m
@@ -98,9 +100,19 @@ trap 'exit 130' INT TERM
 [ -n "$directory" ] || directory=$work/output
 mkdir -p "$directory"
 
+for kernel in $built; do
+    if [ -e "${TCPTOP_KERNELS_BUILT:-/nonexistent}/$kernel/abi" ]; then
+        kernels+=" $kernel"
+    else
+        left_out+=" $kernel"
+    fi
+done
 # Word splitting is wanted: these are lists.
 # shellcheck disable=SC2086
-kernels=$("$here/get.sh" $kernels)
+found=$("$here/get.sh" $kernels)
+declare -A place # of each kernel
+for path in $found; do place[${path##*/}]=$path; done
+kernels=$(printf '%s\n' "${!place[@]}" | sort -V)
 
 job() { # what the guest runs
     printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec env'
@@ -157,9 +169,9 @@ run() { # kernel: its results go to $work/KERNEL.results
     local kernel=$1 job=passes started=$SECONDS status=0
     local initramfs=$work/$kernel.initramfs results=$work/$kernel.results
     [[ $too_old != *" $kernel "* ]] || job=refusal
-    "$here/initramfs.py" modules "$work/$kernel.modules" "$cache/$kernel" "${modules[@]}"
+    "$here/initramfs.py" modules "$work/$kernel.modules" "${place[$kernel]}" "${modules[@]}"
     cat "$work/$job.cpio" "$work/$kernel.modules" >"$initramfs"
-    "$here/boot.sh" "$cache/$kernel" "$initramfs" "$directory/$kernel.console" "$seconds" \
+    "$here/boot.sh" "${place[$kernel]}" "$initramfs" "$directory/$kernel.console" "$seconds" \
         >"$directory/$kernel.out" 2>&1 || status=$?
     rm -f "$initramfs"
     if [ $job = refusal ]; then echo refusal; else cut -d'|' -f1 "$work/etc-passes"; fi |
@@ -167,7 +179,7 @@ run() { # kernel: its results go to $work/KERNEL.results
     if [ $status -ne 0 ] && ! grep -q 'FAILED$' "$results"; then
         printf '%s\t(the guest: status %s)\tFAILED\n' "$kernel" $status >>"$results"
     fi
-    printf '%-6s %-30s status %s, %s s\n' "$kernel" "$(cat "$cache/$kernel/abi")" $status $((SECONDS - started))
+    printf '%-6s %-30s status %s, %s s\n' "$kernel" "$(cat "${place[$kernel]}/abi")" $status $((SECONDS - started))
     if grep -q 'FAILED$' "$results"; then
         sed "s/^/[$kernel] /" "$directory/$kernel.out"
     fi
@@ -220,4 +232,6 @@ gawk -F '\t' -v kernels="$kernels" '
         if (count["ignored"]) printf ", %d skipped", count["ignored"]
         print ""
         exit count["FAILED"] > 0
-    }' "$work/results"
+    }' "$work/results" || failed=yes
+[ -z "$left_out" ] || echo "left out, because no directory TCPTOP_KERNELS_BUILT has them:$left_out"
+[ -z "$failed" ]

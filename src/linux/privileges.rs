@@ -7,11 +7,12 @@ use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Take};
 use std::mem::offset_of;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Error, Result, anyhow, bail};
 use caps::{CapSet, Capability, CapsHashSet};
-use libbpf_rs::libbpf_sys::btf_header;
+use libbpf_rs::libbpf_sys::{self, bpf_insn, btf_header};
 use memchr::memmem;
 use nix::errno::Errno;
 use nix::libc;
@@ -132,6 +133,7 @@ pub(super) fn check_kernel() -> Result<()> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Surroundings {
     storage_in_tracing: bool,
+    atomic_exchange: bool,
     user_namespace: bool,
     seccomp: bool,
 }
@@ -144,6 +146,7 @@ pub(super) fn explain(error: Error) -> Error {
     let cause = likely_cause(Surroundings {
         // This function implements the helper (net/core/bpf_sk_storage.c).
         storage_in_tracing: kernel_knows("bpf_sk_storage_get_tracing"),
+        atomic_exchange: verifier_knows_atomic_exchange(),
         user_namespace: !maps_every_user(&uid_map),
         seccomp: status.lines().any(|line| line.starts_with("Seccomp:") && line.ends_with('2'))
             && !bpf_answers(),
@@ -157,8 +160,8 @@ pub(super) fn explain(error: Error) -> Error {
 }
 
 fn likely_cause(surroundings: Surroundings) -> Option<&'static str> {
-    if !surroundings.storage_in_tracing {
-        Some("this kernel is too old: Linux 5.11 or newer is needed")
+    if !surroundings.storage_in_tracing || !surroundings.atomic_exchange {
+        Some("this kernel is too old: Linux 5.15 or newer is needed")
     } else if surroundings.user_namespace {
         Some(
             "this is a user namespace, whose root may not load BPF programs; run tcptop on the \
@@ -189,6 +192,47 @@ fn bpf_answers() -> bool {
     // SAFETY: there is no such command, and no attributes to be read.
     let result = unsafe { libc::syscall(libc::SYS_bpf, UNKNOWN, std::ptr::null::<u8>(), 0) };
     Errno::result(result) == Err(Errno::EINVAL)
+}
+
+/// Whether the verifier accepts atomic operations that return the old value, which every
+/// program of tcptop uses. Linux 5.12 brought them (5ffa25502b5a, 5ca419f2864a); nothing in
+/// the type information tells. True as well where no program may be loaded at all.
+fn verifier_knows_atomic_exchange() -> bool {
+    use libbpf_sys::{
+        BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_JMP, BPF_MEM, BPF_MOV, BPF_PROG_TYPE_KPROBE,
+        BPF_STX, BPF_XCHG,
+    };
+    /// The stack pointer (linux/bpf.h).
+    const R10: u8 = 10;
+    let instruction = |code: u32, dst: u8, off: i16, imm: u32| {
+        let mut instruction =
+            bpf_insn { code: code as u8, off, imm: imm as i32, ..Default::default() };
+        instruction.set_dst_reg(dst);
+        instruction
+    };
+    let program = [
+        instruction(BPF_ALU64 | BPF_MOV, 0, 0, 0), // r0 = 0
+        instruction(BPF_STX | BPF_MEM | BPF_DW, R10, -8, 0), // *(u64 *)(r10 - 8) = r0
+        instruction(BPF_STX | BPF_ATOMIC | BPF_DW, R10, -8, BPF_XCHG), // r0 = xchg(r10 - 8, r0)
+        instruction(BPF_JMP | BPF_EXIT, 0, 0, 0),
+    ];
+    // SAFETY: the kernel reads the two texts and the program, which live until it returns.
+    let result = unsafe {
+        libbpf_sys::bpf_prog_load(
+            BPF_PROG_TYPE_KPROBE,
+            c"probe".as_ptr(),
+            c"GPL".as_ptr(),
+            program.as_ptr(),
+            program.len() as libbpf_sys::size_t,
+            std::ptr::null_mut(),
+        )
+    };
+    if result < 0 {
+        return result != -libc::EINVAL;
+    }
+    // SAFETY: the kernel has just given this descriptor, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(result) });
+    true
 }
 
 /// True where the kernel's type information has a type, a function or a field with this
@@ -248,12 +292,23 @@ mod tests {
 
     #[test]
     fn the_first_cause_is_given() {
-        let good = Surroundings { storage_in_tracing: true, ..Surroundings::default() };
+        let good = Surroundings {
+            storage_in_tracing: true,
+            atomic_exchange: true,
+            ..Surroundings::default()
+        };
         assert_eq!(likely_cause(good), None);
         let given = |surroundings| likely_cause(surroundings).unwrap_or_default();
-        assert!(given(Surroundings::default()).contains("5.11"));
+        assert!(given(Surroundings { storage_in_tracing: false, ..good }).contains("5.15"));
+        assert!(given(Surroundings { atomic_exchange: false, ..good }).contains("5.15"));
         assert!(given(Surroundings { user_namespace: true, ..good }).contains("user namespace"));
         assert!(given(Surroundings { seccomp: true, ..good }).contains("seccomp"));
+    }
+
+    /// The kernels of the matrix include one without it.
+    #[test]
+    fn this_kernel_exchanges() {
+        assert!(verifier_knows_atomic_exchange());
     }
 
     #[test]

@@ -231,11 +231,19 @@ pub fn listen_at(address: SocketAddr) -> TcpListener {
     listener
 }
 
-/// Gives every blocking call on the socket a timeout.
+/// Gives every blocking call on the socket a timeout. (MPTCP has none before Linux 5.17.)
 pub fn bounded(socket: &impl AsFd) {
     let time = libc::timeval { tv_sec: patience().as_secs() as i64, tv_usec: 0 };
     for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-        set_option(socket, libc::SOL_SOCKET, option, &time).expect("socket timeout");
+        let result = set_option(socket, libc::SOL_SOCKET, option, &time);
+        let mut protocol: libc::c_int = 0;
+        get_option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut protocol)
+            .expect("SO_PROTOCOL");
+        let lacking = protocol == libc::IPPROTO_MPTCP
+            && result.as_ref().is_err_and(|error| {
+                [Some(libc::ENOPROTOOPT), Some(libc::EOPNOTSUPP)].contains(&error.raw_os_error())
+            });
+        assert!(result.is_ok() || lacking, "socket timeout: {result:?}");
     }
 }
 

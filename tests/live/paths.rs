@@ -471,6 +471,12 @@ fn mptcp() {
     sock::connect_socket(&client, listener.local_addr().expect("bound")).expect("connect");
     let pair = Pair::accept(&listener, client);
     let ends = pair.ends;
+    let mut info = TcpInfo::default();
+    let known = sock::get_option(&pair.client, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info);
+    if let Err(error) = known {
+        tcptop.finish();
+        return left_out("paths::mptcp", format_args!("this MPTCP has no TCP_INFO: {error}"));
+    }
     pair.exchange(MEGABYTE + 1, 12_345);
     await_acked(&pair.client);
     await_acked(&pair.server);

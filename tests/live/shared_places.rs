@@ -217,10 +217,10 @@ fn fifo_without_a_reader() {
     assert_eq!(log.open_rows_of(pair.ends).len(), 1);
 }
 
-/// `/dev/stdout` goes on to work: for a pipe, and for a file that another user has opened.
+/// `/dev/stdout`, which leads to `/dev/fd/1`, goes on to work: for a pipe, and for a file that another user has opened.
 fn standard_output_by_name() {
     let pair = Pair::new(Family::V4);
-    let arguments = ["--log", "/dev/stdout", "--tcp", "--interval", "0.05", "--once"];
+    let arguments = ["--log", "/dev/fd/1", "--tcp", "--interval", "0.05", "--once"];
     let output = tcptop::command(&tcptop::binary(), &arguments).output().expect("tcptop");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(Log::parse(&output.stdout).open_rows_of(pair.ends).len(), 1);
