@@ -105,13 +105,14 @@ struct tcptop_control {
 	 * recent_uses, so that in each round the first use of a socket marks it again.
 	 */
 	__u32 mark_rounds;
+	/*
+	 * Set before each tick: the slices (in_slices()) whose sockets are all sampled,
+	 * changed or not, so that user space can tell closed sockets from idle ones. All of
+	 * them after records were lost.
+	 */
+	__u64 sample_slices;
 	/* Cleared once, after the seed has visited the sockets that are older than tcptop. */
 	bool starting;
-	/*
-	 * Set before each tick. True after records were lost: then every socket is sampled,
-	 * changed or not, so that user space can tell closed sockets from idle ones.
-	 */
-	bool sample_all;
 	/*
 	 * Set before each tick. True if so many sockets exist that reading each of them
 	 * would make the tick expensive: then only those whose storage is marked active are

@@ -178,6 +178,8 @@ static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, enum recor
  * received. Four kinds of sockets are not reported: a listener; a socket that closes a
  * second time; a socket whose connect() failed before it had a port; a child that the
  * kernel dropped before it was a connection (its peer's SYN had been answered twice).
+ * Such a child has moved nothing and was never sampled. Other sockets can end in
+ * SYN_RECV without an error too: those of a simultaneous open, and children of Fast Open.
  */
 static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record record)
 {
@@ -196,7 +198,8 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record
 	tracked->state = TCP_CLOSE;
 	if (old_state == TCP_SYN_SENT && !tcp_local_port(tp))
 		return;
-	if (old_state == TCP_SYN_RECV && !sk->sk_err && !tp->bytes_received)
+	if (old_state == TCP_SYN_RECV && !sk->sk_err && !tp->bytes_received && !tp->bytes_sent &&
+	    !tracked->sampled_state)
 		return;
 	event = record_reserve(record);
 	if (!event) {
@@ -246,7 +249,7 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 		return false;
 	/* A socket that was never sampled may be a UDP socket. */
 	if (!tracked->sampled_state || tracked->owner.evidence < EVIDENCE_HOLDS ||
-	    control.sample_all)
+	    in_slices(tracked, control.sample_slices))
 		return false;
 	tp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
 	return tcp_progress(tp, record) == tracked->sampled_progress &&
@@ -280,9 +283,9 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 	version = tracked->owner.version;
 	if (tracked->sampled_epoch == socket_epoch)
 		return;
-	if (!control.sample_all && progress == tracked->sampled_progress &&
-	    state == tracked->sampled_state && version == tracked->owner.sampled_version &&
-	    !tcp_is_timed(tp, record)) {
+	if (progress == tracked->sampled_progress && state == tracked->sampled_state &&
+	    version == tracked->owner.sampled_version &&
+	    !in_slices(tracked, control.sample_slices) && !tcp_is_timed(tp, record)) {
 		mark_idle(tracked);
 		return;
 	}

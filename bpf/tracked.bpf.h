@@ -48,6 +48,13 @@ struct {
 	__type(value, struct tracked);
 } sockets SEC(".maps");
 
+/* Whether the connection lies in one of these slices, a bit each; Slices::contains() in
+ * src/event.rs computes the same. The upper bits of the product depend on all of the time. */
+static __always_inline bool in_slices(struct tracked *tracked, __u64 slices)
+{
+	return slices && (slices >> (tracked->born_ns * 0x9e3779b97f4a7c15ULL >> 58) & 1);
+}
+
 static __always_inline void mark_active(struct tracked *tracked)
 {
 	if (!tracked->active)

@@ -5,7 +5,7 @@
 use chrono::DateTime;
 use crossbeam_channel::never;
 use tcptop::connection::*;
-use tcptop::event::{CollectorEvent, Tick};
+use tcptop::event::{CollectorEvent, Slices, Tick};
 use tcptop::filter::Filter;
 use tcptop::loss::Loss;
 use tcptop::names::NoNames;
@@ -35,7 +35,7 @@ fn tick(second: u64) -> CollectorEvent {
         time,
         lost: Loss::default(),
         listing: second == 0,
-        complete: false,
+        complete: Slices::NONE,
     })
 }
 

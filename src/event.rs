@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 use crossbeam_channel::Sender;
 
-use crate::connection::{Closed, Sample};
+use crate::connection::{Closed, ConnectionKey, Sample};
 use crate::loss::Loss;
 
 /// Something the collector saw. A [`Tick`](CollectorEvent::Tick) ends an interval: all
@@ -46,9 +46,45 @@ pub struct Tick {
     pub lost: Loss,
     /// True for the listing at start, which is not the end of an interval.
     pub listing: bool,
-    /// True where every open connection was sampled for this tick. A connection without
-    /// a sample has ended, and the record of its end was lost.
-    pub complete: bool,
+    /// Each open TCP connection in these slices was sampled for this tick. One without a
+    /// sample has ended.
+    pub complete: Slices,
+}
+
+/// A part of all connections: some of [`Slices::COUNT`] slices of about the same size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slices(u64);
+
+impl Slices {
+    /// The number of slices.
+    pub const COUNT: u32 = u64::BITS;
+    /// No connection.
+    pub const NONE: Slices = Slices(0);
+    /// Every connection.
+    pub const ALL: Slices = Slices(u64::MAX);
+
+    /// The slice with number `first`, modulo [`COUNT`](Slices::COUNT), and those after it,
+    /// `count` in all.
+    pub fn from(first: u32, count: u32) -> Slices {
+        let low = 1u64.checked_shl(count).map_or(u64::MAX, |bit| bit - 1);
+        Slices(low.rotate_left(first % Slices::COUNT))
+    }
+
+    /// The number of the slice that the connection is in, below [`COUNT`](Slices::COUNT).
+    /// `in_slices()` in bpf/tracked.bpf.h computes the same.
+    pub fn number(key: &ConnectionKey) -> usize {
+        (key.born_ns.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize
+    }
+
+    /// Whether the connection is in one of them.
+    pub fn contains(self, key: &ConnectionKey) -> bool {
+        self.0 >> Slices::number(key) & 1 == 1
+    }
+
+    /// A bit for each slice, the first one in the lowest bit.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
 }
 
 /// Events cross the channel in batches, so that a busy host does not pay for

@@ -87,6 +87,11 @@ impl Loss {
         self.0.iter().all(|&count| count == 0)
     }
 
+    /// True where the end of a connection may be among it.
+    pub fn hides_ends(&self) -> bool {
+        self[LossCause::RingFull] > 0 || self[LossCause::ChannelFull] > 0
+    }
+
     /// The causes whose count is not zero, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (LossCause, u64)> + '_ {
         LossCause::ALL

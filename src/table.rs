@@ -14,8 +14,8 @@ use indexmap::IndexMap;
 use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
 
-use crate::connection::{Closed, ConnectionKey, Protocol, Sample};
-use crate::event::CollectorEvent;
+use crate::connection::{CloseReason, Closed, ConnectionKey, Protocol, Sample};
+use crate::event::{CollectorEvent, Slices, Tick};
 use limit::Limit;
 pub use limit::LimitedBy;
 
@@ -42,6 +42,9 @@ pub struct ConnectionRecord {
     visited: u32,
     /// Number of the last tick before the newest sample.
     sampled: u32,
+    /// True where a tick that should have brought a sample brought none, and none has come
+    /// since.
+    missing: bool,
 }
 
 impl ConnectionRecord {
@@ -63,6 +66,7 @@ impl ConnectionRecord {
             moved: true,
             visited: 0,
             sampled: ticks,
+            missing: false,
         }
     }
 
@@ -181,8 +185,35 @@ pub struct ConnectionTable {
     buried: HashSet<ConnectionKey, FxBuildHasher>,
     /// The same for the interval before the last tick.
     buried_before: HashSet<ConnectionKey, FxBuildHasher>,
+    census: Census,
+    /// True where the last tick lost ends of connections.
+    lost_ends: bool,
     ticks: u32,
     last_tick_ns: u64,
+}
+
+/// How many TCP connections each slice has, and how many of them got a sample since the
+/// last tick. Where the two are equal, the records need not be looked through.
+#[derive(Debug)]
+struct Census {
+    open: [u32; Slices::COUNT as usize],
+    sampled: [u32; Slices::COUNT as usize],
+}
+
+impl Default for Census {
+    fn default() -> Census {
+        const NONE: [u32; Slices::COUNT as usize] = [0; Slices::COUNT as usize];
+        Census { open: NONE, sampled: NONE }
+    }
+}
+
+impl Census {
+    fn misses_some(&self, slices: Slices) -> bool {
+        let pairs = self.open.iter().zip(&self.sampled).enumerate();
+        pairs
+            .into_iter()
+            .any(|(slice, (open, sampled))| slices.bits() >> slice & 1 == 1 && open != sampled)
+    }
 }
 
 impl ConnectionTable {
@@ -207,9 +238,7 @@ impl ConnectionTable {
             CollectorEvent::CgroupMade { .. } => {}
             CollectorEvent::Tick(tick) => {
                 self.vanished.clear();
-                if tick.complete {
-                    self.drop_unsampled();
-                }
+                self.end_unsampled(&tick);
                 self.tick(tick.now_ns, tick.time);
             }
         }
@@ -221,16 +250,22 @@ impl ConnectionTable {
             return;
         }
         self.sampled.push(key);
-        match self.records.entry(key) {
+        let is_tcp = sample.protocol == Protocol::Tcp;
+        let slice = Slices::number(&key);
+        let again = match self.records.entry(key) {
             Entry::Occupied(mut occupied) => {
                 let record = occupied.get_mut();
                 record.absorb(sample);
-                record.sampled = self.ticks;
+                record.missing = false;
+                std::mem::replace(&mut record.sampled, self.ticks) == self.ticks
             }
             Entry::Vacant(vacant) => {
                 vacant.insert(ConnectionRecord::new(sample, self.lifetime, self.ticks));
+                self.census.open[slice] += u32::from(is_tcp);
+                false
             }
-        }
+        };
+        self.census.sampled[slice] += u32::from(is_tcp && !again);
     }
 
     fn close(&mut self, mut closed: Closed) {
@@ -242,6 +277,11 @@ impl ConnectionTable {
         let mut started = None;
         let mut limit = Limit::new(&closed.sample);
         if let Some(mut record) = self.records.swap_remove(&key) {
+            if record.sample.protocol == Protocol::Tcp {
+                let slice = Slices::number(&key);
+                self.census.open[slice] -= 1;
+                self.census.sampled[slice] -= u32::from(record.sampled == self.ticks);
+            }
             record.absorb(closed.sample);
             closed.sample = record.sample;
             started = record.started;
@@ -269,6 +309,7 @@ impl ConnectionTable {
         let start_ns = now_ns.saturating_sub(elapsed_ns);
         self.last_tick_ns = now_ns;
         self.ticks = self.ticks.wrapping_add(1).max(1);
+        self.census.sampled = Census::default().sampled;
         self.buried_before = std::mem::take(&mut self.buried);
         self.closed.clear();
         std::mem::swap(&mut self.closed, &mut self.closing);
@@ -322,16 +363,37 @@ impl ConnectionTable {
         }
     }
 
-    /// Forgets the TCP connections without a sample since the last tick. Called when
-    /// every open connection was sampled: the record of their end was lost and counted.
-    fn drop_unsampled(&mut self) {
-        let ConnectionTable { records, vanished, ticks, .. } = self;
+    /// Ends the TCP connections without a sample since the last tick, in the slices of
+    /// which every open connection was sampled.
+    ///
+    /// After a loss of ends these are the ones that were lost: they leave in silence, since
+    /// each was counted. At other times tcptop has missed an end without noticing. Such a
+    /// connection is ended, with its last totals, once it has been missing twice: its own
+    /// record may only be late.
+    fn end_unsampled(&mut self, tick: &Tick) {
+        let after_loss = std::mem::replace(&mut self.lost_ends, tick.lost.hides_ends());
+        if !self.census.misses_some(tick.complete) || (self.lost_ends && !after_loss) {
+            return;
+        }
+        let ConnectionTable { records, closing, buried, census, ticks, vanished, .. } = self;
         records.retain(|key, record| {
-            let stays = record.sample.protocol != Protocol::Tcp || record.sampled == *ticks;
-            if !stays {
+            let is_there = record.sample.protocol != Protocol::Tcp
+                || record.sampled == *ticks
+                || !tick.complete.contains(key);
+            if is_there || (!after_loss && !std::mem::replace(&mut record.missing, true)) {
+                return true;
+            }
+            census.open[Slices::number(key)] -= 1;
+            if record.missing {
+                buried.insert(*key);
+                let reason = CloseReason::Unknown;
+                let closed =
+                    Closed { sample: record.sample.clone(), reason, closed_ns: tick.now_ns };
+                closing.push(ClosedRecord { closed, started: record.started, limited_by: None });
+            } else {
                 vanished.push(*key);
             }
-            stays
+            false
         });
     }
 
@@ -363,8 +425,7 @@ impl ConnectionTable {
 mod tests {
     use super::*;
     use crate::connection::{CloseReason, Counters, TcpState};
-    use crate::event::Tick;
-    use crate::loss::Loss;
+    use crate::loss::{Loss, LossCause};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -538,21 +599,97 @@ mod tests {
         assert_eq!(table.all().next().map(|r| r.rate_in), Some(500.0));
     }
 
-    #[test]
-    fn a_connection_whose_end_was_lost_leaves_with_a_complete_tick() {
-        let mut table = ConnectionTable::new(false);
-        table.seed([sample(1, 1, 1), sample(2, 1, 1)]);
-        end(&mut table, 0);
-        table.update(CollectorEvent::Sample(sample(2, 1, 1)));
-        let tick = Tick {
-            now_ns: SECOND,
+    fn complete(table: &mut ConnectionTable, complete: Slices, lost: u64) {
+        let mut tick = Tick {
+            now_ns: 7 * SECOND,
             time: chrono::DateTime::UNIX_EPOCH,
             lost: Loss::default(),
             listing: false,
-            complete: true,
+            complete,
         };
+        tick.lost[LossCause::RingFull] = lost;
         table.update(CollectorEvent::Tick(tick));
-        assert_eq!(table.all().map(|r| r.sample.key.object).collect::<Vec<_>>(), [2]);
+    }
+
+    fn open(table: &ConnectionTable) -> Vec<u64> {
+        let mut open: Vec<u64> = table.all().map(|r| r.sample.key.object).collect();
+        open.sort_unstable();
+        open
+    }
+
+    #[test]
+    fn a_connection_whose_end_was_lost_leaves_in_silence() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 1, 1), sample(2, 1, 1)]);
+        end(&mut table, 0);
+        // What was lost in the same interval is not known yet.
+        complete(&mut table, Slices::ALL, 1);
+        assert_eq!(open(&table), [1, 2]);
+        table.update(CollectorEvent::Sample(sample(2, 1, 1)));
+        complete(&mut table, Slices::ALL, 0);
+        assert_eq!((open(&table), table.closed().len()), (vec![2], 0));
+    }
+
+    #[test]
+    fn a_connection_that_is_missing_twice_has_ended() {
+        let mut table = ConnectionTable::new(false);
+        let mut flow = sample(3, 1, 1);
+        flow.protocol = Protocol::Udp;
+        table.seed([sample(1, 30, 40), sample(2, 1, 1), flow]);
+        end(&mut table, 0);
+        for expected in [vec![1, 2, 3], vec![2, 3]] {
+            // Sampled twice, as a change between two passes does.
+            table.update(CollectorEvent::Sample(sample(2, 1, 1)));
+            table.update(CollectorEvent::Sample(sample(2, 1, 1)));
+            complete(&mut table, Slices::ALL, 0);
+            assert_eq!(open(&table), expected);
+        }
+        let [ClosedRecord { closed, .. }] = table.closed() else { panic!("{:?}", table.closed()) };
+        assert_eq!((closed.sample.key.object, closed.reason), (1, CloseReason::Unknown));
+        assert_eq!((closed.sample.counters.bytes_in, closed.closed_ns), (30, 7 * SECOND));
+        // Its own record comes too late.
+        table.update(CollectorEvent::Closed(super::tests::closed(sample(1, 30, 40))));
+        end(&mut table, 8 * SECOND);
+        assert_eq!(table.closed().len(), 0);
+    }
+
+    #[test]
+    fn a_late_record_is_waited_for() {
+        let mut table = ConnectionTable::new(false);
+        table.seed([sample(1, 30, 40), sample(2, 1, 1)]);
+        end(&mut table, 0);
+        complete(&mut table, Slices::ALL, 0);
+        table.update(CollectorEvent::Closed(closed(sample(1, 31, 40))));
+        table.update(CollectorEvent::Sample(sample(2, 1, 1)));
+        complete(&mut table, Slices::ALL, 0);
+        assert_eq!(open(&table), [2]);
+        assert_eq!(table.closed()[0].closed.reason, CloseReason::Fin);
+        // Missing once, then sampled, then missing again: that is not twice.
+        complete(&mut table, Slices::ALL, 0);
+        assert_eq!(open(&table), [2]);
+    }
+
+    #[test]
+    fn only_the_slices_of_the_tick_are_judged() {
+        let mut table = ConnectionTable::new(false);
+        let samples: Vec<Sample> = (0..1000)
+            .map(|object| {
+                let key = ConnectionKey { object, born_ns: 1_000_000 + 997 * object };
+                Sample { key, ..sample(object, 1, 1) }
+            })
+            .collect();
+        table.seed(samples.clone());
+        end(&mut table, 0);
+        for first in 0..2 * Slices::COUNT {
+            let before = table.all().count();
+            complete(&mut table, Slices::from(first, 1), 0);
+            let ended = before - table.all().count();
+            let number = (first % Slices::COUNT) as usize;
+            let of_it = samples.iter().filter(|s| Slices::number(&s.key) == number).count();
+            assert!((5..30).contains(&of_it), "{of_it} of slice {number}");
+            assert_eq!(ended, if first < Slices::COUNT { 0 } else { of_it });
+        }
+        assert_eq!(table.all().count(), 0);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod live {
     mod existing;
     mod failed;
     mod filters;
+    mod ghosts;
     mod groups;
     mod identity;
     mod json;
@@ -92,6 +93,7 @@ mod live {
         let modules = [
             exact::tests(),
             failed::tests(),
+            ghosts::tests(),
             paths::tests(),
             existing::tests(),
             owner::tests(),

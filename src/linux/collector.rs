@@ -268,7 +268,7 @@ impl Running<'_> {
             time: clock::wall(now_ns),
             lost,
             listing: moment == Moment::Listing,
-            complete: instructions.sample_all,
+            complete: instructions.sample,
         };
         self.outbox.end_interval(tick, || drain(&self.ring))
     }
@@ -302,7 +302,7 @@ impl Running<'_> {
     /// Sets what the programs visit and mark from now on.
     fn instruct(&mut self, instructions: Instructions) -> Result<()> {
         let control = self.hooks.control()?;
-        control.sample_all.write(instructions.sample_all);
+        control.sample_slices = instructions.sample.bits();
         control.marked_only.write(instructions.marked_only);
         control.marks_matter.write(instructions.marking);
         if instructions.marking {

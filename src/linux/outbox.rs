@@ -165,6 +165,7 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::connection::{CloseReason, Closed, ConnectionKey, Protocol, Sample};
+    use crate::event::Slices;
     use chrono::DateTime;
     use crossbeam_channel::{Receiver, bounded};
 
@@ -186,7 +187,7 @@ mod tests {
             time: DateTime::UNIX_EPOCH,
             lost: Loss::default(),
             listing: false,
-            complete: false,
+            complete: Slices::NONE,
         }
     }
 

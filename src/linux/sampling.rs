@@ -1,17 +1,28 @@
 //! Decides which sockets a tick visits.
 //!
 //! Owns these decisions: which sockets the sampling program looks at, whether a pass
-//! must be followed by another, when the owners of sockets are looked up, and when every
-//! socket is sampled because the record of an end was lost. Pure: decisions are values
-//! that [`collector`](super::collector) carries out; no kernel, no clock.
+//! must be followed by another, when the owners of sockets are looked up, and which sockets
+//! are sampled although they did not change: all of them after the record of an end was
+//! lost, and some at each tick to find connections that ended without a record. Pure:
+//! decisions are values that [`collector`](super::collector) carries out; no kernel, no
+//! clock.
 
-use crate::loss::{Loss, LossCause};
+use crate::event::Slices;
+use crate::loss::Loss;
 
 /// With more tracked sockets than this, a tick visits only the sockets that are marked
 /// active. Every [`SWEEP`]th tick visits all. Visiting an idle socket costs twice as much
 /// as skipping it.
 const SMALL_TABLE: u64 = 8_000;
 const SWEEP: u64 = 8;
+
+/// All connections are sampled once in this time, in nanoseconds, a slice after the other.
+/// So each tick has a share of the work, and none gets long.
+const ROUND_NS: u64 = 60_000_000_000;
+
+/// A tick samples at most about this many sockets that did not change. This is half of
+/// what finds room in the ring; what finds none takes another pass.
+const UNCHANGED: u64 = 3_000;
 
 /// After a look-up of owners there is none for this many times its own duration.
 const OWNER_LOOKUP_SHARE: u64 = 50;
@@ -32,8 +43,9 @@ pub(super) enum Moment {
 pub(super) struct Instructions {
     /// Look up which process has each socket open before anything is sampled.
     pub(super) look_up_owners: bool,
-    /// Sample every socket, changed or not. A connection without a sample has ended.
-    pub(super) sample_all: bool,
+    /// Sample each socket of these slices, changed or not. A connection without a sample
+    /// has ended.
+    pub(super) sample: Slices,
     /// Visit only the sockets that are marked active.
     pub(super) marked_only: bool,
     /// Mark the sockets that are used from now on: the next tick may visit only those.
@@ -77,6 +89,10 @@ pub(super) struct Sampling {
     ticks: u64,
     /// True where close records were lost: the next tick samples every socket.
     resync: bool,
+    /// The slice that is sampled next, and when its time began, in nanoseconds of
+    /// CLOCK_MONOTONIC.
+    next_slice: u32,
+    sliced_ns: u64,
     /// Owners are not looked up before this time, in nanoseconds of CLOCK_MONOTONIC.
     owners_after_ns: u64,
 }
@@ -97,9 +113,17 @@ impl Sampling {
             || self.ticks % SWEEP == 0;
         self.marking = many;
         self.ticks += 1;
+        if moment == Moment::Listing {
+            self.sliced_ns = now_ns;
+        }
+        let sample = match (self.resync, moment) {
+            (true, _) => Slices::ALL,
+            (false, Moment::Between) if sweep => self.slices(now_ns),
+            _ => Slices::NONE,
+        };
         Instructions {
             look_up_owners: self.holders_only && self.may_look_up(now_ns),
-            sample_all: self.resync,
+            sample,
             marked_only: !sweep,
             marking: many,
         }
@@ -127,7 +151,23 @@ impl Sampling {
     /// Called when the tick is over, with the losses since the tick before. A connection
     /// whose close record was lost would otherwise stay in the table for ever.
     pub(super) fn end(&mut self, lost: &Loss) {
-        self.resync = lost[LossCause::RingFull] > 0 || lost[LossCause::ChannelFull] > 0;
+        self.resync = lost.hides_ends();
+    }
+
+    /// The slices whose turn has come, as many as one tick should sample.
+    fn slices(&mut self, now_ns: u64) -> Slices {
+        const EACH: u64 = ROUND_NS / Slices::COUNT as u64;
+        let waited = now_ns.saturating_sub(self.sliced_ns);
+        let due = waited / EACH;
+        if due == 0 {
+            return Slices::NONE;
+        }
+        let most = UNCHANGED * u64::from(Slices::COUNT) / self.tracked.max(1);
+        let count = due.min(most.clamp(1, Slices::COUNT.into())) as u32;
+        let slices = Slices::from(self.next_slice, count);
+        self.next_slice = (self.next_slice + count) % Slices::COUNT;
+        self.sliced_ns = now_ns - waited % EACH;
+        slices
     }
 
     fn may_look_up(&self, now_ns: u64) -> bool {
@@ -138,6 +178,7 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::LossCause;
 
     const MANY: Findings = Findings { visited: Some(SMALL_TABLE + 1), deferred: 0, ownerless: 0 };
     const FEW: Findings = Findings { visited: Some(SMALL_TABLE), ..MANY };
@@ -214,9 +255,56 @@ mod tests {
             sampling.begin(0, Moment::Between);
             sampling.end(&lost);
             let next = tick(&mut sampling, Moment::Between, MANY);
-            assert_eq!((next.sample_all, !next.marked_only), (resync, resync), "{cause:?}");
-            assert!(!tick(&mut sampling, Moment::Between, MANY).sample_all);
+            let expected = if resync { Slices::ALL } else { Slices::NONE };
+            assert_eq!((next.sample, !next.marked_only), (expected, resync), "{cause:?}");
+            assert_eq!(tick(&mut sampling, Moment::Between, MANY).sample, Slices::NONE);
         }
+    }
+
+    /// The slices of each tick, `step_ns` after the one before it.
+    fn slices(step_ns: u64, ticks: u64, findings: Findings) -> Vec<Slices> {
+        let mut sampling = Sampling::new(false);
+        sampling.begin(7, Moment::Listing);
+        sampling.after_pass(7, findings);
+        (1..=ticks)
+            .map(|tick| {
+                let instructions = sampling.begin(7 + tick * step_ns, Moment::Between);
+                sampling.after_pass(0, findings);
+                sampling.end(&Loss::default());
+                assert!(!instructions.marked_only || instructions.sample == Slices::NONE);
+                instructions.sample
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_slice_has_its_turn_in_a_minute() {
+        const SECOND: u64 = 1_000_000_000;
+        for (step, ticks) in [(SECOND, 65), (SECOND / 10, 601), (10 * SECOND, 7), (600 * SECOND, 1)]
+        {
+            let few = Findings { visited: Some(100), ..FEW };
+            let turns = slices(step, ticks, few);
+            let all = turns.iter().fold(0, |all, slices| all | slices.bits());
+            assert_eq!(all, u64::MAX, "every {step} ns");
+            let sampled: u32 = turns.iter().map(|slices| slices.bits().count_ones()).sum();
+            assert!(sampled <= 75, "{sampled}: not more often than that");
+        }
+    }
+
+    #[test]
+    fn a_large_table_is_sampled_in_smaller_parts() {
+        let million = Findings { visited: Some(1_000_000), ..MANY };
+        let turns = slices(1_000_000_000, 64 * 8 + 1, million);
+        assert!(turns.iter().all(|slices| slices.bits().count_ones() <= 1));
+        let all = turns.iter().fold(0, |all, slices| all | slices.bits());
+        assert_eq!(all, u64::MAX, "every eighth tick one");
+    }
+
+    #[test]
+    fn the_last_interval_has_no_turn() {
+        let mut sampling = Sampling::new(false);
+        sampling.begin(0, Moment::Listing);
+        assert_eq!(sampling.begin(ROUND_NS, Moment::Last).sample, Slices::NONE);
     }
 
     #[test]

@@ -448,6 +448,8 @@ pub fn await_received(stream: &TcpStream, bytes: u64) {
 /// Which arriving segments a socket accepts.
 pub enum Let {
     Nothing,
+    /// Only a SYN that is not an answer to a SYN.
+    Beginnings,
     /// This share of the segments, at random.
     Percent(u32),
 }
@@ -460,6 +462,19 @@ pub fn filter_incoming(socket: &impl AsFd, what: Let) {
     let reject = statement(libc::BPF_RET | libc::BPF_K, 0);
     let mut program = match what {
         Let::Nothing => vec![reject],
+        Let::Beginnings => {
+            let mut choice = statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0x02);
+            choice.jf = 1;
+            vec![
+                // The filter sees the segment from its TCP header on; byte 13 has the flags.
+                statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 13),
+                // SYN and ACK
+                statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x12),
+                choice,
+                accept,
+                reject,
+            ]
+        }
         Let::Percent(share) => {
             let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
             let bound = (u64::from(share) * u64::from(u32::MAX) / 100) as u32;
