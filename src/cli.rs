@@ -5,21 +5,20 @@
 //! of [`settings`](crate::settings). Reads only the arguments. `manual.rs` has the other
 //! texts of the manual page, and the examples and exit statuses that help shows too.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
-use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use clap_complete::Shell;
 
+mod columns;
 mod completion;
 mod conflicts;
 
 use crate::manual::{EXAMPLES, EXIT_STATUSES, Example, ExitStatus};
-use crate::output::columns::{COLUMNS, column, wide_names};
-use crate::output::grouped;
-use crate::settings::{ColumnList, FormatName, Settings, Sort};
+use crate::output::columns::wide_names;
+use crate::settings::{FormatName, Settings};
 
 /// What tcptop is asked to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,140 +81,9 @@ pub fn command() -> clap::Command {
         argument.long_help(format!("{short}\n\n{wide}"))
     });
     command
-        .mut_arg("columns", |argument| argument.value_parser(Columns))
-        .mut_arg("sort", |argument| argument.value_parser(Order))
-        .mut_arg("by", |argument| argument.value_parser(GroupKeyName))
-}
-
-/// The value of `--columns` that asks for the list of all columns.
-const LIST_ALL: &str = "help";
-
-/// Parses `--columns`, and knows the names for completions.
-#[derive(Clone)]
-struct Columns;
-
-impl TypedValueParser for Columns {
-    type Value = ColumnList;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        text: &OsStr,
-    ) -> Result<ColumnList, clap::Error> {
-        let known = |list: ColumnList| {
-            if list == ColumnList::from(LIST_ALL) {
-                return Ok(list);
-            }
-            match list.names.iter().find(|name| !is_column(name)) {
-                None => Ok(list),
-                Some(name) => Err(unknown_column(name)),
-            }
-        };
-        let parse = move |text: &str| text.parse().and_then(known);
-        parse.parse_ref(command, argument, text)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(column_names().chain([LIST_ALL.into()])))
-    }
-}
-
-/// Parses `--sort`, and knows the names for completions.
-#[derive(Clone)]
-struct Order;
-
-impl TypedValueParser for Order {
-    type Value = Sort;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        text: &OsStr,
-    ) -> Result<Sort, clap::Error> {
-        let parse = |text: &str| match Sort::from(text) {
-            Sort::Column(name) if !is_column(&name) => Err(unknown_column(&name)),
-            sort => Ok(sort),
-        };
-        parse.parse_ref(command, argument, text)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(Sort::WORDS.into_iter().map(PossibleValue::new).chain(column_names())))
-    }
-}
-
-/// Parses a key of `--by`, and knows the names for completions.
-#[derive(Clone)]
-struct GroupKeyName;
-
-impl TypedValueParser for GroupKeyName {
-    type Value = String;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        text: &OsStr,
-    ) -> Result<String, clap::Error> {
-        let parse = |text: &str| match grouped::key_names().any(|name| name == text) {
-            true => Ok(text.to_owned()),
-            false => {
-                let names: Vec<&str> = grouped::key_names().collect();
-                Err(format!("there is no such key; there are {}", names.join(", ")))
-            }
-        };
-        parse.parse_ref(command, argument, text)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(grouped::key_names().map(PossibleValue::new)))
-    }
-}
-
-/// True for a column of connections or of groups.
-fn is_column(name: &str) -> bool {
-    let of_groups = grouped::key_names().chain(grouped::TOTALS);
-    column(name).is_some() || of_groups.into_iter().any(|known| known == name)
-}
-
-fn column_names() -> impl Iterator<Item = PossibleValue> {
-    let of_groups = grouped::TOTALS.into_iter().filter(|name| column(name).is_none());
-    COLUMNS.iter().map(|column| column.name).chain(of_groups).map(PossibleValue::new)
-}
-
-/// Refuses columns that the rows do not have: groups have others than connections.
-fn check_columns(settings: &Settings) -> Result<(), clap::Error> {
-    let Settings { rows, groups, output, .. } = settings;
-    let list = output.columns.iter().flat_map(|list| &list.names);
-    let sort = match &rows.sort {
-        Sort::Column(name) => Some(name),
-        _ => None,
-    };
-    let mut named = list.chain(sort);
-    if groups.by.is_empty() {
-        return match named.find(|name| column(name).is_none()) {
-            Some(name) => Err(conflict(&format!("only groups have a column '{name}': --by KEYS"))),
-            None => Ok(()),
-        };
-    }
-    let twice = |name: &&String| groups.by.iter().filter(|key| key == name).count() > 1;
-    if let Some(name) = groups.by.iter().find(twice) {
-        return Err(conflict(&format!("--by: '{name}' is in it twice")));
-    }
-    let known: Vec<&str> = grouped::column_names(&groups.by).collect();
-    match named.find(|name| !known.contains(&name.as_str())) {
-        Some(name) => {
-            let known = known.join(", ");
-            Err(conflict(&format!("these groups have no column '{name}'; they have {known}")))
-        }
-        None => Ok(()),
-    }
-}
-
-fn unknown_column(name: &str) -> String {
-    format!("there is no column '{name}'; tcptop --columns help lists all")
+        .mut_arg("columns", |argument| argument.value_parser(columns::LISTS))
+        .mut_arg("sort", |argument| argument.value_parser(columns::ORDERS))
+        .mut_arg("by", |argument| argument.value_parser(columns::KEYS))
 }
 
 const SHORT_HELP: &str = "'tcptop --help' tells more and has examples.";
@@ -287,12 +155,12 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
         let format = settings.output.asked_format;
         return for_the_doctor(matches, format).map(|()| Task::Doctor(settings));
     }
-    if settings.output.columns == Some(LIST_ALL.into()) {
+    if settings.output.columns == Some(columns::LIST_ALL.into()) {
         return Ok(Task::Columns);
     }
     match conflicts::find(&settings, |id| was_typed(matches, id)) {
         Some(reason) => Err(conflict(reason)),
-        None => check_columns(&settings).map(|()| Task::Stream(settings)),
+        None => columns::check(&settings).map(|()| Task::Stream(settings)),
     }
 }
 
