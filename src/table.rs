@@ -424,7 +424,7 @@ impl ConnectionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{CloseReason, Counters, TcpState};
+    use crate::connection::{CloseReason, Counters, Details, TcpState};
     use crate::loss::{Loss, LossCause};
 
     const SECOND: u64 = 1_000_000_000;
@@ -468,6 +468,35 @@ mod tests {
         let record = record.expect("new");
         assert_eq!((record.rate_in, record.rate_out), (1200.0, 200.0));
         assert!(record.is_new);
+    }
+
+    /// A connection without a sample in an interval had nothing to send in it.
+    #[test]
+    fn what_limited_a_connection_is_said_of_each_interval() {
+        let second = |busy_us: u64| {
+            let details = Details {
+                busy_us: Some(busy_us),
+                rwnd_limited_us: Some(busy_us),
+                sndbuf_limited_us: Some(0),
+                ..Details::default()
+            };
+            Sample { details: Some(Box::new(details)), ..sample(1, 0, 0) }
+        };
+        let mut table = ConnectionTable::new(false);
+        let limited_by = |table: &ConnectionTable| table.all().next().and_then(|r| r.limited_by());
+        end(&mut table, SECOND);
+        table.update(CollectorEvent::Sample(second(900_000)));
+        end(&mut table, 2 * SECOND);
+        assert_eq!(limited_by(&table), Some(LimitedBy::Rwnd));
+        for tick in 3..6 {
+            end(&mut table, tick * SECOND);
+            assert_eq!(limited_by(&table), Some(LimitedBy::App), "{tick}");
+        }
+        let mut last = closed(second(1_700_000));
+        last.closed_ns = 6 * SECOND;
+        table.update(CollectorEvent::Closed(last));
+        end(&mut table, 7 * SECOND);
+        assert_eq!(table.closed()[0].limited_by, Some(LimitedBy::Rwnd));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::common::sock::{
 };
 use crate::common::wait::{load, patience, until_true};
 
-use super::{Test, left_out, test};
+use super::{Test, figures, left_out, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -343,8 +343,11 @@ fn small_send_buffer() {
     };
     let rows = start();
     let pair = link.connect();
-    set_int(&pair.client, libc::SOL_SOCKET, libc::SO_SNDBUF, 1);
-    let bytes = u64::from(load(200_000, 60_000));
+    set_int(&pair.client, libc::SOL_SOCKET, libc::SO_SNDBUF, 16384);
+    // The kernel looks only when it sends the last segment of the buffer after the process
+    // has filled it (tcp_cwnd_validate()). Pacing lets the process do so first.
+    set_int(&pair.client, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, 1 << 30);
+    let bytes = 600_000;
     thread::scope(|scope| {
         scope.spawn(|| send(&pair.client, bytes));
         sock::receive(&pair.server, bytes);
@@ -385,6 +388,7 @@ fn congestion_window() {
     assert_eq!(row["congestion"], "reno");
     // One byte is sent when there was nothing to send for a while.
     send(&pair.client, 1);
+    sock::receive(&pair.server, 1);
     rows.wait("a sender without data", pair.ends, |row| row["limited_by"] == "app");
     pair.close();
     rows.finish();
@@ -511,6 +515,7 @@ fn handshake_with_a_delay() {
     }
     // A busy machine runs netem's timers late now and then, an emulated one often.
     longer.sort_by_key(|(_, longer)| *longer);
+    figures(format_args!("handshake, us longer than the delay: {longer:?}"));
     let bound = u64::from(load(1000, 20_000));
     assert!(longer[longer.len() / 2].1 < bound, "us longer than the delay: {longer:?}");
     rows.finish();
