@@ -176,8 +176,9 @@ fn brief_cgroup() {
     cgroup.remove();
 
     let output = end(tcptop).output;
-    let flow = row_of(&output, Ends::new(local, address)).expect("a flow");
-    let connection = row_of(&output, tcp.ends).expect("a connection");
+    let row =
+        |ends| row_of(&output, ends).unwrap_or_else(|| panic!("no {ends:?}: {:#?}", output.lines));
+    let (flow, connection) = (row(Ends::new(local, address)), row(tcp.ends));
     for (row, bytes) in [(flow, 300), (connection, 5000)] {
         assert_eq!(row["cgroup"].as_str(), Some(&*path), "{row}");
         assert_eq!(row["unit"].as_str(), Some("cpu.service"), "{row}");
