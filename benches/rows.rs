@@ -88,7 +88,7 @@ fn formats() -> Vec<(String, Box<dyn Format + Send>)> {
         true => output.format().name() + " --wide",
         false => output.format().name(),
     };
-    let format = |settings: &Settings| tcptop::output::format(settings, false);
+    let format = |settings: &Settings| tcptop::output::format(settings, false, None);
     all.iter().map(|settings| (name(&settings.output), format(settings))).collect()
 }
 

@@ -17,6 +17,7 @@ use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
 use tcptop::linux::{Host, open_to_append};
 use tcptop::names::NoNames;
+use tcptop::output::fit::Screen;
 use tcptop::output::textfile::Textfile;
 use tcptop::output::{self, Destination, Writer, columns};
 use tcptop::report::{Reporter, say};
@@ -154,12 +155,18 @@ fn notice(message: &str) {
     say(&format!("tcptop: {message}"));
 }
 
+/// The present size of the terminal.
+fn screen() -> Option<Screen> {
+    let (columns, rows) = terminal_size::terminal_size_of(io::stdout())?;
+    (columns.0 > 0).then_some(Screen { columns: columns.0.into(), rows: rows.0.into() })
+}
+
 /// The format and its destination. A file is opened here, before anything else.
 fn writer(settings: &Settings) -> Result<Writer> {
     let asked = &settings.output;
     let terminal = io::stdout().is_terminal();
     let color = asked.color.resolve(terminal, |name| std::env::var_os(name));
-    let format = output::format(settings, color);
+    let format = output::format(settings, color, terminal.then_some(screen));
     let document = format.document();
     let destination = match &asked.log {
         None if settings.is_headless() => Destination::stream(io::sink()),

@@ -18,18 +18,22 @@ use crate::table::{ClosedRecord, ConnectionRecord};
 pub mod columns;
 pub mod csv;
 pub mod destination;
+pub mod fit;
 pub mod grouped;
 pub mod json;
 pub mod lines;
+pub mod style;
 pub mod text;
 pub mod textfile;
 
 use columns::{Common, Row, Selection};
 use csv::CsvLogger;
 pub use destination::Destination;
+use fit::Screen;
 use grouped::{GroupRow, Keys};
 use json::JsonLogger;
-use lines::{LineLogger, LineStyle};
+use lines::{LineLogger, Terminal};
+use style::LineStyle;
 
 /// The content of one interval, ready to be written.
 pub struct Interval<'a> {
@@ -126,8 +130,13 @@ pub trait Format {
     }
 }
 
-/// The format that the settings ask for; `color` says whether lines are coloured.
-pub fn format(settings: &Settings, color: bool) -> Box<dyn Format + Send> {
+/// The format that the settings ask for. `color` says whether lines are coloured; `screen`
+/// asks for the size of the terminal that they are written to, if it is one.
+pub fn format(
+    settings: &Settings,
+    color: bool,
+    screen: Option<fn() -> Option<Screen>>,
+) -> Box<dyn Format + Send> {
     let output = &settings.output;
     let columns = selection(settings);
     match output.format() {
@@ -137,8 +146,12 @@ pub fn format(settings: &Settings, color: bool) -> Box<dyn Format + Send> {
                 bits: output.bits,
                 timestamp: output.timestamp,
                 color,
+                brief: false,
             };
-            Box::new(LineLogger::new(style, columns))
+            let fits = output.columns.is_none();
+            let terminal = screen.map(|screen| Terminal { screen, fits });
+            let keys = settings.groups.by.len();
+            Box::new(LineLogger::new(style, columns).on(terminal, keys))
         }
         FormatName::Csv => Box::new(CsvLogger::new(columns)),
         FormatName::Json => Box::new(JsonLogger::new(columns)),

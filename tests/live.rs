@@ -38,6 +38,7 @@ mod live {
     mod refused;
     mod shared_places;
     mod slow;
+    mod terminal;
     mod udp;
     mod view;
     mod who;
@@ -116,6 +117,7 @@ mod live {
             podman::tests(),
             privilege::tests(),
             refused::tests(),
+            terminal::tests(),
             doctor::tests(),
             udp::tests(),
             cleanup::tests(),

@@ -2,8 +2,9 @@
 //!
 //! Owns how a value looks in a row, the widths, the `[CLOSED]` line and the colours. The
 //! columns are those of [`columns`](super::columns). The caller decides which rows there
-//! are, their order, and whether to colour; nothing here asks a terminal. Nothing moves
-//! the cursor.
+//! are, their order, and whether to colour. Nothing moves the cursor. On a terminal lines
+//! [`fit`](super::fit) its width, and the header comes again each screenful; the caller
+//! gives the function that asks for the size.
 //!
 //! A row has exactly 13 blank-separated fields. `[PARTIAL]`, where it applies, is a
 //! 14th. The time (`-t`) comes before all of them. A `[CLOSED]` line ends with
@@ -15,12 +16,10 @@
 
 use std::io;
 
-use unicode_width::UnicodeWidthStr;
-
 use super::columns::{Column, Common, Kind, LINES, Row, Selection, Value};
-use super::text::{
-    Age, Bits, Field, Host, Name, OrDash, Rate, RawAge, Room, Rtt, Short, Size, Text, whole,
-};
+use super::fit::{self, Fit, Part, Screen};
+use super::style::{LineStyle, blanks, screen_width};
+use super::text::{Name, OrDash, Room, Short, Text};
 use super::{Document, Format, Interval, Page, timestamp};
 use crate::connection::{Needs, Protocol, Sample};
 use crate::names::{Names, place};
@@ -30,69 +29,13 @@ const NEW: &[u8] = b"\x1b[32m";
 const CLOSING: &[u8] = b"\x1b[31m";
 const RESET: &[u8] = b"\x1b[0m";
 
-/// How lines look.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LineStyle {
-    /// Plain integers instead of readable units (`--raw`).
-    pub raw: bool,
-    /// Rates in bits instead of bytes per second (`--bits`).
-    pub bits: bool,
-    /// The interval's time first on every line (`-t`).
-    pub timestamp: bool,
-    /// Colour the rows of new connections green and `[CLOSED]` lines red.
-    pub color: bool,
-}
-
-impl LineStyle {
-    /// Appends a value as one field.
-    #[inline]
-    fn value(self, value: Value<'_>, out: &mut impl Room) {
-        match value {
-            Value::Unknown => out.put(b"-"),
-            Value::Word(text) | Value::Time(text) => text.write(out),
-            Value::Text(text) => Field(text.as_bytes()).write(out),
-            Value::Moment(time) => timestamp(time).as_str().write(out),
-            Value::Id(id) => id.write(out),
-            Value::Name(name) => Field(name.as_bytes()).write(out),
-            Value::Host(address) => Host(address).write(out),
-            Value::Endpoint(address) => address.write(out),
-            Value::Number(number) => number.write(out),
-            Value::Bytes(bytes) => self.size(bytes, out),
-            Value::Rate(rate) => self.rate(rate, out),
-            Value::Micros(us) => self.rtt(Some(us), out),
-            Value::Span(ns) => self.age(Some(ns), out),
-            Value::Flag(flag) => if flag { "true" } else { "false" }.write(out),
-        }
-    }
-
-    fn rate(self, rate: f64, out: &mut impl Room) {
-        match (self.raw, self.bits) {
-            (false, false) => Rate(rate).write(out),
-            (false, true) => Bits(rate).write(out),
-            (true, false) => whole(rate).write(out),
-            (true, true) => Bits(rate).whole().write(out),
-        }
-    }
-
-    fn size(self, bytes: u64, out: &mut impl Room) {
-        if self.raw { bytes.write(out) } else { Size(bytes).write(out) }
-    }
-
-    fn rtt(self, us: Option<u64>, out: &mut impl Room) {
-        if self.raw { OrDash(us).write(out) } else { Rtt(us).write(out) }
-    }
-
-    fn age(self, ns: Option<u64>, out: &mut impl Room) {
-        if self.raw { RawAge(ns).write(out) } else { Age(ns).write(out) }
-    }
-}
-
-/// The number of screen columns that `text` takes; a wide character takes two.
-fn screen_width(text: &[u8]) -> usize {
-    match text.is_ascii() {
-        true => text.len(),
-        false => std::str::from_utf8(text).map_or(text.len(), UnicodeWidthStr::width),
-    }
+/// Where lines are written to, if that is a terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Terminal {
+    /// Its present size; `None` where it has none.
+    pub screen: fn() -> Option<Screen>,
+    /// Lines give way where it is narrow. Not for columns that the user has chosen.
+    pub fits: bool,
 }
 
 /// The columns whose values every `[CLOSED]` line has, besides [`LINES`].
@@ -111,84 +54,150 @@ const TOLD_AT_THE_END: [&str; 9] = [
 /// Intervals as lines.
 pub struct LineLogger {
     style: LineStyle,
+    terminal: Option<Terminal>,
     columns: Vec<Cell>,
+    /// The first columns that never give way: the keys of groups.
+    keys: usize,
     /// The columns that a `[CLOSED]` line has besides its own.
     more: Vec<&'static Column>,
     needs: Needs,
     header_due: bool,
+    /// The width that lines must fit into.
+    room: Option<usize>,
+    /// How the rows are written at present.
+    fit: Fit,
+    /// True once a row was marked `[PARTIAL]`: such rows are wider.
+    marked: bool,
+    /// Lines since the last header, this one included.
+    since_header: usize,
 }
 
-/// A column and its present width, so that its values stand below each other.
+/// A column and its present width, so that its values stand below each other. All widths
+/// grow when a value is wider, and never shrink.
 struct Cell {
     column: &'static Column,
-    /// Grows when a value is wider, and never shrinks.
     width: usize,
+    /// Without room for values that were not there yet.
+    tight: usize,
+    /// The same with brief sizes.
+    brief: usize,
 }
 
 impl LineLogger {
     /// The header is written with the first interval.
     pub fn new(style: LineStyle, columns: Selection) -> LineLogger {
         let told = |name| LINES.contains(&name) || TOLD_AT_THE_END.contains(&name);
+        let cell = |column: &'static Column| {
+            let title = column.title.len();
+            Cell { column, width: column.width, tight: title, brief: title }
+        };
         LineLogger {
             style,
-            columns: columns.iter().map(|column| Cell { column, width: column.width }).collect(),
+            terminal: None,
+            columns: columns.iter().map(cell).collect(),
+            keys: 0,
             more: columns.iter().filter(|column| !told(column.name)).collect(),
             needs: columns.needs(),
             header_due: true,
+            room: None,
+            fit: Fit::WHOLE,
+            marked: false,
+            since_header: 0,
         }
+    }
+
+    /// For a terminal. The first `keys` columns stay where it is narrow.
+    #[must_use]
+    pub fn on(self, terminal: Option<Terminal>, keys: usize) -> LineLogger {
+        LineLogger { terminal, keys, ..self }
     }
 
     fn header(&mut self, out: &mut Vec<u8>) {
+        let begin = out.len();
         if self.style.timestamp {
-            out.put(b"TIME                     ");
+            let width = if self.fit.lacks(Part::Date) { CLOCK.len() } else { TIME_WIDTH };
+            out.put(b"TIME");
+            blanks(width + 1 - 4, out);
         }
-        for (position, cell) in self.columns.iter_mut().enumerate() {
-            cell.put(position, Value::Word(cell.column.title), self.style, out);
-        }
+        self.cells(|cell| Value::Word(cell.column.title), out);
+        self.cut(begin, false, self.fit, out);
         out.push(b'\n');
+        self.since_header = 1;
+    }
+
+    /// Writes the header where the next line is the first one, or the one above which no
+    /// header can be seen.
+    fn header_if_due(&mut self, screenful: usize, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.header_due) || self.since_header >= screenful {
+            self.header(out);
+        }
+        self.since_header = self.since_header.saturating_add(1);
     }
 
     fn row(&mut self, row: &Row<'_>, color: bool, out: &mut Vec<u8>) {
-        self.begin(row, if color { NEW } else { b"" }, out);
-        self.cells(row, out);
-        self.end(row, color, out);
+        out.put(if color { NEW } else { b"" });
+        let begin = out.len();
+        self.time(row, self.fit, out);
+        self.cells(|cell| row.value(cell.column), out);
+        self.cut(begin, row.partial, self.fit, out);
+        self.end(row, color, self.fit, out);
     }
 
-    fn cells(&mut self, row: &Row<'_>, out: &mut Vec<u8>) {
+    /// Appends the value of each column that is shown.
+    fn cells<'v>(&mut self, value: impl Fn(&Cell) -> Value<'v>, out: &mut Vec<u8>) {
+        let LineLogger { fit, keys, .. } = *self;
+        let style = LineStyle { brief: fit.lacks(Part::Exact), ..self.style };
+        let begin = out.len();
         for (position, cell) in self.columns.iter_mut().enumerate() {
-            cell.put(position, row.value(cell.column), self.style, out);
+            if is_gone(cell.column, fit, position < keys) {
+                continue;
+            }
+            if out.len() > begin {
+                out.push(b' ');
+            }
+            cell.put(value(cell), style, fit, out);
         }
     }
 
-    fn closed(&self, row: &Row<'_>, out: &mut Vec<u8>) {
+    fn closed(&self, row: &Row<'_>, fit: Fit, out: &mut Vec<u8>) {
         let Sample { protocol, local, remote, counters, .. } = row.sample;
-        let style = self.style;
-        self.begin(row, if style.color { CLOSING } else { b"" }, out);
+        let style = LineStyle { brief: fit.lacks(Part::Exact), ..self.style };
+        self.time(row, fit, out);
         let owner = row.sample.owner.as_ref();
         out.put(b"[CLOSED] ");
-        protocol.name().write(out);
-        out.put(b" ");
-        local.write(out);
+        if !fit.lacks(Part::Protocol) {
+            protocol.name().write(out);
+            out.put(b" ");
+        }
+        limited(local, fit, true, out);
         out.put(b" -> ");
-        remote.write(out);
+        limited(remote, fit, true, out);
         out.put(b" (");
-        Name(owner.map(|owner| &owner.name)).write(out);
-        out.put(b", PID ");
+        limited(&Name(owner.map(|owner| &owner.name)), fit, false, out);
+        out.put(if fit.lacks(Part::Label) { b", " } else { b", PID " });
         OrDash(owner.map(|owner| owner.pid)).write(out);
         out.put(b") in=");
         style.size(counters.bytes_in, out);
         out.put(b" out=");
         style.size(counters.bytes_out, out);
-        out.put(b" pkts_in=");
-        counters.packets_in.write(out);
-        out.put(b" pkts_out=");
-        counters.packets_out.write(out);
-        out.put(b" rtt=");
-        style.rtt(row.sample.rtt_us.map(u64::from), out);
-        out.put(b" retrans=");
-        row.sample.retransmits.write(out);
-        out.put(b" age=");
-        style.age(row.age_ns, out);
+        if !fit.lacks(Part::Packets) {
+            out.put(b" pkts_in=");
+            counters.packets_in.write(out);
+            out.put(b" pkts_out=");
+            counters.packets_out.write(out);
+        }
+        if !fit.lacks(Part::Rtt) {
+            out.put(b" rtt=");
+            style.rtt(row.sample.rtt_us.map(u64::from), out);
+        }
+        if !fit.lacks(Part::Retransmits) {
+            out.put(b" retrans=");
+            row.sample.retransmits.write(out);
+        }
+        if !fit.lacks(Part::Age) {
+            out.put(b" age=");
+            style.age(row.age_ns, out);
+        }
         out.put(b" end=");
         row.end.unwrap_or("-").write(out);
         for column in &self.more {
@@ -197,26 +206,133 @@ impl LineLogger {
             out.put(b"=");
             style.value(row.value(column), out);
         }
-        self.end(row, style.color, out);
     }
 
-    fn begin(&self, row: &Row<'_>, color: &[u8], out: &mut Vec<u8>) {
-        out.put(color);
+    /// Writes a `[CLOSED]` line that fits.
+    fn closed_within(&self, row: &Row<'_>, out: &mut Vec<u8>) {
+        let color = self.style.color;
+        out.put(if color { CLOSING } else { b"" });
+        let begin = out.len();
+        let fit = match self.room {
+            None => Fit::WHOLE,
+            Some(room) => {
+                let texts = self.texts_of_closed(row, out);
+                Fit::find(fit::OF_CLOSED, room, &texts, |fit| {
+                    self.closed(row, fit, out);
+                    let width = screen_width(&out[begin..]) + mark(row.partial, fit).len();
+                    out.truncate(begin);
+                    width
+                })
+            }
+        };
+        self.closed(row, fit, out);
+        self.cut(begin, row.partial, fit, out);
+        self.end(row, color, fit, out);
+    }
+
+    /// The widths of both addresses and of the owner's name.
+    fn texts_of_closed(&self, row: &Row<'_>, out: &mut Vec<u8>) -> [usize; 3] {
+        let begin = out.len();
+        let Sample { local, remote, owner, .. } = row.sample;
+        Name(owner.as_ref().map(|owner| &owner.name)).write(out);
+        let name = screen_width(&out[begin..]);
+        out.truncate(begin);
+        [Short::of(*local).len(), Short::of(*remote).len(), name]
+    }
+
+    fn time(&self, row: &Row<'_>, fit: Fit, out: &mut Vec<u8>) {
         if self.style.timestamp {
-            row.time.write(out);
+            let time = match fit.lacks(Part::Date) {
+                true => row.time.get(CLOCK).unwrap_or_default(),
+                false => row.time,
+            };
+            time.write(out);
             out.put(b" ");
         }
     }
 
-    fn end(&self, row: &Row<'_>, color: bool, out: &mut Vec<u8>) {
-        if row.partial {
-            out.put(b" [PARTIAL]");
+    /// Takes the end of a line away that does not fit even so, on a very narrow screen.
+    fn cut(&self, begin: usize, partial: bool, fit: Fit, out: &mut Vec<u8>) {
+        if let Some(room) = self.room {
+            fit::cut(out, begin, room.saturating_sub(mark(partial, fit).len()), false);
         }
+    }
+
+    fn end(&self, row: &Row<'_>, color: bool, fit: Fit, out: &mut Vec<u8>) {
+        out.put(mark(row.partial, fit));
         if color {
             // Before the newline: a program that takes single lines gets the reset as well.
             out.put(RESET);
         }
         out.push(b'\n');
+    }
+
+    /// Learns the widths of a row's values.
+    fn measure(&mut self, row: &Row<'_>, scratch: &mut Vec<u8>) {
+        let brief = LineStyle { brief: true, ..self.style };
+        self.marked |= row.partial;
+        for cell in &mut self.columns {
+            let value = row.value(cell.column);
+            self.style.value(value, scratch);
+            cell.tight = cell.tight.max(screen_width(scratch));
+            cell.width = cell.width.max(cell.tight);
+            scratch.clear();
+            brief.value(value, scratch);
+            cell.brief = cell.brief.max(screen_width(scratch));
+            scratch.clear();
+        }
+    }
+
+    /// The width of a row.
+    fn width(&self, fit: Fit) -> usize {
+        let shown = self.columns.iter().enumerate();
+        let shown = shown.filter(|(at, cell)| !is_gone(cell.column, fit, *at < self.keys));
+        let cells: usize = shown.map(|(_, cell)| cell.present(fit) + 1).sum();
+        let time = match (self.style.timestamp, fit.lacks(Part::Date)) {
+            (false, _) => 0,
+            (true, true) => CLOCK.len() + 1,
+            (true, false) => TIME_WIDTH + 1,
+        };
+        (time + cells + mark(self.marked, fit).len()).saturating_sub(1)
+    }
+
+    /// Chooses what the rows have on this screen.
+    fn fit_to(&mut self, room: usize) {
+        let texts: Vec<usize> = self.columns.iter().filter_map(Cell::can_be_cut).collect();
+        let fit = Fit::find(fit::OF_ROW, room, &texts, |fit| self.width(fit));
+        // Other columns, or other places for them.
+        self.header_due |= fit != self.fit;
+        self.fit = fit;
+    }
+}
+
+/// Where the hours, minutes and seconds stand in a time (RFC 3339).
+const CLOCK: std::ops::Range<usize> = 11..19;
+
+/// The width of a time (RFC 3339, milliseconds).
+const TIME_WIDTH: usize = 24;
+
+/// What follows a row of a connection that is older than tcptop.
+fn mark(partial: bool, fit: Fit) -> &'static [u8] {
+    match (partial, fit.lacks(Part::Mark)) {
+        (false, _) => b"",
+        (true, false) => b" [PARTIAL]",
+        (true, true) => b" *",
+    }
+}
+
+fn is_gone(column: &Column, fit: Fit, is_key: bool) -> bool {
+    !fit.gone.is_empty()
+        && !is_key
+        && Part::of_column(column.name).is_some_and(|part| fit.lacks(part))
+}
+
+/// Appends a text that may have to be cut.
+fn limited(text: &impl Text, fit: Fit, is_address: bool, out: &mut Vec<u8>) {
+    let begin = out.len();
+    text.write(out);
+    if fit.most < usize::MAX {
+        fit::cut(out, begin, fit.most, is_address);
     }
 }
 
@@ -230,25 +346,36 @@ impl Format for LineLogger {
         let time = timestamp(interval.time);
         let (common, needs) = (interval.common(&time), self.needs);
         let names = interval.names;
-        if std::mem::take(&mut self.header_due) {
+        let screen = self.terminal.and_then(|terminal| (terminal.screen)());
+        let fits = self.terminal.is_some_and(|terminal| terminal.fits);
+        self.room = screen.filter(|_| fits).map(|screen| screen.columns);
+        if self.header_due || self.room.is_some() {
             // Writes the rows once and drops them, to learn the widths for the header.
             for record in interval.rows {
-                self.cells(&open(record, common, names, needs), page.text());
-                page.text().clear();
+                self.measure(&open(record, common, names, needs), page.text());
             }
             for group in interval.groups {
-                self.cells(&Row::group(group, common), page.text());
-                page.text().clear();
+                self.measure(&Row::group(group, common), page.text());
             }
+        }
+        if let Some(room) = self.room {
+            self.fit_to(room);
+        }
+        // The header and the rows below it fill the screen together.
+        let screenful = screen.map_or(usize::MAX, |screen| screen.rows.max(LOW));
+        if interval.rows.is_empty() && interval.groups.is_empty() && self.header_due {
+            self.header_due = false;
             self.header(page.text());
         }
         for record in interval.rows {
             // In the listing at start every connection is new, so none is coloured.
             let color = self.style.color && record.is_new && !interval.listing;
+            self.header_if_due(screenful, page.text());
             self.row(&open(record, common, names, needs), color, page.text());
             page.end_row()?;
         }
         for group in interval.groups {
+            self.header_if_due(screenful, page.text());
             self.row(&Row::group(group, common), false, page.text());
             page.end_row()?;
         }
@@ -256,12 +383,17 @@ impl Format for LineLogger {
         let is_tcp = |record: &&&ClosedRecord| record.closed.sample.protocol == Protocol::Tcp;
         for record in interval.closed.iter().filter(is_tcp) {
             let place = place(names, &record.closed.sample, needs);
-            self.closed(&Row::closed(record, common, place), page.text());
+            self.closed_within(&Row::closed(record, common, place), page.text());
+            self.since_header = self.since_header.saturating_add(1);
             page.end_row()?;
         }
         Ok(())
     }
 }
+
+/// A screen with fewer lines is treated as if it had this many: it would have more headers
+/// than rows.
+const LOW: usize = 6;
 
 fn open<'a>(
     record: &'a ConnectionRecord,
@@ -273,34 +405,44 @@ fn open<'a>(
 }
 
 impl Cell {
+    /// The width with a fit.
+    fn present(&self, fit: Fit) -> usize {
+        let width = match (fit.lacks(Part::Padding), fit.lacks(Part::Exact)) {
+            (false, _) => self.width,
+            (true, false) => self.tight,
+            (true, true) => self.brief,
+        };
+        if self.can_be_cut().is_some() { width.min(fit.most) } else { width }
+    }
+
+    /// The width of values that are cut where even the last column does not fit; `None` for
+    /// numbers.
+    fn can_be_cut(&self) -> Option<usize> {
+        (self.column.kind != Kind::Number && Part::of_column(self.column.name).is_none())
+            .then_some(self.tight)
+    }
+
     /// Appends a value and pads it to the width of its column: numbers on the left, all
     /// other values on the right.
-    fn put(&mut self, position: usize, value: Value<'_>, style: LineStyle, out: &mut Vec<u8>) {
-        if position > 0 {
-            out.push(b' ');
-        }
-        if self.column.kind == Kind::Number {
+    fn put(&mut self, value: Value<'_>, style: LineStyle, fit: Fit, out: &mut Vec<u8>) {
+        let room = self.present(fit);
+        let width = if self.column.kind == Kind::Number {
             let mut text = Short::default();
             style.value(value, &mut text);
-            self.width = self.width.max(text.len());
-            blanks(self.width - text.len(), out);
+            blanks(room.saturating_sub(text.len()), out);
             out.put(text.as_ref());
+            text.len()
         } else {
             let begin = out.len();
             style.value(value, out);
+            if fit.most < usize::MAX {
+                fit::cut(out, begin, fit.most, matches!(value, Value::Endpoint(_)));
+            }
             let width = screen_width(&out[begin..]);
-            self.width = self.width.max(width);
-            blanks(self.width - width, out);
-        }
-    }
-}
-
-fn blanks(mut count: usize, out: &mut Vec<u8>) {
-    const BLANKS: [u8; 32] = [b' '; 32];
-    while count > 0 {
-        let some = count.min(BLANKS.len());
-        out.put(&BLANKS[..some]);
-        count -= some;
+            blanks(room.saturating_sub(width), out);
+            width
+        };
+        self.width = self.width.max(width);
     }
 }
 
@@ -311,8 +453,10 @@ mod tests {
     use super::*;
     use crate::connection::{CloseReason, Counters, KernelName, Owner};
     use proptest::prelude::*;
+    use unicode_width::UnicodeWidthStr;
 
-    const PLAIN: LineStyle = LineStyle { raw: false, bits: false, timestamp: false, color: false };
+    const PLAIN: LineStyle =
+        LineStyle { raw: false, bits: false, timestamp: false, color: false, brief: false };
 
     fn logger(style: LineStyle) -> LineLogger {
         LineLogger::new(style, Selection::lines())
@@ -507,7 +651,139 @@ REMOTE                RETRANS  UID TIME                     STARTED
             })
     }
 
+    thread_local! {
+        /// The terminal of a test.
+        static SCREEN: std::cell::Cell<Screen> = const { std::cell::Cell::new(Screen { columns: 80, rows: 24 }) };
+    }
+
+    fn screen() -> Option<Screen> {
+        Some(SCREEN.get())
+    }
+
+    /// On a terminal of this size.
+    fn on_screen(style: LineStyle, columns: usize, rows: usize) -> LineLogger {
+        SCREEN.set(Screen { columns, rows });
+        logger(style).on(Some(Terminal { screen, fits: true }), 0)
+    }
+
+    /// The rows and the line of a close of some connections, between these two hosts.
+    fn conversation(local: &str, remote: &str) -> (Vec<ConnectionRecord>, Vec<ClosedRecord>) {
+        let at = |host: &str, port: u16| -> std::net::SocketAddr {
+            std::net::SocketAddr::new(host.parse().unwrap(), port)
+        };
+        let mut web = tcp();
+        (web.local, web.remote) = (at(local, 48462), at(remote, 443));
+        let mut ssh = tcp();
+        (ssh.local, ssh.remote) = (at(local, 22), at(remote, 60286));
+        ssh.owner = Some(Owner { pid: 4_194_304, name: name("sshd-session") });
+        ssh.partial = true;
+        let mut dns = udp();
+        (dns.local, dns.remote) = (at(local, 43635), at(remote, 53));
+        let ended = [(web.clone(), CloseReason::Fin), (ssh.clone(), CloseReason::Unreachable)];
+        let ended = ended.map(|(sample, reason)| closed(sample, reason, 12_345_600_000));
+        let rows =
+            [record(web, 1_258_291.2, 340.0), record(ssh, 0.0, 1536.0), record(dns, 45.0, 52.0)];
+        (rows.to_vec(), ended.to_vec())
+    }
+
+    /// What people see at usual widths. `BLESS=1 cargo test` writes the present text.
+    #[test]
+    fn lines_fit_usual_terminals() {
+        for (family, local, remote) in [
+            ("ipv4", "192.168.178.23", "93.184.216.34"),
+            ("ipv6", "2003:e1:bf0a:1200:5054:ff:fe12:3456", "2a00:1450:4001:82a::200e"),
+        ] {
+            let (records, ended) = conversation(local, remote);
+            let rows: Vec<_> = records.iter().collect();
+            let mut seen = String::new();
+            for width in [80, 100, 120, 160, 200] {
+                let lines = written(on_screen(PLAIN, width, 24), [interval(&rows, &ended)]);
+                assert!(lines.lines().all(|line| line.width() <= width), "{width}: {lines}");
+                seen += &format!("{width:-<width$}\n{lines}");
+            }
+            let path = format!("{}/src/output/lines/{family}.txt", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("BLESS").is_some() {
+                std::fs::write(&path, &seen).unwrap();
+            }
+            assert_eq!(seen, std::fs::read_to_string(&path).unwrap(), "{path}");
+        }
+    }
+
+    #[test]
+    fn wide_terminals_change_nothing() {
+        let (records, ended) = conversation("10.0.0.1", "10.0.0.2");
+        let rows: Vec<_> = records.iter().collect();
+        let text = |logger| written(logger, [interval(&rows, &ended[..1])]);
+        assert_eq!(text(on_screen(PLAIN, 171, 24)), text(logger(PLAIN)));
+        assert_ne!(text(on_screen(PLAIN, 170, 24)), text(logger(PLAIN)));
+        let chosen = logger(PLAIN).on(Some(Terminal { screen, fits: false }), 0);
+        SCREEN.set(Screen { columns: 20, rows: 24 });
+        assert_eq!(text(chosen), text(logger(PLAIN)), "chosen columns are never cut");
+    }
+
+    #[test]
+    fn the_header_comes_again_each_screenful_and_with_other_columns() {
+        let row = record(tcp(), 0.0, 0.0);
+        let rows = vec![&row; 20];
+        let headers = |text: &str| -> Vec<usize> {
+            let lines = text.lines().enumerate();
+            lines.filter(|(_, line)| line.contains("LOCAL")).map(|(at, _)| at).collect()
+        };
+        let text = written(on_screen(PLAIN, 200, 10), [interval(&rows, &[])]);
+        assert_eq!(headers(&text), [0, 10, 20], "nine rows below each");
+        // Lines of closes count as well.
+        let ended = vec![closed(tcp(), CloseReason::Fin, 1); 9];
+        let intervals = [interval(&rows[..1], &ended), interval(&rows[..1], &[])];
+        assert_eq!(headers(&written(on_screen(PLAIN, 200, 10), intervals)), [0, 11]);
+        let text = written(on_screen(PLAIN, 200, 0), [interval(&rows, &[])]);
+        assert_eq!(headers(&text), [0, 6, 12, 18], "a terminal that is too low");
+        let text = written(logger(PLAIN), [interval(&rows, &[])]);
+        assert_eq!(headers(&text), [0], "a pipe");
+
+        let out = Shared::default();
+        let lines = on_screen(PLAIN, 200, 50);
+        let mut lines = Writer::new(Box::new(lines), Destination::stream(out.clone()));
+        for columns in [200, 200, 100, 100] {
+            SCREEN.set(Screen { columns, rows: 50 });
+            lines.interval(interval(&rows[..1], &[])).unwrap();
+        }
+        let all = String::from_utf8(out.calls().writes.concat()).unwrap();
+        assert_eq!(headers(&all), [0, 3], "{all}");
+    }
+
+    #[test]
+    fn keys_of_groups_stay() {
+        let columns = Selection::named(["state", "packets_in", "bytes_in"]);
+        SCREEN.set(Screen { columns: 15, rows: 24 });
+        let logger = |keys| {
+            LineLogger::new(PLAIN, columns.clone()).on(Some(Terminal { screen, fits: true }), keys)
+        };
+        let row = record(tcp(), 0.0, 0.0);
+        let text = |keys| written(logger(keys), [interval(&[&row], &[])]);
+        assert_eq!(text(1), "STATE      \nESTABLISHED\n");
+        assert_eq!(text(0), "BYTES_IN\n    1.2M\n");
+    }
+
     proptest! {
+        #[test]
+        fn no_line_is_wider_than_the_terminal(
+            samples in proptest::collection::vec(samples(), 1..5),
+            columns in 1usize..250, raw: bool, bits: bool, color: bool,
+        ) {
+            let style = LineStyle { raw, bits, color, timestamp: samples[0].2, ..PLAIN };
+            let rows: Vec<_> =
+                samples.iter().map(|(sample, rates, _)| record(sample.clone(), rates[0], rates[1])).collect();
+            let ended: Vec<_> =
+                samples.iter().map(|(sample, ..)| closed(sample.clone(), CloseReason::Unreachable, 5)).collect();
+            let rows: Vec<_> = rows.iter().collect();
+            let text = written(on_screen(style, columns, 24), [interval(&rows, &ended)]);
+            for line in text.lines() {
+                let plain = line.replace("\x1b[32m", "").replace("\x1b[31m", "").replace("\x1b[0m", "");
+                // A mark alone takes two.
+                prop_assert!(plain.width() <= columns.max(3), "{columns}: {plain}");
+            }
+        }
+
         #[test]
         fn every_row_has_the_promised_fields((sample, rates, time) in samples(), raw: bool) {
             let style = LineStyle { raw, timestamp: time, ..PLAIN };

@@ -14,14 +14,17 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Below the root.
+    /// Below the root. The test's PID becomes a part of the name, before a suffix such as
+    /// `.service`.
     ///
     /// # Errors
     /// Where cgroup v2 is not mounted or may not be changed.
     pub fn new(name: &str) -> Result<Cgroup, String> {
         let mount = mounts::points("cgroup2").into_iter().next();
         let mount = mount.ok_or("cgroup v2 is not mounted")?;
-        Cgroup { mount, path: format!("/{name}-{}", std::process::id()) }.made()
+        let (name, suffix) = name.split_at(name.find('.').unwrap_or(name.len()));
+        let path = format!("/{name}-{}{suffix}", std::process::id());
+        Cgroup { mount, path }.made()
     }
 
     /// Below this one.

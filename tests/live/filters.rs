@@ -125,7 +125,7 @@ impl World {
         let [mut alpha, mut beta] = ["alpha one", "beta"].map(|name| near.run(|| Agent::new(name)));
         let mut gamma = far.run(|| Agent::new("gamma"));
         alpha.rename("alpha one");
-        let cgroups = Cgroup::new("tcptop-test");
+        let cgroups = Cgroup::new("tcptop-test.service");
         let cgroups = cgroups.map(|top| (top.below(&format!("docker-{CONTAINER}.scope")), top));
         let cgroups = cgroups.map_err(|why| left_out("filters: --cgroup", &why)).ok();
         if let Some((below, top)) = &cgroups {
@@ -399,8 +399,10 @@ fn cases(world: &mut World) -> Vec<Case> {
             !end.udp && end.cgroup != Within::Below
         });
         add(&format!("--container {}", &CONTAINER[..11]), |_| false);
-        add("--unit tcptop-none", |_| false);
-        add("--unit !tcptop-none", |_| true);
+        let unit = top[1..].trim_end_matches(".service");
+        add(&format!("--unit {unit}"), |end| end.cgroup != Within::Own);
+        add(&format!("--unit !{unit}.service --tcp"), |end| !end.udp && end.cgroup == Within::Own);
+        add(&format!("--unit {unit}.scope"), |_| false);
         // More cgroups than the BPF programs can filter by.
         add(&format!("{others} --cgroup {below}"), |end| end.cgroup == Within::Below);
         of_cgroups.push(case(&format!("--cgroup {below} -4 --port {p0}"), move |end| {
