@@ -6,7 +6,6 @@
 //! it any more.
 
 pub mod agent;
-pub mod cgroup;
 pub mod cgroups;
 pub mod churn;
 pub mod columns;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::common::agent::{Agent, Socket};
-use crate::common::cgroup::Cgroup;
+use crate::common::cgroups::{self, Cgroup};
 use crate::common::log::{Log, LogRow};
 use crate::common::netns::{Netns, run};
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, set_int};
@@ -100,6 +100,15 @@ struct World {
     cgroups: Option<(Cgroup, Cgroup)>,
 }
 
+/// The cgroup of a service, and below it that of a container, the lower one first.
+fn make_cgroups() -> Result<(Cgroup, Cgroup), String> {
+    let mount = cgroups::root().ok_or("the whole cgroup v2 is not mounted")?;
+    let make = |path: &str| Cgroup::new(&mount, path).map_err(|error| error.to_string());
+    let top = make(&format!("/tcptop-test-{}.service", process::id()))?;
+    let below = make(&format!("{}/docker-{CONTAINER}.scope", top.path()))?;
+    Ok((below, top))
+}
+
 /// The process that accepts.
 #[derive(Clone, Copy, PartialEq)]
 enum Server {
@@ -125,12 +134,11 @@ impl World {
         let [mut alpha, mut beta] = ["alpha one", "beta"].map(|name| near.run(|| Agent::new(name)));
         let mut gamma = far.run(|| Agent::new("gamma"));
         alpha.rename("alpha one");
-        let cgroups = Cgroup::new("tcptop-test.service");
-        let cgroups = cgroups.map(|top| (top.below(&format!("docker-{CONTAINER}.scope")), top));
-        let cgroups = cgroups.map_err(|why| left_out("filters: --cgroup", &why)).ok();
+        let cgroups = make_cgroups();
+        let cgroups = cgroups.map_err(|why| left_out("filters: --cgroup", why)).ok();
         if let Some((below, top)) = &cgroups {
-            top.take(alpha.pid);
-            below.take(beta.pid);
+            Cgroup::enter(&top.directory(), alpha.pid).expect("cgroup.procs");
+            Cgroup::enter(&below.directory(), beta.pid).expect("cgroup.procs");
         }
         let here: [IpAddr; 3] =
             [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -378,7 +386,7 @@ fn cases(world: &mut World) -> Vec<Case> {
     let veth = |end: &End| end.interface == Some("veth0");
     let mut of_cgroups = Vec::new();
     if let Some((below, top)) = &world.cgroups {
-        let (below, top) = (&below.path, &top.path);
+        let (below, top) = (below.path(), top.path());
         let others = (0..4).map(|n| format!("--cgroup /{n}")).collect::<Vec<_>>().join(" ");
         let mut add = |arguments: &str, wants: fn(&End) -> bool| {
             of_cgroups.push(case(arguments, wants));
@@ -676,23 +684,19 @@ fn by_state() {
 /// A cgroup that is made only after tcptop has started, and one that is made again, as when
 /// a service starts again: TCP and UDP of each appear.
 fn cgroup_that_comes() {
-    let top = match Cgroup::new("tcptop-come") {
-        Ok(top) => top,
-        Err(why) => return left_out("filters::cgroup_that_comes", &why),
+    let Some(mount) = cgroups::root() else {
+        return left_out("filters::cgroup_that_comes", "the whole cgroup v2 is not mounted");
     };
-    let path = format!("{}/late", top.path);
+    let path = format!("/tcptop-come-{}", process::id());
     let tcptop = Tcptop::start(&["--raw", "--interval", "0.1", "--cgroup", &path]);
     let notice = format!("tcptop: there is no cgroup {path} yet; waiting for it\n");
     assert_eq!(tcptop.stderr(), notice);
     let outside = Pair::new(Family::V4);
-    let mut late = None;
-    for turn in 1..=2 {
-        let late = late.get_or_insert_with(|| top.below("late"));
-        if turn == 2 {
-            late.again();
-        }
+    // The second one has the same path and another id.
+    for _ in 1..=2 {
+        let late = Cgroup::new(&mount, &path).expect("a cgroup");
         let mut agent = Agent::new("late");
-        late.take(agent.pid);
+        Cgroup::enter(&late.directory(), agent.pid).expect("cgroup.procs");
         let (socket, peer) = agent.connect_here(Family::V6);
         agent.send(socket, 10);
         crate::common::sock::receive(&peer, 10);
@@ -707,6 +711,7 @@ fn cgroup_that_comes() {
         drop(peer);
         tcptop.wait_closed(&[ends]);
         agent.exit();
+        late.remove();
     }
     let output = tcptop.finish();
     assert!(output.rows.iter().all(|row| row.process == "late"), "{:#?}", output.rows);
