@@ -136,6 +136,13 @@ fn fields(roff: &mut Roff) {
     );
     paragraph(
         roff,
+        "On a terminal lines that are too long lose something instead of wrapping: first the \
+         exact number in sizes, then packets, the state, and of [PARTIAL] all but a *; then \
+         retransmissions, RTT, the protocol and bytes. A ~ stands for what was cut out of an \
+         address or a name. In a pipe lines are whole, and columns of --columns are never cut.",
+    );
+    paragraph(
+        roff,
         "A size begins with the exact count, so awk's $7+0 reads it. From 1024 on a readable form \
          follows, in powers of 1024: 340B, 1258291(1.2M). Rates: 0B/s, 512B/s, 1.5KB/s. \
          Round-trip times: 87us, 5.0ms, 1.2s. A value that is not known is a dash. In names, \

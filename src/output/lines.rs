@@ -70,12 +70,16 @@ pub struct LineLogger {
     marked: bool,
     /// Lines since the last header, this one included.
     since_header: usize,
+    /// Lines since the widths were learnt.
+    since_learnt: usize,
 }
 
 /// A column and its present width, so that its values stand below each other. All widths
-/// grow when a value is wider, and never shrink.
+/// grow when a value is wider. They never shrink, except on a terminal with each screenful.
 struct Cell {
     column: &'static Column,
+    /// The part of a row that it is; `None` where it never gives way.
+    part: Option<Part>,
     width: usize,
     /// Without room for values that were not there yet.
     tight: usize,
@@ -89,7 +93,8 @@ impl LineLogger {
         let told = |name| LINES.contains(&name) || TOLD_AT_THE_END.contains(&name);
         let cell = |column: &'static Column| {
             let title = column.title.len();
-            Cell { column, width: column.width, tight: title, brief: title }
+            let part = Part::of_column(column.name);
+            Cell { column, part, width: column.width, tight: title, brief: title }
         };
         LineLogger {
             style,
@@ -103,6 +108,7 @@ impl LineLogger {
             fit: Fit::WHOLE,
             marked: false,
             since_header: 0,
+            since_learnt: 0,
         }
     }
 
@@ -131,7 +137,12 @@ impl LineLogger {
         if std::mem::take(&mut self.header_due) || self.since_header >= screenful {
             self.header(out);
         }
+        self.count_line();
+    }
+
+    fn count_line(&mut self) {
         self.since_header = self.since_header.saturating_add(1);
+        self.since_learnt = self.since_learnt.saturating_add(1);
     }
 
     fn row(&mut self, row: &Row<'_>, color: bool, out: &mut Vec<u8>) {
@@ -149,7 +160,7 @@ impl LineLogger {
         let style = LineStyle { brief: fit.lacks(Part::Exact), ..self.style };
         let begin = out.len();
         for (position, cell) in self.columns.iter_mut().enumerate() {
-            if is_gone(cell.column, fit, position < keys) {
+            if cell.is_gone(fit, position < keys) {
                 continue;
             }
             if out.len() > begin {
@@ -267,6 +278,16 @@ impl LineLogger {
         out.push(b'\n');
     }
 
+    /// Nothing of what set the widths is on the screen any more: one long address must not
+    /// take other columns away for good.
+    fn forget_widths(&mut self) {
+        (self.marked, self.header_due, self.since_learnt) = (false, true, 0);
+        for cell in &mut self.columns {
+            let title = cell.column.title.len();
+            (cell.width, cell.tight, cell.brief) = (cell.column.width, title, title);
+        }
+    }
+
     /// Learns the widths of a row's values.
     fn measure(&mut self, row: &Row<'_>, scratch: &mut Vec<u8>) {
         let brief = LineStyle { brief: true, ..self.style };
@@ -286,7 +307,7 @@ impl LineLogger {
     /// The width of a row.
     fn width(&self, fit: Fit) -> usize {
         let shown = self.columns.iter().enumerate();
-        let shown = shown.filter(|(at, cell)| !is_gone(cell.column, fit, *at < self.keys));
+        let shown = shown.filter(|(at, cell)| !cell.is_gone(fit, *at < self.keys));
         let cells: usize = shown.map(|(_, cell)| cell.present(fit) + 1).sum();
         let time = match (self.style.timestamp, fit.lacks(Part::Date)) {
             (false, _) => 0,
@@ -321,12 +342,6 @@ fn mark(partial: bool, fit: Fit) -> &'static [u8] {
     }
 }
 
-fn is_gone(column: &Column, fit: Fit, is_key: bool) -> bool {
-    !fit.gone.is_empty()
-        && !is_key
-        && Part::of_column(column.name).is_some_and(|part| fit.lacks(part))
-}
-
 /// Appends a text that may have to be cut.
 fn limited(text: &impl Text, fit: Fit, is_address: bool, out: &mut Vec<u8>) {
     let begin = out.len();
@@ -349,6 +364,12 @@ impl Format for LineLogger {
         let screen = self.terminal.and_then(|terminal| (terminal.screen)());
         let fits = self.terminal.is_some_and(|terminal| terminal.fits);
         self.room = screen.filter(|_| fits).map(|screen| screen.columns);
+        // The header and the rows below it fill the screen together.
+        let screenful = screen.map_or(usize::MAX, |screen| screen.rows.max(LOW));
+        let some = !interval.rows.is_empty() || !interval.groups.is_empty();
+        if self.room.is_some() && some && self.since_learnt >= screenful {
+            self.forget_widths();
+        }
         if self.header_due || self.room.is_some() {
             // Writes the rows once and drops them, to learn the widths for the header.
             for record in interval.rows {
@@ -361,9 +382,8 @@ impl Format for LineLogger {
         if let Some(room) = self.room {
             self.fit_to(room);
         }
-        // The header and the rows below it fill the screen together.
-        let screenful = screen.map_or(usize::MAX, |screen| screen.rows.max(LOW));
-        if interval.rows.is_empty() && interval.groups.is_empty() && self.header_due {
+        if !some && self.since_header == 0 {
+            // The first header does not wait for a row.
             self.header_due = false;
             self.header(page.text());
         }
@@ -384,7 +404,7 @@ impl Format for LineLogger {
         for record in interval.closed.iter().filter(is_tcp) {
             let place = place(names, &record.closed.sample, needs);
             self.closed_within(&Row::closed(record, common, place), page.text());
-            self.since_header = self.since_header.saturating_add(1);
+            self.count_line();
             page.end_row()?;
         }
         Ok(())
@@ -405,10 +425,15 @@ fn open<'a>(
 }
 
 impl Cell {
+    /// Whether the column has given way.
+    fn is_gone(&self, fit: Fit, is_key: bool) -> bool {
+        !is_key && self.part.is_some_and(|part| fit.lacks(part))
+    }
+
     /// The width with a fit.
     fn present(&self, fit: Fit) -> usize {
         let width = match (fit.lacks(Part::Padding), fit.lacks(Part::Exact)) {
-            (false, _) => self.width,
+            (false, _) => return self.width,
             (true, false) => self.tight,
             (true, true) => self.brief,
         };
@@ -416,10 +441,9 @@ impl Cell {
     }
 
     /// The width of values that are cut where even the last column does not fit; `None` for
-    /// numbers.
+    /// numbers, and for columns that give way as a whole.
     fn can_be_cut(&self) -> Option<usize> {
-        (self.column.kind != Kind::Number && Part::of_column(self.column.name).is_none())
-            .then_some(self.tight)
+        (self.column.kind != Kind::Number && self.part.is_none()).then_some(self.tight)
     }
 
     /// Appends a value and pads it to the width of its column: numbers on the left, all
@@ -749,6 +773,18 @@ REMOTE                RETRANS  UID TIME                     STARTED
         }
         let all = String::from_utf8(out.calls().writes.concat()).unwrap();
         assert_eq!(headers(&all), [0, 3], "{all}");
+    }
+
+    #[test]
+    fn a_long_address_takes_no_column_away_for_good() {
+        let mut long = tcp();
+        long.local = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap();
+        let (short, long) = (record(tcp(), 0.0, 0.0), record(long, 0.0, 0.0));
+        let rows = [vec![&short], vec![&long], vec![&short; 8], vec![&short]];
+        let text = written(on_screen(PLAIN, 110, 10), rows.iter().map(|rows| interval(rows, &[])));
+        let headers: Vec<&str> = text.lines().filter(|line| line.contains("LOCAL")).collect();
+        assert_eq!(headers.len(), 3, "{text}");
+        assert!(headers[0] == headers[2] && headers[0] != headers[1], "{text}");
     }
 
     #[test]
