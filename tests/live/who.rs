@@ -237,14 +237,17 @@ fn units() {
     assert!(ended.status.success(), "{}", ended.stderr);
 }
 
-/// A directory tree that tcptop sees instead of the host's /var and /run.
+/// A directory tree of which tcptop sees these parts instead of the host's. Not all of /var:
+/// tcptop itself may be there.
 struct MadeUp(tempfile::TempDir);
 
 impl MadeUp {
+    const PARTS: [&str; 3] = ["var/lib", "var/log", "run"];
+
     fn new() -> MadeUp {
         let root = tempfile::tempdir().expect("a directory");
-        for name in ["var", "run"] {
-            fs::create_dir(root.path().join(name)).expect("a directory");
+        for name in MadeUp::PARTS {
+            fs::create_dir_all(root.path().join(name)).expect("a directory");
         }
         MadeUp(root)
     }
@@ -261,8 +264,9 @@ impl MadeUp {
         let arguments = ["--format", "json", "--interval", "0.1", "--columns", COLUMNS];
         let view = move || {
             mounts::private()?;
-            mounts::bind(&root.join("var"), Path::new("/var"))?;
-            mounts::bind(&root.join("run"), Path::new("/run"))
+            MadeUp::PARTS
+                .iter()
+                .try_for_each(|part| mounts::bind(&root.join(part), &Path::new("/").join(part)))
         };
         // SAFETY: as in `brief_cgroup`.
         unsafe { Launch::new(&arguments).prepare(view) }.start()
