@@ -10,7 +10,8 @@
 /*
  * Reports a cgroup of v2. Hierarchies of v1 have other ids than 0 (cgroups(7)), and a
  * socket is in none of them. Wakes the reader at once: the files of a container runtime
- * that have the container's name may be gone within milliseconds.
+ * that have the container's name may be gone within milliseconds. Fills only half of the
+ * ring, as samples do: an ordinary user can be allowed to make cgroups, as fast as he likes.
  */
 static __always_inline void cgroup_report(struct cgroup *cgroup, const char *path)
 {
@@ -19,7 +20,7 @@ static __always_inline void cgroup_report(struct cgroup *cgroup, const char *pat
 
 	if (cgroup->root->hierarchy_id)
 		return;
-	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+	record = ring_half_full() ? NULL : bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
 		lost(TCPTOP_LOST_CGROUPS, 1);
 		return;

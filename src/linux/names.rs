@@ -43,6 +43,8 @@ use users::Users;
 pub(super) struct HostNames {
     /// What will be asked for.
     needs: Needs,
+    /// True before the first interval.
+    starting: bool,
     /// When the interval began.
     now: Instant,
     devices: Devices,
@@ -60,6 +62,7 @@ impl HostNames {
         let host = Tree { root: PathBuf::from("/"), owner: 0, closed: false };
         HostNames {
             needs,
+            starting: true,
             now,
             devices: Devices::new(own_network_namespace().unwrap_or(0)),
             cgroups: Cgroups::new(cgroup_root()),
@@ -70,11 +73,27 @@ impl HostNames {
     }
 }
 
+impl HostNames {
+    /// Finds the cgroups and containers that are older than tcptop: those that end before
+    /// the interval of their first connection does cannot be found later. The hook tells of
+    /// all others.
+    fn look_around(&mut self) {
+        let HostNames { now, needs, cgroups, containers, .. } = self;
+        let named = needs.intersects(NAMED);
+        for (id, path) in cgroups.all().filter(|_| named) {
+            containers.named(id, path, *now);
+        }
+    }
+}
+
 impl Names for HostNames {
     fn refresh(&mut self) {
         self.now = Instant::now();
         self.devices.refresh();
         self.cgroups.refresh();
+        if std::mem::take(&mut self.starting) && self.needs.intersects(Needs::CGROUPS) {
+            self.look_around();
+        }
     }
 
     fn cgroup_made(&mut self, id: u64, path: &str) {

@@ -28,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         test("who::brief_cgroup", brief_cgroup),
         test("who::units", units),
         test("who::made_up_runtimes", made_up_runtimes),
+        test("who::older_container", older_container),
         test("who::old_hierarchies", old_hierarchies),
         test("who::without_the_capability", without_the_capability),
         test("who::only_what_is_asked_for", only_what_is_asked_for),
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
 /// tcptop with these columns, which writes its first interval when it is stopped.
 pub const COLUMNS: &str = "local,remote,protocol,bytes_out,process_name,pid,exe,user,unit,\
                            container,container_name,pod,cgroup";
+const EACH_TENTH: [&str; 6] = ["--format", "json", "--interval", "0.1", "--columns", COLUMNS];
 pub const ONE_INTERVAL: [&str; 6] =
     ["--format", "json", "--interval", "1000", "--columns", COLUMNS];
 
@@ -259,9 +261,8 @@ impl MadeUp {
         path
     }
 
-    fn tcptop(&self) -> Tcptop {
+    fn tcptop(&self, arguments: &[&str]) -> Tcptop {
         let root = self.0.path().to_owned();
-        let arguments = ["--format", "json", "--interval", "0.1", "--columns", COLUMNS];
         let view = move || {
             mounts::private()?;
             MadeUp::PARTS
@@ -269,7 +270,7 @@ impl MadeUp {
                 .try_for_each(|part| mounts::bind(&root.join(part), &Path::new("/").join(part)))
         };
         // SAFETY: as in `brief_cgroup`.
-        unsafe { Launch::new(&arguments).prepare(view) }.start()
+        unsafe { Launch::new(arguments).prepare(view) }.start()
     }
 }
 
@@ -281,7 +282,7 @@ fn made_up_runtimes() {
     };
     let (listener, address) = sock::listen(Family::V4);
     let host = MadeUp::new();
-    let tcptop = host.tcptop();
+    let tcptop = host.tcptop(&EACH_TENTH);
     let id = |digit: &str| digit.repeat(64);
     let slice = format!("/tcptop{}.slice", std::process::id());
     let hostile = "we\"b\n\u{1b}[31m,\u{202e}x";
@@ -350,6 +351,37 @@ fn made_up_runtimes() {
     assert!(!ended.output.lines.iter().any(raw), "control characters");
 }
 
+/// A container that is older than tcptop, and that connects for the first time just before
+/// it ends.
+fn older_container() {
+    let Some(mount) = cgroups::root() else {
+        return left_out("who::older_container", "the whole of cgroup v2 is not mounted");
+    };
+    let host = MadeUp::new();
+    let id = "8".repeat(64);
+    let path = format!("/tcptop{}.slice/docker-{id}.scope", std::process::id());
+    let cgroup = Cgroup::new(&mount, &path).expect("a cgroup");
+    let directory = cgroup.directory();
+    let itself = Path::new("/proc/self/exe");
+    // SAFETY: as in `brief_cgroup`.
+    let mut agent =
+        unsafe { Agent::prepared("older", itself, move || Cgroup::enter(&directory, 0)) };
+    let config =
+        host.write(&format!("var/lib/docker/containers/{id}/config.v2.json"), r#"{"Name":"/old"}"#);
+    let tcptop = host.tcptop(&ONE_INTERVAL);
+    let (listener, address) = sock::listen(Family::V4);
+    let socket = agent.connect(address);
+    let (accepted, _) = listener.accept().expect("accept");
+    agent.exit();
+    accepted.shutdown(Shutdown::Write).expect("shutdown");
+    sock::await_closed(&accepted);
+    cgroup.remove();
+    fs::remove_file(config).expect("remove");
+    let output = end(tcptop).output;
+    let row = row_of(&output, socket.ends).expect("a row");
+    assert_eq!((&row["container"], &row["container_name"]), (&id.as_str().into(), &"old".into()));
+}
+
 /// A cgroup of version 1 is not one that sockets are in: the files of its container are not
 /// read.
 fn old_hierarchies() {
@@ -370,7 +402,7 @@ fn old_hierarchies() {
         let file = host.write(&file, "{}");
         inotify.add_watch(&file, AddWatchFlags::IN_OPEN).expect("a watch")
     });
-    let tcptop = host.tcptop();
+    let tcptop = host.tcptop(&EACH_TENTH);
     fs::create_dir(old.directory().join(format!("docker-{}.scope", ids[0]))).expect("mkdir");
     let cgroup = format!("/{name}/docker-{}.scope", ids[1]);
     let _cgroup = Cgroup::new(&mount, &cgroup).expect("a cgroup");

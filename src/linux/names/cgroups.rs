@@ -52,6 +52,12 @@ impl Cgroups {
         walked.map(String::as_str).or_else(made)
     }
 
+    /// Walks through the tree. Returns ids and paths.
+    pub(super) fn all(&mut self) -> impl Iterator<Item = (u64, &str)> {
+        self.walk();
+        self.paths.iter().map(|(&id, path)| (id, path.as_str()))
+    }
+
     /// Keeps the path of a cgroup that was made. It may be gone before the next walk.
     pub(super) fn made(&mut self, id: u64, path: &str) {
         /// Of several hundred bytes each. A longer list would be of cgroups that ended
