@@ -89,7 +89,7 @@ fn program_and_user() {
     let path = directory.path().join("a program");
     let path_text = path.to_str().expect("UTF-8");
     let (listener, address) = sock::listen(Family::V4);
-    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let tcptop = Tcptop::start(&EACH_TENTH);
     check_kept(&tcptop, &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
     let mut agent = stranger("stranger", &path);
     let socket = agent.connect(address);
@@ -128,7 +128,7 @@ fn another_program() {
     let next = directory.path().join("next");
     fs::copy("/proc/self/exe", &next).expect("copy");
     let (listener, address) = sock::listen(Family::V4);
-    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let tcptop = Tcptop::start(&EACH_TENTH);
     let mut agent = Agent::new("first");
     let socket = agent.connect(address);
     let (_accepted, _) = listener.accept().expect("accept");
@@ -199,7 +199,7 @@ fn units() {
         return left_out(WHAT, "the whole of cgroup v2 is not mounted");
     };
     let (listener, address) = sock::listen(Family::V4);
-    let tcptop = Tcptop::start(&["--format", "json", "--interval", "0.1", "--columns", COLUMNS]);
+    let tcptop = Tcptop::start(&EACH_TENTH);
     let slice = format!("tcptop{}.slice", std::process::id());
     for (path, known) in [
         ("web.service", true),

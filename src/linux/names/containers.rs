@@ -51,7 +51,7 @@ pub(super) struct Containers {
     home: fn(u32) -> Option<PathBuf>,
     cache: Cache<u64, Found>,
     budget: Budget,
-    /// From the names of logs; read again when it is older than a second.
+    /// From the names of logs, and when they were listed.
     logs: Option<(Instant, FxHashMap<Box<str>, Named>)>,
 }
 
@@ -97,7 +97,7 @@ impl Containers {
                     let root = host.root.join(home.strip_prefix("/").unwrap_or(&home));
                     of_user(&Tree { root, owner: uid, closed: true }, id, budget)
                 }),
-                None => of_host(host, id, budget).or_else(|| logged(host, logs, id, now)),
+                None => of_host(host, id, budget).or_else(|| logged(host, logs, id, now, budget)),
             };
             let before = before.cloned().unwrap_or_default();
             match named {
@@ -160,17 +160,20 @@ fn stored(tree: &Tree, storage: &str, id: &str, budget: &mut Budget) -> Option<N
     })
 }
 
-/// From the names of the links to logs.
+/// From the names of the links to logs, which are listed anew at each moment: the kubelet
+/// makes a link just after the container was started.
 fn logged(
     host: &Tree,
     logs: &mut Option<(Instant, FxHashMap<Box<str>, Named>)>,
     id: &str,
     now: Instant,
+    budget: &mut Budget,
 ) -> Option<Named> {
     /// The kubelet runs a few hundred containers at most.
     const MOST: usize = 65_536;
-    const FRESH: Duration = Duration::from_secs(1);
-    if logs.as_ref().is_none_or(|(read, _)| now.saturating_duration_since(*read) >= FRESH) {
+    /// What a list costs.
+    const COST: u64 = 1 << 16;
+    if logs.as_ref().is_none_or(|(read, _)| *read != now) && budget.take(COST) {
         let names = fs::read_dir(host.root.join(LOGS)).into_iter().flatten().take(MOST);
         let names = names.filter_map(|entry| {
             let file = entry.ok()?.file_name();

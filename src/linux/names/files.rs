@@ -51,7 +51,8 @@ impl Budget {
         }
     }
 
-    fn take(&mut self, bytes: u64) -> bool {
+    /// False where so much is not left.
+    pub(super) fn take(&mut self, bytes: u64) -> bool {
         let left = self.left.checked_sub(bytes);
         self.left = left.unwrap_or(self.left);
         left.is_some()
