@@ -30,6 +30,7 @@ mod programs;
 mod sampling;
 mod seed;
 mod signals;
+mod standard;
 mod wire;
 
 use std::fs;
@@ -55,6 +56,7 @@ use names::HostNames;
 pub use names::cgroup_root;
 use plan::Provider;
 use signals::{End, Signals};
+pub use standard::standard_output_is_open;
 
 /// This host, and the settings for collecting on it.
 pub struct Host {
@@ -194,6 +196,7 @@ impl Host {
         let Host { settings, needs, without, notice } = self;
         let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
+        let strict = settings.more.strict;
         let headless = settings.is_headless();
         let replaces = logs || settings.groups.textfile.is_some();
         if logs {
@@ -236,12 +239,15 @@ impl Host {
         privileges::give_up_all_but(&[], notice);
         let end = signals.wait(&done, !headless)?;
         drop(running);
-        if end == End::ReaderGone {
+        let reader_gone = end == End::ReaderGone;
+        if reader_gone && !strict {
             // The threads are not waited for: without a row to write, the reporter would
             // never notice. The kernel detaches the programs when the process ends.
             return Ok(None);
         }
-        let summary = reporting.join().map_err(|_| anyhow!("the reporter panicked"))??;
+        // With --strict, what was lost so far decides about the status.
+        let mut summary = reporting.join().map_err(|_| anyhow!("the reporter panicked"))??;
+        summary.reader_gone |= reader_gone;
         collecting.join().map_err(|_| anyhow!("the collector panicked"))??;
         Ok(Some(summary))
     }

@@ -11,11 +11,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use crossbeam_channel::never;
 use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
-use tcptop::linux::{Host, open_to_append};
+use tcptop::linux::{Host, open_to_append, standard_output_is_open};
 use tcptop::names::NoNames;
 use tcptop::output::fit::Screen;
 use tcptop::output::textfile::Textfile;
@@ -29,12 +29,13 @@ const LOST: u8 = 3;
 const NOT_PRIVILEGED: u8 = 77;
 
 fn main() -> ExitCode {
-    let task = match cli::parse(std::env::args_os()) {
-        Ok(task) => task,
-        // Help and version come here too: exit() prints them to stdout, mistakes to stderr.
-        Err(error) => error.exit(),
+    let result = match cli::parse(std::env::args_os()) {
+        Ok(task) => perform(task),
+        Err(mistake) if mistake.use_stderr() => mistake.exit(),
+        // Help and version
+        Err(text) => to_stdout(|_| text.print()).map(|()| ExitCode::SUCCESS),
     };
-    match perform(task) {
+    match result {
         Ok(status) => status,
         Err(error) => {
             say(&format!("tcptop: error: {error:#}"));
@@ -132,15 +133,27 @@ fn platform(settings: Settings, needs: Needs) -> Host {
     Host::new(settings, needs, notice).unwrap_or_else(refuse)
 }
 
-/// Writes to the standard output. A reader that has gone away is not an error.
 fn print(text: &[u8]) -> Result<()> {
+    to_stdout(|stdout| stdout.write_all(text))
+}
+
+/// Writes to the standard output. A reader that has gone away is not an error.
+fn to_stdout(write: impl FnOnce(&mut io::Stdout) -> io::Result<()>) -> Result<()> {
+    check_stdout()?;
     let mut stdout = io::stdout();
-    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("failed to write to the standard output")
         }
         _ => Ok(()),
     }
+}
+
+fn check_stdout() -> Result<()> {
+    if !standard_output_is_open() {
+        bail!("the standard output is closed; open it, or write into a file with --log FILE");
+    }
+    Ok(())
 }
 
 fn not_privileged(host: &Host) -> ExitCode {
@@ -170,7 +183,10 @@ fn writer(settings: &Settings) -> Result<Writer> {
     let document = format.document();
     let destination = match &asked.log {
         None if settings.is_headless() => Destination::stream(io::sink()),
-        None => Destination::stream_of(io::stdout(), document),
+        None => {
+            check_stdout()?;
+            Destination::stream_of(io::stdout(), document)
+        }
         Some(log) => Destination::file(log, asked.append, document, open_to_append)?,
     };
     if destination.repaired() > 0 && !asked.quiet {

@@ -314,6 +314,34 @@ fn packages_are_those_of_the_script() {
     }
 }
 
+/// What cannot be printed is an error, status 1, and says where it was to go.
+#[test]
+fn output_that_nobody_gets_is_an_error() {
+    let program = env!("CARGO_BIN_EXE_tcptop");
+    let through_shell = |redirection: &str, arguments: &str| {
+        let line = format!("'{program}' {arguments} {redirection}");
+        Command::new("sh").args(["-c", &line]).output().expect("sh")
+    };
+    for arguments in ["--help", "-h", "-V", "--columns help", "--generate man"] {
+        for (redirection, error) in [
+            (
+                ">/dev/full",
+                "failed to write to the standard output: No space left on device (os error 28)",
+            ),
+            (">&-", "the standard output is closed; open it, or write into a file with --log FILE"),
+        ] {
+            let output = through_shell(redirection, arguments);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(stderr, format!("tcptop: error: {error}\n"), "{arguments} {redirection}");
+            assert_eq!(output.status.code(), Some(1));
+        }
+        assert!(through_shell("| head -c 1", arguments).status.success());
+    }
+    // Before anything else, also without privileges.
+    let output = through_shell(">&-", "--once");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
 /// A mistake on the command line: status 2, and the first line of the message.
 #[test]
 fn mistakes_are_answered() {

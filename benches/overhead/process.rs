@@ -116,7 +116,8 @@ impl Process {
     }
 
     pub fn interrupt(&self) -> Result<()> {
-        self.signal(libc::SIGINT)
+        // Not SIGINT: a shell may ignore that for what it runs in the background.
+        self.signal(libc::SIGTERM)
     }
 
     /// Kills it.

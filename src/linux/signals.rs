@@ -12,7 +12,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
@@ -45,6 +47,11 @@ impl Signals {
         let (stream, sender) = UnixStream::pair().context("failed to make a socket pair")?;
         let ending = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
+            // A shell without job control ignores SIGINT for what runs in the background:
+            // Ctrl-C is for the foreground.
+            if signal == SIGINT && is_ignored(signal) {
+                continue;
+            }
             // The order matters. At the first signal the flag is not set when it is
             // tested, and is set afterwards; the second signal finds it set and kills.
             flag::register_conditional_default(signal, Arc::clone(&ending))
@@ -56,6 +63,11 @@ impl Signals {
         // fail, and tcptop can report that. Without one, SIGXFSZ would kill tcptop.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
             .context("failed to install the signal handlers")?;
+        // The mask of blocked signals comes from the parent, and may have these. A thread
+        // gets the mask of the one that starts it.
+        let handled: SigSet =
+            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        handled.thread_unblock().context("failed to unblock signals")?;
         Ok(Signals { stream, hung_up: None })
     }
 
@@ -119,4 +131,17 @@ impl Signals {
             }
         }
     }
+}
+
+/// Whether the parent has left this signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeroes is a value of this structure, which the kernel then writes.
+    let action = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0 {
+            return false;
+        }
+        action
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }

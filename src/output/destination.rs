@@ -81,7 +81,7 @@ impl Destination {
         match &mut self.kind {
             Kind::File(file) => file.begin(),
             Kind::Stream { out, header } => match header.take() {
-                Some(header) => out.write_all(header.as_bytes()).and_then(|()| out.flush()),
+                Some(header) => put(out, header.as_bytes()),
                 None => Ok(()),
             },
         }
@@ -96,7 +96,7 @@ impl Destination {
     pub(super) fn write(&mut self, rows: &[u8]) -> io::Result<()> {
         match &mut self.kind {
             Kind::File(file) => file.write(rows),
-            Kind::Stream { out, .. } => out.write_all(rows).and_then(|()| out.flush()),
+            Kind::Stream { out, .. } => put(out, rows),
         }
     }
 
@@ -117,6 +117,16 @@ impl Destination {
             Kind::Stream { .. } => Ok(()),
         }
     }
+}
+
+/// Writes and flushes to the standard output, and names it in an error. `BrokenPipe` stays
+/// as it is.
+fn put(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let result = out.write_all(bytes).and_then(|()| out.flush());
+    result.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => error,
+        kind => io::Error::new(kind, format!("cannot write to the standard output: {error}")),
+    })
 }
 
 /// A file that rows are appended to, and its state.

@@ -1,10 +1,13 @@
 //! How a run ends, limits of a run, and blocked readers.
 
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::sock::{Ends, Family, Pair, Stream};
+use crate::common::sock::{self, Ends, Family, Pair, Stream};
 use crate::common::tcptop::{self, Launch, QUICK, Row, Tcptop};
+use crate::common::udp;
 use crate::common::wait::until_true;
 
 use super::{Test, test};
@@ -14,6 +17,10 @@ pub fn tests() -> Vec<Test> {
         test("control::interrupt", || last_interval_of(libc::SIGINT)),
         test("control::terminate", || last_interval_of(libc::SIGTERM)),
         test("control::second_interrupt_kills", second_interrupt_kills),
+        test("control::blocked_signal_is_unblocked", blocked_signal),
+        test("control::ignored_interrupt_stays_ignored", ignored_interrupt),
+        test("control::full_device", full_device),
+        test("control::strict_and_the_reader_leaves", strict_and_the_reader_leaves),
         test("control::count", count),
         test("control::once", once),
         test("control::duration", duration),
@@ -176,5 +183,98 @@ fn stopped_and_continued() {
     for (ends, i) in closed.into_iter().zip(1..) {
         let closed = output.the_closed(ends);
         assert_eq!((closed.bytes_in, closed.bytes_out), (i, i));
+    }
+}
+
+/// A parent that has blocked SIGTERM (a mask is inherited) does not make tcptop deaf.
+fn blocked_signal() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let block = move || {
+            // SAFETY: the calls work on a set on the stack.
+            let result = unsafe {
+                let mut set = std::mem::zeroed();
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, signal);
+                libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+            };
+            if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        };
+        // SAFETY: system calls, and a set on the stack.
+        let tcptop = unsafe { Launch::new(&QUICK).prepare(block) }.start();
+        tcptop.stop(signal).check();
+    }
+}
+
+/// As a shell without job control starts what runs in the background: Ctrl-C is not for it.
+fn ignored_interrupt() {
+    let ignore = || {
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+        Ok(())
+    };
+    // SAFETY: one system call.
+    let tcptop = unsafe { Launch::new(&QUICK).prepare(ignore) }.start();
+    for _ in 0..2 {
+        tcptop.signal(libc::SIGINT);
+        let pair = Pair::new(Family::V4);
+        tcptop.wait_row("row after the signal", pair.ends, |_| true);
+    }
+    tcptop.stop(libc::SIGTERM).check();
+}
+
+/// The error says where the rows were to go.
+fn full_device() {
+    let pair = Pair::new(Family::V4);
+    for format in ["lines", "csv", "json"] {
+        let arguments = ["--tcp", "--interval", "0.1", "--format", format];
+        let mut command = tcptop::command(&tcptop::binary(), &arguments);
+        let full = File::options().write(true).open("/dev/full").expect("open");
+        let output = command.stdout(full).output().expect("tcptop");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "tcptop: error: cannot write to the standard output: No space left on device (os \
+             error 28)\n"
+        );
+        assert_eq!(output.status.code(), Some(1));
+    }
+    drop(pair);
+}
+
+/// `--strict | head`: the reader's end is quiet as ever, and what was lost is told by the
+/// status.
+fn strict_and_the_reader_leaves() {
+    for (flows, expected) in [("65536", 0), ("16", 3)] {
+        let arguments = [
+            "--udp",
+            "--udp-flows",
+            flows,
+            "--strict",
+            "--interval",
+            "0.1",
+            "--udp-timeout",
+            "300",
+        ];
+        let mut child = tcptop::command(&tcptop::binary(), &arguments).spawn().expect("tcptop");
+        let mut rows = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut messages = BufReader::new(child.stderr.take().expect("piped")).lines();
+        // The header comes with the listing, after everything is attached.
+        rows.next().expect("the header").expect("text");
+        let socket = udp::bind((sock::loopback(0), 0).into());
+        let sink = udp::bind((std::net::Ipv4Addr::UNSPECIFIED, 0).into());
+        let port = sink.local_addr().expect("bound").port();
+        for peer in 1..=100 {
+            udp::send_to(&socket, (sock::loopback(peer), port).into(), 10, 1);
+        }
+        if expected != 0 {
+            let message = messages.next().expect("a message").expect("text");
+            assert!(message.starts_with("tcptop: lost in this interval: "), "{message}");
+        }
+        // The interval is written, and nothing is until the next one.
+        rows.next().expect("a row").expect("text");
+        drop(rows);
+        until_true("tcptop to end", || child.try_wait().expect("wait").is_some());
+        assert_eq!(child.wait().expect("wait").code(), Some(expected));
+        let rest: Vec<String> = messages.map_while(Result::ok).collect();
+        assert!(rest.iter().all(|line| line.contains("lost in this interval")), "{rest:?}");
     }
 }
