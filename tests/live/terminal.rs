@@ -177,7 +177,7 @@ fn size_is_asked_each_interval() {
     let stream = Stream::start(&pair, 1000, Duration::from_millis(10));
     let port = pair.ends.local.port();
     let terminal = Terminal::new(200, &format!("--tcp --port {port} --interval 0.1 --quiet"));
-    let last_header = || terminal.lines(false).into_iter().rfind(|line| is_header(line));
+    let last_header = || terminal.lines(true).into_iter().rfind(|line| is_header(line));
     let shows = |wanted: bool| {
         until("a header", || {
             last_header().filter(|header| header.contains("PKTS_IN") == wanted).map(|_| ())
