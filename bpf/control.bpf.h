@@ -45,18 +45,6 @@ struct tcptop_cgroup_name {
 };
 
 /*
- * How long records are; each has all that the one before has. The programs that write
- * records exist twice: for the shortest, and for the length that user space asks for. So
- * the shortest record costs nothing for the others. One program for all would, since the
- * verifier removes the code that a setting makes unreachable, but not the test.
- */
-enum record {
-	RECORD_PLAIN, /* struct tcptop_event */
-	RECORD_IDENTIFIED, /* struct tcptop_identified */
-	RECORD_DETAILED, /* TCP: struct tcptop_detailed */
-} __attribute__((packed));
-
-/*
  * User space writes these before it loads the programs. From then on they are constant,
  * so the verifier removes the code that a setting makes unreachable.
  */
@@ -76,9 +64,15 @@ struct tcptop_settings {
 	bool holders_only;
 	/* UDP is counted by cgroup_skb programs, which do not see the receiving process. */
 	bool track_receivers;
-	/* Which records the programs write that can write longer ones. */
-	enum record record;
-	bool drops; /* records say what the socket dropped; not in RECORD_PLAIN */
+	/*
+	 * What the longer records have. The programs that write records exist twice: for
+	 * the shortest record, and for longer ones (`longer`). So the shortest record costs
+	 * nothing for the others. One program for all would, since the verifier removes the
+	 * code that a setting makes unreachable, but not the test. Each test reads the
+	 * setting anew: Linux 5.15 forgets the value when the program stores it.
+	 */
+	bool detail; /* struct tcptop_detailed for TCP; without it struct tcptop_identified */
+	bool drops; /* what the socket dropped */
 	/*
 	 * True if one of the filters below is set: without filters, one check is all that
 	 * they cost. Of values that do not fit, only user space knows: the programs let

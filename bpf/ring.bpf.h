@@ -12,13 +12,13 @@ struct {
 } events SEC(".maps");
 
 /* Room for a record. The program fills all of it. */
-static __always_inline struct tcptop_event *record_reserve(enum record record)
+static __always_inline struct tcptop_event *record_reserve(bool longer, bool tcp)
 {
-	if (record == RECORD_PLAIN)
+	if (!longer)
 		return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_event), 0);
-	if (record == RECORD_IDENTIFIED)
-		return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_identified), 0);
-	return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_detailed), 0);
+	if (tcp && settings.detail)
+		return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_detailed), 0);
+	return bpf_ringbuf_reserve(&events, sizeof(struct tcptop_identified), 0);
 }
 
 /* Samples may fill only half of the ring: the rest is room for close records. */

@@ -93,21 +93,21 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
  * connection's state, before its end if it ends, and whether it ends in SYN_SENT. */
 static __always_inline void fill_tcp_rest(struct tcptop_event *event, struct sock *sk,
 					  struct tcp_sock *tp, struct tracked *tracked,
-					  enum record record, __u32 first_seq, bool failed)
+					  __u32 first_seq, bool failed)
 {
 	struct tcptop_detailed *detailed = (struct tcptop_detailed *)event;
 
 	fill_identity(&detailed->identity, sk, event->local_port, first_seq);
 	if (settings.drops)
 		event->drops = 1 + sock_drops(sk);
-	if (record < RECORD_DETAILED)
+	if (!settings.detail)
 		return;
 	fill_details(&detailed->details, sk, tp);
 	fill_handshake(&detailed->details, tp, tracked, failed);
 }
 
 /* connect() or listen(): the socket begins a new connection, or to listen. */
-static __always_inline void tcp_begins(struct sock *sk, __u8 state, enum record record)
+static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer)
 {
 	struct tracked fresh = {};
 	struct tracked *tracked;
@@ -124,7 +124,7 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state, enum record 
 	tracked->active = 1;
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
-	if (record != RECORD_PLAIN)
+	if (longer)
 		forget_handshake(tracked);
 	tcp_set_base(tracked, sk, tp);
 	owner_set(&tracked->owner, bpf_get_current_task_btf(),
@@ -160,11 +160,11 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 
 /* Marks the socket, so that the next tick reports its new state even if no process
  * uses it. */
-static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, enum record record)
+static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, bool longer)
 {
 	struct tracked *tracked;
 
-	if (record == RECORD_DETAILED && state == TCP_ESTABLISHED)
+	if (longer && settings.detail && state == TCP_ESTABLISHED)
 		tcp_connected(sk);
 	if (!control.marks_matter)
 		return;
@@ -181,7 +181,7 @@ static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, enum recor
  * Such a child has moved nothing and was never sampled. Other sockets can end in
  * SYN_RECV without an error too: those of a simultaneous open, and children of Fast Open.
  */
-static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record record)
+static __always_inline void tcp_ends(struct sock *sk, int old_state, bool longer)
 {
 	struct tracked *tracked;
 	struct tcptop_event *event;
@@ -201,7 +201,7 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record
 	if (old_state == TCP_SYN_RECV && !sk->sk_err && !tp->bytes_received && !tp->bytes_sent &&
 	    !tracked->sampled_state)
 		return;
-	event = record_reserve(record);
+	event = record_reserve(longer, true);
 	if (!event) {
 		lost(TCPTOP_LOST_RING_FULL, 1);
 		return;
@@ -210,8 +210,8 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record
 	event->state = old_state;
 	event->time_ns = bpf_ktime_get_ns();
 	fill_tcp(event, sk, tp, tracked);
-	if (record != RECORD_PLAIN)
-		fill_tcp_rest(event, sk, tp, tracked, record, tcp_first_seq(tp, old_state),
+	if (longer)
+		fill_tcp_rest(event, sk, tp, tracked, tcp_first_seq(tp, old_state),
 			      old_state == TCP_SYN_SENT);
 	bpf_ringbuf_submit(event, wake_when_filling());
 }
@@ -220,19 +220,19 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, enum record
  * Grows with every segment, with or without payload. If the details are asked for, also
  * with what the process writes and reads: this changes the queues, and needs no segment.
  */
-static __always_inline __u32 tcp_progress(struct tcp_sock *tp, enum record record)
+static __always_inline __u32 tcp_progress(struct tcp_sock *tp, bool longer)
 {
 	__u32 progress = tp->segs_in + tp->segs_out;
 
-	if (record == RECORD_DETAILED)
+	if (longer && settings.detail)
 		progress += tp->write_seq + tp->copied_seq;
 	return progress;
 }
 
 /* True if the kernel counts how long the socket is busy: that changes all the time. */
-static __always_inline bool tcp_is_timed(struct tcp_sock *tp, enum record record)
+static __always_inline bool tcp_is_timed(struct tcp_sock *tp, bool longer)
 {
-	return record == RECORD_DETAILED && tcp_chrono(tp) != TCP_CHRONO_UNSPEC;
+	return longer && settings.detail && tcp_chrono(tp) != TCP_CHRONO_UNSPEC;
 }
 
 /*
@@ -240,8 +240,7 @@ static __always_inline bool tcp_is_timed(struct tcp_sock *tp, enum record record
  * possible: this check is the whole cost of an idle socket. It does not read the state,
  * since a segment comes with each change of state or soon after it.
  */
-static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked,
-					enum record record)
+static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked, bool longer)
 {
 	struct tcp_sock *tp;
 
@@ -252,16 +251,16 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 	    in_slices(tracked, control.sample_slices))
 		return false;
 	tp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
-	return tcp_progress(tp, record) == tracked->sampled_progress &&
-	       !owner_changed_since_sample(&tracked->owner) && !tcp_is_timed(tp, record);
+	return tcp_progress(tp, longer) == tracked->sampled_progress &&
+	       !owner_changed_since_sample(&tracked->owner) && !tcp_is_timed(tp, longer);
 }
 
-static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked, enum record record)
+static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked, bool longer)
 {
 	__u8 state = sk->__sk_common.skc_state;
 	struct tcptop_event *event;
 	struct tcp_sock *tp;
-	__u32 progress, first_seq;
+	__u32 progress, first_seq = 0;
 	__u16 version;
 
 	if (state == TCP_CLOSE || state == TCP_LISTEN)
@@ -279,13 +278,13 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 	if (tracked->owner.evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
 	    bpf_ktime_get_ns() - tracked->born_ns > OWNERLESS_FOR_NS)
 		socket_pass.ownerless++;
-	progress = tcp_progress(tp, record);
+	progress = tcp_progress(tp, longer);
 	version = tracked->owner.version;
 	if (tracked->sampled_epoch == socket_epoch)
 		return;
 	if (progress == tracked->sampled_progress && state == tracked->sampled_state &&
 	    version == tracked->owner.sampled_version &&
-	    !in_slices(tracked, control.sample_slices) && !tcp_is_timed(tp, record)) {
+	    !in_slices(tracked, control.sample_slices) && !tcp_is_timed(tp, longer)) {
 		mark_idle(tracked);
 		return;
 	}
@@ -293,7 +292,7 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 	/* connect() sets the state before it chooses a port and a sequence number. */
 	if (!tcp_local_port(tp))
 		return;
-	if (record != RECORD_PLAIN) {
+	if (longer) {
 		first_seq = tcp_first_seq(tp, state);
 		if (!first_seq && state == TCP_SYN_SENT)
 			return;
@@ -302,7 +301,7 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 		socket_pass.deferred++;
 		return;
 	}
-	event = record_reserve(record);
+	event = record_reserve(longer, true);
 	if (!event) {
 		socket_pass.deferred++;
 		return;
@@ -311,8 +310,8 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 	event->state = state;
 	event->time_ns = 0;
 	fill_tcp(event, sk, tp, tracked);
-	if (record != RECORD_PLAIN) {
-		fill_tcp_rest(event, sk, tp, tracked, record, first_seq, false);
+	if (longer) {
+		fill_tcp_rest(event, sk, tp, tracked, first_seq, false);
 		/* An ACK came in between the two counters. It takes hundreds of instructions to
 		 * get here, so this shows all but the longest of such moments. */
 		if (tcp_first_seq(tp, state) != first_seq) {

@@ -64,50 +64,49 @@ static __always_inline bool is_beginning(int old_state, int new_state)
 	       (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN);
 }
 
-static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state,
-				       enum record record)
+static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state, bool longer)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	if (new_state == TCP_CLOSE)
-		tcp_ends(sk, old_state, record);
+		tcp_ends(sk, old_state, longer);
 	else if (!is_beginning(old_state, new_state))
-		tcp_moves_on(sk, new_state, record);
+		tcp_moves_on(sk, new_state, longer);
 	else if (new_state == TCP_SYN_RECV)
 		tcp_child_begins(sk, new_state);
 	else
-		tcp_begins(sk, new_state, record);
+		tcp_begins(sk, new_state, longer);
 	return 0;
 }
 
 /* Handles a beginning or an end that the program before this one has missed: then the
  * socket's storage does not have the new state. */
 static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int new_state,
-					    enum record record)
+					    bool longer)
 {
 	struct tracked *tracked;
 
 	if (new_state != TCP_CLOSE && !is_beginning(old_state, new_state) &&
-	    !(record == RECORD_DETAILED && new_state == TCP_ESTABLISHED))
+	    !(longer && settings.detail && new_state == TCP_ESTABLISHED))
 		return 0;
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (tracked && tracked->state == new_state)
 		return 0;
-	return tcp_changes(sk, old_state, new_state, record);
+	return tcp_changes(sk, old_state, new_state, longer);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_changes(sk, old_state, new_state, RECORD_PLAIN);
+	return tcp_changes(sk, old_state, new_state, false);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_longer, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_changes(sk, old_state, new_state, settings.record);
+	return tcp_changes(sk, old_state, new_state, true);
 }
 
 /*
@@ -121,25 +120,25 @@ int BPF_PROG(tcp_state_longer, struct sock *sk, int old_state, int new_state)
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch_missed(sk, old_state, new_state, RECORD_PLAIN);
+	return tcp_catch_missed(sk, old_state, new_state, false);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_second_longer, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch_missed(sk, old_state, new_state, settings.record);
+	return tcp_catch_missed(sk, old_state, new_state, true);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch_missed(sk, old_state, new_state, RECORD_PLAIN);
+	return tcp_catch_missed(sk, old_state, new_state, false);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_third_longer, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_catch_missed(sk, old_state, new_state, settings.record);
+	return tcp_catch_missed(sk, old_state, new_state, true);
 }
 
 /*
@@ -218,8 +217,7 @@ int BPF_PROG(tcp_receives, struct sock *sk)
  * sockets without storage. It does not lock a socket, so it may read a total while the
  * kernel is updating it; the next sample is right again.
  */
-static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ctx,
-					 enum record record)
+static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ctx, bool longer)
 {
 	struct sock *sk = ctx->sk;
 	struct tracked *tracked = ctx->value;
@@ -235,23 +233,23 @@ static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ct
 	socket_pass.visited++;
 	if (control.marked_only && !tracked->active)
 		return 0;
-	if (tcp_is_idle(sk, tracked, record))
+	if (tcp_is_idle(sk, tracked, longer))
 		mark_idle(tracked);
 	else if (sk->sk_protocol == IPPROTO_TCP)
-		tcp_sample(sk, tracked, record);
+		tcp_sample(sk, tracked, longer);
 	return 0;
 }
 
 SEC("?iter/bpf_sk_storage_map")
 int sample(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	return sample_socket(ctx, RECORD_PLAIN);
+	return sample_socket(ctx, false);
 }
 
 SEC("?iter/bpf_sk_storage_map")
 int sample_longer(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	return sample_socket(ctx, settings.record);
+	return sample_socket(ctx, true);
 }
 
 /*

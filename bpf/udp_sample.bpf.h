@@ -29,13 +29,13 @@ static __always_inline struct flow_socket *flow_read_drops(struct flow *flow, __
 }
 
 static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop_kind kind,
-				      enum record record, struct flow_socket *socket)
+				      bool longer, struct flow_socket *socket)
 {
 	struct tcptop_event *event;
 
 	if (ring_half_full())
 		return false;
-	event = record_reserve(record == RECORD_DETAILED ? RECORD_IDENTIFIED : record);
+	event = record_reserve(longer, false);
 	if (!event)
 		return false;
 	__builtin_memset(event, 0, sizeof(*event));
@@ -67,7 +67,7 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	event->scope = flow->ifindex;
 	event->tgid = flow->owner.tgid;
 	__builtin_memcpy(event->comm, flow->owner.comm, sizeof(event->comm));
-	if (record != RECORD_PLAIN) {
+	if (longer) {
 		struct tcptop_identified *identified = (struct tcptop_identified *)event;
 
 		if (socket) {
@@ -146,7 +146,7 @@ static __always_inline void flow_fold(struct flow *flow, __u32 slot, __u64 *take
  * program that found the flow just before adds its datagram before the next tick. A tick
  * that finds nothing new frees the slot.
  */
-static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
+static __always_inline int flow_visit(__u32 slot, __u64 now, bool longer)
 {
 	__u32 word = slot / SLOTS_PER_WORD;
 	__u64 *taken = bpf_map_lookup_elem(&taken_slots, &word);
@@ -179,11 +179,11 @@ static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 	if (!flow->owner.tgid && now - flow->born_ns > OWNERLESS_FOR_NS)
 		flow_pass.ownerless++;
 	version = flow->owner.version;
-	if (record != RECORD_PLAIN && settings.drops)
+	if (longer && settings.drops)
 		socket = flow_read_drops(flow, slot);
 	if (received || sent || version != flow->owner.sampled_version ||
 	    (socket && socket->drops != socket->sampled_drops)) {
-		if (!flow_emit(flow, slot, TCPTOP_SAMPLE, record, socket)) {
+		if (!flow_emit(flow, slot, TCPTOP_SAMPLE, longer, socket)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -195,7 +195,7 @@ static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 		__u64 bytes_in = flow->in.bytes, bytes_out = flow->out.bytes;
 		__u64 in = flow->sampled_datagrams_in, out = flow->sampled_datagrams_out;
 
-		if (!flow_emit(flow, slot, TCPTOP_EXPIRED, record, socket)) {
+		if (!flow_emit(flow, slot, TCPTOP_EXPIRED, longer, socket)) {
 			flow_pass.deferred++;
 			return 0;
 		}
@@ -214,12 +214,12 @@ static __always_inline int flow_visit(__u32 slot, __u64 now, enum record record)
 
 __noinline int flow_sample(__u32 slot, __u64 now)
 {
-	return flow_visit(slot, now, RECORD_PLAIN);
+	return flow_visit(slot, now, false);
 }
 
 __noinline int flow_sample_longer(__u32 slot, __u64 now)
 {
-	return flow_visit(slot, now, settings.record);
+	return flow_visit(slot, now, true);
 }
 
 #endif

@@ -22,7 +22,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, PrintCallback, PrintLevel};
 use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
-use super::wire::{self, Control, OpenTcptopSkel, Record, TcptopSkel, TcptopSkelBuilder};
+use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use super::{clock, names, prefilter, privileges};
 use crate::connection::{Needs, Protocol};
 use crate::loss::{Loss, LossCause};
@@ -67,20 +67,9 @@ impl<'a> Knobs<'a> {
         Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
     }
 
-    /// The shortest record that has what is needed.
-    fn record(&self) -> Record {
-        if self.needs.contains(Needs::DETAILS) {
-            Record::RECORD_DETAILED
-        } else if self.needs.intersects(Needs::IDENTITY | Needs::DROPS) {
-            Record::RECORD_IDENTIFIED
-        } else {
-            Record::RECORD_PLAIN
-        }
-    }
-
     /// True where the programs for longer records are used.
     fn longer(&self) -> bool {
-        self.record() != Record::RECORD_PLAIN
+        self.needs.intersects(Needs::IDENTITY | Needs::DETAILS | Needs::DROPS)
     }
 }
 
@@ -436,7 +425,7 @@ fn open<'object>(
     let whole_tree = !query.cgroups.is_empty() && names::cgroup_part().is_none();
     prefilter::set(settings, query, whole_tree);
     settings.track_receivers.write(has(Provider::CgroupSkb));
-    settings.record = knobs.record();
+    settings.detail.write(knobs.needs.contains(Needs::DETAILS));
     settings.drops.write(knobs.needs.contains(Needs::DROPS));
     settings.jiffy_us = clock::jiffy_us()?;
     settings.flow_mask = slots - 1;

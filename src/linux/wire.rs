@@ -15,7 +15,6 @@ use crate::loss::LossCause;
 
 include!(concat!(env!("OUT_DIR"), "/tcptop.skel.rs"));
 
-pub use types::record as Record;
 pub use types::tcptop_cgroup as CgroupMade;
 pub use types::tcptop_cgroup_name as CgroupName;
 pub use types::tcptop_control as Control;
