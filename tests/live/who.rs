@@ -265,9 +265,12 @@ impl MadeUp {
         let root = self.0.path().to_owned();
         let view = move || {
             mounts::private()?;
-            MadeUp::PARTS
-                .iter()
-                .try_for_each(|part| mounts::bind(&root.join(part), &Path::new("/").join(part)))
+            MadeUp::PARTS.iter().try_for_each(|part| {
+                let over = Path::new("/").join(part);
+                // The guests of the kernel matrix do not have all of them.
+                fs::create_dir_all(&over)?;
+                mounts::bind(&root.join(part), &over)
+            })
         };
         // SAFETY: as in `brief_cgroup`.
         unsafe { Launch::new(arguments).prepare(view) }.start()

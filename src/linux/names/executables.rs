@@ -5,6 +5,7 @@
 //! have the owner's name.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ struct Process {
     /// Its name, and the different one that it had before, if any.
     names: [Box<[u8]>; 2],
     path: Option<Box<str>>,
+    /// True where it has no program any more: it is ending, or waits for its parent.
+    ended: bool,
 }
 
 impl Executables {
@@ -69,6 +72,9 @@ impl Uses {
             Some(known) if known.start == found.start => {
                 let [name, before] = known.names;
                 found.names[1] = if name == found.names[0] { before } else { name };
+                if found.ended {
+                    found.path = known.path;
+                }
             }
             other => self.before = other,
         }
@@ -94,14 +100,12 @@ impl Process {
         let directory = proc.join(pid.to_string());
         let start_and_name = || start_and_name(&fs::read(directory.join("stat")).ok()?);
         let (start, name) = start_and_name()?;
-        let path = fs::read_link(directory.join("exe")).ok();
+        let link = fs::read_link(directory.join("exe"));
         // The PID can have been used again between the two.
-        let path = path.filter(|_| start_and_name().is_some_and(|(again, _)| again == start));
-        Some(Process {
-            start,
-            names: [name.clone(), name],
-            path: path.map(|path| path.to_string_lossy().into()),
-        })
+        let same = start_and_name().is_some_and(|(again, _)| again == start);
+        let ended = !same || link.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        let path = link.ok().filter(|_| same).map(|path| path.to_string_lossy().into());
+        Some(Process { start, names: [name.clone(), name], path, ended })
     }
 }
 
@@ -186,6 +190,8 @@ mod tests {
         proc.set(7, b"worker", 100, Some("/bin/worker"));
         assert_eq!(next(7, b"worker").as_deref(), Some("/bin/worker"), "execve");
         assert_eq!(next(7, b"web").as_deref(), Some("/bin/worker"), "the same process");
+        proc.set(7, b"worker", 100, None);
+        assert_eq!(next(7, b"worker").as_deref(), Some("/bin/worker"), "it is ending");
         proc.end(7);
         assert_eq!(next(7, b"worker").as_deref(), Some("/bin/worker"), "it ended");
         assert_eq!(next(7, b"other"), None, "a process that was never seen");
