@@ -126,7 +126,7 @@ fn prom_groups(text: &str) -> BTreeMap<Vec<String>, Moved> {
 }
 
 /// Bytes only. How many flows a server has depends on the ports that its clients use again.
-fn bytes(groups: &BTreeMap<Vec<String>, Moved>) -> BTreeMap<Vec<String>, (u64, u64)> {
+fn bytes(groups: &BTreeMap<Vec<String>, Moved>) -> Sums {
     groups.iter().map(|(key, moved)| (key.clone(), (moved.0, moved.1))).collect()
 }
 
@@ -227,9 +227,12 @@ fn sums() {
     assert!(column(3) >= u64::from(4 * connections + 2 * datagrams), "opened: {}", column(3));
 }
 
+/// Bytes in and out of each group.
+type Sums = BTreeMap<Vec<String>, (u64, u64)>;
+
 /// What sqlite and DuckDB find in a log of connections: bytes per process, from the last row
 /// of each `conn_id`.
-fn sums_of_other_programs(log: &Path) -> Vec<(&'static str, BTreeMap<Vec<String>, (u64, u64)>)> {
+fn sums_of_other_programs(log: &Path) -> Vec<(&'static str, Sums)> {
     const QUERY: &str = "SELECT process_name, sum(bytes_in), sum(bytes_out) FROM (SELECT conn_id, \
         max(process_name) AS process_name, max(CAST(bytes_in AS INTEGER)) AS bytes_in, \
         max(CAST(bytes_out AS INTEGER)) AS bytes_out FROM log GROUP BY conn_id) \
