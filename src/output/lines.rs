@@ -1,16 +1,16 @@
 //! Lines: one row per connection, for a person and for awk.
 //!
-//! Owns how a value looks in a row, the widths, the `[CLOSED]` line and the colours. The
-//! columns are those of [`columns`](super::columns). The caller decides which rows there
-//! are, their order, and whether to colour. Nothing moves the cursor. On a terminal lines
-//! [`fit`](super::fit) its width, and the header comes again each screenful; the caller
-//! gives the function that asks for the size.
+//! Owns the widths, the `[CLOSED]` line, the header and the colours. The columns are those
+//! of [`columns`](super::columns); [`style`](super::style) writes their values. The caller
+//! decides which rows there are, their order, and whether to colour. Nothing moves the
+//! cursor. On a terminal lines fit its width, and the header comes again each screenful; the
+//! caller gives the function that asks for the size.
 //!
 //! A row has exactly 13 blank-separated fields. `[PARTIAL]`, where it applies, is a
 //! 14th. The time (`-t`) comes before all of them. A `[CLOSED]` line ends with
 //! `end=WHY`, followed by `[PARTIAL]` where it applies.
 //!
-//! `age=` is in seconds (see [`Age`]). With `--raw` every number is plain:
+//! `age=` is in seconds (see [`Age`](super::text::Age)). With `--raw` every number is plain:
 //! bytes, bytes per second, microseconds for round-trip times, and seconds with
 //! six decimals for the age.
 
