@@ -188,11 +188,6 @@ impl Running<'_> {
                 deadline = next_deadline(deadline, interval, now);
                 continue;
             }
-            if last {
-                // Detaches the hooks. No connection begins or ends in tcptop's view from here
-                // on, so the last interval is complete.
-                self.hooks.attached.clear();
-            }
             // Makes room in the outbox for the samples.
             self.flush()?;
             self.tick(monotonic()?, if last { Moment::Last } else { Moment::Between })?;
@@ -260,6 +255,13 @@ impl Running<'_> {
                 Next::Again => {}
                 Next::Done => break,
             }
+        }
+        if moment == Moment::Last {
+            // Only now: a connection that ends while the others are sampled has no socket
+            // any more, and the hooks tell of its end. After this no connection begins or
+            // ends in tcptop's view, so the last interval is complete.
+            self.hooks.attached.clear();
+            self.flush()?;
         }
         let lost = self.lost()?;
         self.sampling.end(&lost);

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::sock::{self, Ends, Family, Pair, Stream};
@@ -16,6 +17,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("control::interrupt", || last_interval_of(libc::SIGINT)),
         test("control::terminate", || last_interval_of(libc::SIGTERM)),
+        test("control::ends_while_it_stops", ends_while_it_stops),
         test("control::second_interrupt_kills", second_interrupt_kills),
         test("control::blocked_signal_is_unblocked", blocked_signal),
         test("control::ignored_interrupt_stays_ignored", ignored_interrupt),
@@ -46,6 +48,34 @@ fn last_interval_of(signal: libc::c_int) {
     for (ends, totals) in [(closed_ends, (1, 2_000_000)), (closed_ends.flipped(), (2_000_000, 1))] {
         let closed = ended.output.the_closed(ends);
         assert_eq!((closed.bytes_in, closed.bytes_out), totals);
+    }
+}
+
+/// Connections that end while tcptop stops are told: as open, or as closed.
+fn ends_while_it_stops() {
+    let arguments = ["--tcp", "--raw", "--interval", "3600"];
+    for _ in 0..3 {
+        let tcptop = Tcptop::start(&arguments);
+        let pairs: Vec<Pair> = (0..500).map(|_| Pair::new(Family::V4)).collect();
+        pairs.iter().for_each(|pair| pair.exchange(11, 7));
+        let all: Vec<Ends> = pairs.iter().map(|pair| pair.ends).collect();
+        // They end one after the other, so that some end at any moment of the stop.
+        let closing = thread::spawn(move || {
+            for pair in pairs {
+                drop(pair);
+                thread::sleep(Duration::from_micros(50));
+            }
+        });
+        tcptop.signal(libc::SIGINT);
+        let ended = tcptop.ended();
+        closing.join().expect("closed");
+        ended.check();
+        let output = &ended.output;
+        for (ends, bytes_in) in all.iter().flat_map(|&ends| [(ends, 7), (ends.flipped(), 11)]) {
+            let open = output.last_row(ends).map(|row| row.bytes_in);
+            let closed = output.closed_of(ends).next().map(|closed| closed.bytes_in);
+            assert_eq!(closed.or(open), Some(bytes_in), "{ends:?}");
+        }
     }
 }
 
