@@ -18,6 +18,7 @@ use tcptop::connection::Needs;
 use tcptop::linux::{Host, open_to_append, standard_output_is_open};
 use tcptop::names::NoNames;
 use tcptop::output::fit::Screen;
+use tcptop::output::tame::{Instead, Tame};
 use tcptop::output::textfile::Textfile;
 use tcptop::output::{self, Destination, Writer, columns};
 use tcptop::report::{Reporter, say};
@@ -185,7 +186,16 @@ fn writer(settings: &Settings) -> Result<Writer> {
         None if settings.is_headless() => Destination::stream(io::sink()),
         None => {
             check_stdout()?;
-            Destination::stream_of(io::stdout(), document)
+            let stdout = io::stdout();
+            match asked.format() {
+                FormatName::Csv if terminal => {
+                    Destination::stream_of(Tame::new(stdout, Instead::Blank), document)
+                }
+                FormatName::Json if terminal => {
+                    Destination::stream_of(Tame::new(stdout, Instead::Escape), document)
+                }
+                _ => Destination::stream_of(stdout, document),
+            }
         }
         Some(log) => Destination::file(log, asked.append, document, open_to_append)?,
     };

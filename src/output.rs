@@ -23,6 +23,7 @@ pub mod grouped;
 pub mod json;
 pub mod lines;
 pub mod style;
+pub mod tame;
 pub mod text;
 pub mod textfile;
 

@@ -1,7 +1,10 @@
 //! On a terminal: no line is wider than it, and the header stays in sight. The terminal is
 //! tmux, which knows which of its lines have wrapped.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
+use std::os::fd::FromRawFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ use tempfile::TempDir;
 use crate::common::agent::Agent;
 use crate::common::netns::Netns;
 use crate::common::program;
-use crate::common::sock::{Family, Pair, Stream};
+use crate::common::sock::{Family, Pair, Stream, listen};
 use crate::common::tcptop;
 use crate::common::wait::until;
 
@@ -20,6 +23,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("terminal::nothing_wraps", nothing_wraps),
         test("terminal::size_is_asked_each_interval", size_is_asked_each_interval),
+        test("terminal::names_give_no_orders", names_give_no_orders),
     ]
 }
 
@@ -189,4 +193,49 @@ fn size_is_asked_each_interval() {
     terminal.tmux(&["resize-window", "-x", "200"]);
     shows(true);
     stream.stop();
+}
+
+/// A process chooses its name. In no format does a terminal get the control characters in
+/// it, nor those that turn the text around; a pipe gets the name unchanged.
+fn names_give_no_orders() {
+    const NAME: &str = "a\u{1b}[2J\u{9b}m\u{202e}\n";
+    let mut agent = Agent::new(NAME);
+    let (listener, address) = listen(Family::V4);
+    agent.connect(address);
+    let (_server, _) = listener.accept().expect("accept");
+    for (format, expected) in
+        [("lines", "a_[2J_m__"), ("csv", "a_[2J_m__"), ("json", "a\\u001b[2J\\u009bm\\u202e\\n")]
+    {
+        let arguments = ["--tcp", "--format", format, "--interval", "0.05", "--once"];
+        let on_terminal = output_on_a_terminal(&arguments);
+        assert!(on_terminal.contains(expected), "{format}: {on_terminal:?}");
+        let wild = |c: char| c.is_control() && !['\r', '\n'].contains(&c) || c == '\u{202e}';
+        // Colours are tcptop's own.
+        let shown = on_terminal.replace("\u{1b}[0m", "").replace("\u{1b}[32m", "");
+        assert!(format == "lines" || !shown.contains(wild), "{format}: {shown:?}");
+    }
+    let arguments = ["--tcp", "--format", "csv", "--interval", "0.05", "--once"];
+    let output = tcptop::command(&tcptop::binary(), &arguments).output().expect("tcptop");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("\"{NAME}\"")), "{output:?}");
+}
+
+/// The bytes that a terminal gets from a run.
+fn output_on_a_terminal(arguments: &[&str]) -> String {
+    let (mut ours, mut theirs) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: writes two descriptors, which are new and ours.
+    let (mut ours, theirs) = unsafe {
+        let result = libc::openpty(&raw mut ours, &raw mut theirs, null, null.cast(), null.cast());
+        assert_eq!(result, 0, "openpty");
+        (File::from_raw_fd(ours), File::from_raw_fd(theirs))
+    };
+    let mut command = tcptop::command(&tcptop::binary(), arguments);
+    let mut child = command.stdout(theirs).spawn().expect("tcptop");
+    // Or the terminal would stay open here.
+    drop(command);
+    let mut bytes = Vec::new();
+    // At the end of the last writer the kernel gives EIO.
+    let _ = ours.read_to_end(&mut bytes);
+    assert!(child.wait().expect("wait").success());
+    String::from_utf8_lossy(&bytes).into_owned()
 }
