@@ -109,11 +109,12 @@ impl Host {
         privileges::missing()
     }
 
-    /// Whether this kernel can be traced at all.
+    /// Whether this kernel can be traced at all, and this process may open enough files.
     ///
     /// # Errors
     /// One sentence: what the kernel lacks, and what to do.
     pub fn check_kernel(&self) -> Result<()> {
+        privileges::allow_files()?;
         privileges::check_kernel()
     }
 

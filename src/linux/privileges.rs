@@ -10,12 +10,13 @@ use std::mem::offset_of;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use libbpf_rs::libbpf_sys::{self, bpf_insn, btf_header};
 use memchr::memmem;
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
@@ -120,10 +121,37 @@ pub(super) fn check_kernel() -> Result<()> {
              CONFIG_DEBUG_INFO_BTF, as current distributions' are"
         );
     }
+    kernel_names().with_context(|| {
+        format!(
+            "the kernel's type information ({KERNEL_TYPES}) cannot be read; look at what is \
+             mounted there"
+        )
+    })?;
     if lockdown().as_deref() == Some("confidentiality") {
         bail!(
             "kernel lockdown is in confidentiality mode, which forbids tracing; boot with \
              lockdown=integrity or without lockdown"
+        );
+    }
+    Ok(())
+}
+
+/// How many files tcptop opens: 45 with every program, and some while it starts.
+const FILES: u64 = 80;
+
+/// Allows this process as many open files as tcptop needs.
+///
+/// # Errors
+/// Where the hard limit forbids it.
+pub(super) fn allow_files() -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("failed to read a limit")?;
+    if soft >= FILES {
+        return Ok(());
+    }
+    if hard < FILES || setrlimit(Resource::RLIMIT_NOFILE, FILES, hard).is_err() {
+        bail!(
+            "this process may open only {hard} files, and tcptop needs {FILES}; raise the limit \
+             (`ulimit -n {FILES}`, LimitNOFILE={FILES} for systemd)"
         );
     }
     Ok(())
@@ -141,6 +169,12 @@ struct Surroundings {
 /// Turns a failure to load into one sentence that says what to do, followed by the
 /// kernel's own error.
 pub(super) fn explain(error: Error) -> Error {
+    if is_out_of_memory(&error) {
+        return error.context(
+            "the kernel gave no memory for the BPF programs; raise the memory limit of this \
+             container or service (MemoryMax=), or take --tcp or a smaller --udp-flows",
+        );
+    }
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let cause = likely_cause(Surroundings {
@@ -157,6 +191,11 @@ pub(super) fn explain(error: Error) -> Error {
             "the kernel refused the BPF programs; `tcptop --doctor` tells what works, -v why",
         ),
     }
+}
+
+/// libbpf gives the kernel's error as text only.
+fn is_out_of_memory(error: &Error) -> bool {
+    error.root_cause().to_string().ends_with(&format!("(os error {})", libc::ENOMEM))
 }
 
 fn likely_cause(surroundings: Surroundings) -> Option<&'static str> {
@@ -288,6 +327,16 @@ mod tests {
         assert!(maps_every_user("         0          0 4294967295\n"));
         assert!(!maps_every_user("         0     100000      65536\n"));
         assert!(!maps_every_user(""));
+    }
+
+    #[test]
+    fn memory_is_named_where_it_is_missing() {
+        let load = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            explain(Error::new(error).context("failed to load the BPF programs")).to_string()
+        };
+        assert!(load(libc::ENOMEM).starts_with("the kernel gave no memory"));
+        assert!(!load(libc::EPERM).contains("memory"));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use super::{Test, left_out, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
+        test("refused::few_files", few_files),
+        test("refused::unreadable_types", unreadable_types),
         test("refused::user_namespace", user_namespace),
         test("refused::seccomp_eperm", || seccomp(libc::EPERM)),
         test("refused::seccomp_enosys", || seccomp(libc::ENOSYS)),
@@ -88,6 +90,42 @@ fn user_namespace() {
         assert!(line.ends_with(&format!(": load: {reason}")), "{line}");
     }
     assert_eq!(refused.count(), 8, "every provider: {:#?}", ended.output.lines);
+}
+
+/// A limit of open files is raised where that is allowed, and otherwise named.
+fn few_files() {
+    let limited = |soft: u64, hard: u64| {
+        launch(&["--once"], move || {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: the kernel reads the limit, which lives until the call returns.
+            match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
+    };
+    check(
+        limited(10, 20),
+        "this process may open only 20 files, and tcptop needs 80; raise the limit \
+         (`ulimit -n 80`, LimitNOFILE=80 for systemd)",
+    );
+    for (soft, hard) in [(10, 1024), (80, 80)] {
+        let ended = limited(soft, hard).spawn().ended();
+        ended.check();
+    }
+}
+
+/// Type information that is there and cannot be used.
+fn unreadable_types() {
+    let launch = launch(&["--once"], || {
+        mounts::private()?;
+        mounts::bind(Path::new("/dev/null"), Path::new("/sys/kernel/btf/vmlinux"))
+    });
+    check(
+        launch,
+        "the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read; look at what is \
+         mounted there: failed to fill whole buffer",
+    );
 }
 
 /// A seccomp filter as in a container: this system call fails (only with this first
