@@ -8,6 +8,10 @@ use crate::connection::{Details, Sample};
 /// lowest HZ.
 const TOLERANCE_US: u64 = 20_000;
 
+/// A jiffy at the lowest HZ. In a shorter interval the chronographs may not have moved,
+/// whatever limited the connection.
+const JIFFY_US: u64 = 10_000;
+
 /// What kept this end of a TCP connection from sending more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LimitedBy {
@@ -87,11 +91,16 @@ impl Limit {
         Some(Box::new(Limit { before, by: None }))
     }
 
-    /// Ends the interval from `start_ns` to `end_ns` (CLOCK_MONOTONIC).
+    /// Ends the interval from `start_ns` to `end_ns` (CLOCK_MONOTONIC). One that is too short
+    /// to tell, such as the last one of a connection, changes nothing.
     pub(super) fn end_interval(&mut self, sample: &Sample, start_ns: u64, end_ns: u64) {
         let Some(now) = sample.details.as_deref().and_then(Chronographs::of) else { return };
         let start_ns = if sample.partial { start_ns } else { start_ns.max(sample.key.born_ns) };
         let elapsed_us = end_ns.saturating_sub(start_ns) / 1000;
+        if elapsed_us < JIFFY_US && self.by.is_some() {
+            self.before = now;
+            return;
+        }
         // A socket that is used for another connection keeps its chronographs.
         let stale = now.busy_us.saturating_sub(self.before.busy_us) > elapsed_us + TOLERANCE_US;
         self.by = (elapsed_us > 0 && !stale).then(|| now.longest(&self.before, elapsed_us));
@@ -117,6 +126,17 @@ mod tests {
         };
         let details = Some(Box::new(details));
         Sample { partial, details, ..Sample::new(key, Protocol::Tcp, local, remote) }
+    }
+
+    #[test]
+    fn too_short_an_interval_changes_nothing() {
+        let mut limit = Limit::new(&sample(false, 0, 0, 0)).expect("chronographs");
+        limit.end_interval(&sample(false, 900, 900, 0), 1000 * MS, 2000 * MS);
+        assert_eq!(limit.by, Some(LimitedBy::Rwnd));
+        limit.end_interval(&sample(false, 900, 900, 0), 2000 * MS, 2003 * MS);
+        assert_eq!(limit.by, Some(LimitedBy::Rwnd));
+        limit.end_interval(&sample(false, 900, 900, 0), 2003 * MS, 2050 * MS);
+        assert_eq!(limit.by, Some(LimitedBy::App));
     }
 
     #[test]
