@@ -326,15 +326,15 @@ mod tests {
         for (arguments, reason) in [
             (
                 "--interval 0",
-                "error: invalid value '0' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
+                "error: invalid value '0' for '--interval <SECONDS>': too short, at least 0.01 seconds",
             ),
             (
                 "--interval -1",
-                "error: invalid value '-1' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
+                "error: invalid value '-1' for '--interval <SECONDS>': too short, at least 0.01 seconds",
             ),
             (
                 "--interval 0.0099",
-                "error: invalid value '0.0099' for '--interval <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
+                "error: invalid value '0.0099' for '--interval <SECONDS>': too short, at least 0.01 seconds",
             ),
             (
                 "--interval NaN",
@@ -354,11 +354,11 @@ mod tests {
             ),
             (
                 "--udp-timeout 0",
-                "error: invalid value '0' for '--udp-timeout <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
+                "error: invalid value '0' for '--udp-timeout <SECONDS>': too short, at least 0.01 seconds",
             ),
             (
                 "--duration 0",
-                "error: invalid value '0' for '--duration <SECONDS>': too short, at least 0.01 seconds are needed to measure a rate",
+                "error: invalid value '0' for '--duration <SECONDS>': too short, at least 0.01 seconds",
             ),
             (
                 "--duration 1e9",

@@ -7,7 +7,8 @@
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 use crate::loss::LossCause;
-use crate::output::columns::{COLUMNS, Selection, Usual};
+use crate::output::columns::{COLUMNS, Column, Selection, Usual};
+use crate::output::grouped;
 
 /// A command that `--help` and the manual page show.
 pub(crate) struct Example {
@@ -54,11 +55,7 @@ pub(crate) const EXIT_STATUSES: &[ExitStatus] = &[
         meaning: "stopped by Ctrl-C, SIGTERM, --count, --duration or a closed pipe",
         more: " Ctrl-C sends SIGINT.",
     },
-    ExitStatus {
-        status: 1,
-        meaning: "an error: one line on stderr says what failed",
-        more: " The line says what to do, too.",
-    },
+    ExitStatus { status: 1, meaning: "an error: one line on stderr says what failed", more: "" },
     ExitStatus { status: 2, meaning: "a mistake in the arguments", more: "" },
     ExitStatus { status: 3, meaning: "--strict, and something was lost", more: "" },
     ExitStatus {
@@ -95,6 +92,7 @@ fn sections() -> Roff {
     let mut roff = Roff::new();
     fields(&mut roff);
     csv(&mut roff);
+    groups(&mut roff);
     json(&mut roff);
     exit_status(&mut roff);
     signals(&mut roff);
@@ -123,7 +121,7 @@ fn fields(roff: &mut Roff) {
     heading(roff, "FIELDS");
     roff.text([roman(
         "A row of the default format has exactly 13 blank-separated fields, even if the name \
-         of a process has blanks, so that awk can rely on them. The header is printed once.",
+         of a process has blanks, so that awk can rely on them. The header is printed once; on a terminal, each screenful.",
     )]);
     for column in Selection::lines().iter() {
         item(roff, bold(column.title), column.about);
@@ -184,10 +182,11 @@ fn csv(roff: &mut Roff) {
     heading(roff, "CSV");
     roff.text([roman(
         "--log FILE or --format csv: a header, then in every interval a row for each open \
-         connection, idle ones too, and one row with state CLOSED and the final totals for each \
-         TCP connection that ended in it. The sum of the CLOSED rows and of the last rows of the \
-         connections that are still open accounts for every byte. Lines end with a newline and no \
-         carriage return.",
+         connection, idle ones too, and one row with the final totals for each that ended in it: \
+         state CLOSED for a TCP connection, EXPIRED for a UDP flow that was silent for \
+         --udp-timeout. The final rows and the last rows of what is still open account for every \
+         byte. Rows belong together by conn_id (--wide), not by addresses: ports are used again. \
+         Lines end with a newline and no carriage return.",
     )]);
     columns(roff, Usual::Always);
     paragraph(
@@ -206,13 +205,36 @@ fn csv(roff: &mut Roff) {
 }
 
 fn columns(roff: &mut Roff, usual: Usual) {
-    for column in COLUMNS.iter().filter(|column| column.usual == usual) {
-        let unit =
-            if column.unit.is_empty() { String::new() } else { format!(" ({})", column.unit) };
-        roff.control("TP", []);
-        roff.text([bold(column.name), roman(unit)]);
-        roff.text([roman(column.about)]);
+    COLUMNS.iter().filter(|column| column.usual == usual).for_each(|column| describe(roff, column));
+}
+
+fn describe(roff: &mut Roff, column: &Column) {
+    let unit = if column.unit.is_empty() { String::new() } else { format!(" ({})", column.unit) };
+    roff.control("TP", []);
+    roff.text([bold(column.name), roman(unit)]);
+    roff.text([roman(column.about)]);
+}
+
+fn groups(roff: &mut Roff) {
+    heading(roff, "GROUPS");
+    roff.text([roman(
+        "--by KEYS: one row per group instead of one per connection. The keys are the first \
+         columns (in CSV and JSON after timestamp). Totals are since tcptop began, only grow, and \
+         include connections that have closed. A connection counts for the group in which it is \
+         at the time. What finds no room (--groups), and with --top the rest, is the group \
+         (other).",
+    )]);
+    for column in grouped::totals() {
+        describe(roff, column);
     }
+    paragraph(
+        roff,
+        "--textfile writes the same as metrics: tcptop_connections, tcptop_opened_total, \
+         tcptop_closed_total, tcptop_failed_total, tcptop_bytes_in_total, tcptop_bytes_out_total, \
+         tcptop_packets_in_total, tcptop_packets_out_total, tcptop_retrans_total and \
+         tcptop_rtt_seconds, with a label for each key, and tcptop_lost_total for each cause. The \
+         file stays when tcptop ends; its age tells.",
+    );
 }
 
 fn json(roff: &mut Roff) {
@@ -223,8 +245,9 @@ fn json(roff: &mut Roff) {
          included. Numbers are numbers, partial is true or false, a value that is not known is \
          null. Every object has \"schema\": 1 (it changes when a key is removed or changes its \
          meaning; new keys may be added without a change) and \"event\": sample for an open \
-         connection, closed for one that ended, expired for a UDP flow that was silent, lost for the losses of an interval, with a count \
-         for each cause: {causes}."
+         connection, closed for one that ended, expired for a UDP flow that was silent, group for the \
+         totals of a group, lost for the losses of an interval, with a count for each cause: \
+         {causes}."
     ))]);
 }
 
@@ -247,7 +270,8 @@ fn signals(roff: &mut Roff) {
     for (signal, text) in [
         (
             "SIGINT, SIGTERM",
-            "Finish the interval, write the summary, end. A second SIGINT kills tcptop.",
+            "Finish the interval, write the summary, end. Another one, more than 0.3 seconds \
+             later, kills tcptop.",
         ),
         ("SIGHUP", "Open the file of --log again, for logrotate(8)."),
     ] {
@@ -266,10 +290,10 @@ fn overhead(roff: &mut Roff) {
     roff.text([roman(
         "No program runs per byte or per TCP segment: the totals are the kernel's own, read from \
          the socket once an interval and when it closes. A call that sends or receives takes \
-         about 25 ns longer, to note the owner. An interval costs between 0.2 and 0.6 \
-         microseconds per open connection, so a host with 100,000 of them is better served by \
+         about 25 ns longer, to note the owner. An interval costs about 0.3 \
+         microseconds per idle connection and one per active one, so a host with 100,000 of them is better served by \
          --interval 10 than by 0.1. Counting a UDP datagram takes 25 to 60 ns. Filters by port, \
-         protocol and address family are applied in the kernel: connections that do not match are \
+         protocol, address family, prefix and (TCP) cgroup are applied in the kernel: connections that do not match are \
          not recorded.",
     )]);
     paragraph(

@@ -197,8 +197,8 @@ impl FromStr for ColumnList {
 pub struct Groups {
     /// One row per process, container, peer or the like, with totals
     ///
-    /// Keys with commas between them: process, pid, user, unit, container, pod, cgroup,
-    /// remote, remote_port, local, local_port, interface, netns, protocol, state, or any
+    /// Keys with commas between them: process, pid, user, unit, container (its id),
+    /// container_name, pod, cgroup, remote, remote_port, local, local_port, interface, netns, protocol, state, or any
     /// other column that is a text. Totals are since tcptop began and include
     /// connections that closed.
     #[arg(long, value_name = "KEYS", value_delimiter = ',', hide_possible_values = true)]
@@ -232,6 +232,8 @@ pub struct Times {
     pub interval: Duration,
 
     /// Stop after N intervals
+    ///
+    /// Lines begin with the listing of what is open; it is not an interval.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = count)]
     pub count: Option<u64>,
@@ -436,7 +438,7 @@ fn seconds(text: &str, most: u32, limit: &str) -> Result<Duration, String> {
         _ => return Err("not a number of seconds, such as 0.5, 1 or 60".to_owned()),
     };
     if seconds < 0.01 {
-        return Err("too short, at least 0.01 seconds are needed to measure a rate".to_owned());
+        return Err("too short, at least 0.01 seconds".to_owned());
     }
     if seconds > f64::from(most) {
         return Err(format!("too long, at most {most} seconds ({limit})"));

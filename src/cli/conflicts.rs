@@ -45,6 +45,11 @@ const USELESS: &[Useless] = &[
     },
     Useless {
         option: "wide",
+        when: |settings| !settings.groups.by.is_empty(),
+        reason: "--wide and --by: the columns of groups are always the same",
+    },
+    Useless {
+        option: "wide",
         when: writes_lines,
         reason: "--wide goes with --log FILE or --format csv; lines always have 13 fields",
     },
@@ -52,11 +57,6 @@ const USELESS: &[Useless] = &[
         option: "wide",
         when: |settings| settings.output.columns.as_ref().is_some_and(|list| !list.add),
         reason: "--wide and --columns: a list without + names all columns",
-    },
-    Useless {
-        option: "wide",
-        when: |settings| !settings.groups.by.is_empty(),
-        reason: "--wide and --by: the columns of groups are always the same",
     },
     Useless {
         option: "sort",

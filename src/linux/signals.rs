@@ -7,7 +7,9 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -21,7 +23,8 @@ use signal_hook::{flag, low_level::pipe};
 /// Why the wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// SIGINT or SIGTERM came: finish the interval. A second one kills tcptop.
+    /// SIGINT or SIGTERM came: finish the interval. Another one, later than [`ONE_WISH`],
+    /// kills tcptop.
     Signal,
     /// The reader of the standard output has gone away.
     ReaderGone,
@@ -29,9 +32,15 @@ pub(super) enum End {
     Done,
 }
 
+/// Signals that come so close together are one wish to end: timeout(1) signals its child
+/// and then the whole process group.
+const ONE_WISH: Duration = Duration::from_millis(300);
+
 /// The handlers, installed before anything is attached.
 #[derive(Debug)]
 pub(super) struct Signals {
+    /// Once it is set, SIGINT and SIGTERM kill.
+    impatient: Arc<AtomicBool>,
     /// Readable after SIGINT and SIGTERM.
     stream: UnixStream,
     /// Readable after SIGHUP, and who is told then.
@@ -45,17 +54,14 @@ impl Signals {
     /// Where the kernel refuses them.
     pub(super) fn install() -> Result<Signals> {
         let (stream, sender) = UnixStream::pair().context("failed to make a socket pair")?;
-        let ending = Arc::new(AtomicBool::new(false));
+        let impatient = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // A shell without job control ignores SIGINT for what runs in the background:
             // Ctrl-C is for the foreground.
             if signal == SIGINT && is_ignored(signal) {
                 continue;
             }
-            // The order matters. At the first signal the flag is not set when it is
-            // tested, and is set afterwards; the second signal finds it set and kills.
-            flag::register_conditional_default(signal, Arc::clone(&ending))
-                .and_then(|_| flag::register(signal, Arc::clone(&ending)))
+            flag::register_conditional_default(signal, Arc::clone(&impatient))
                 .and_then(|_| pipe::register(signal, sender.try_clone()?))
                 .context("failed to install the signal handlers")?;
         }
@@ -68,7 +74,7 @@ impl Signals {
         let handled: SigSet =
             [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         handled.thread_unblock().context("failed to unblock signals")?;
-        Ok(Signals { stream, hung_up: None })
+        Ok(Signals { impatient, stream, hung_up: None })
     }
 
     /// Makes SIGHUP send a message to what this returns, instead of ending tcptop. The
@@ -119,6 +125,13 @@ impl Signals {
             }
             if happened(0) {
                 let _ = (&self.stream).read(&mut [0; 16]);
+                let impatient = Arc::clone(&self.impatient);
+                thread::Builder::new()
+                    .spawn(move || {
+                        thread::sleep(ONE_WISH);
+                        impatient.store(true, Ordering::Relaxed);
+                    })
+                    .context("failed to start a thread")?;
                 return Ok(End::Signal);
             }
             if happened(2) {

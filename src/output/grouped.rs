@@ -157,7 +157,7 @@ const NUMBERS: [&str; 5] = ["pid", "local_port", "remote_port", "netns", "uid"];
 /// The names of all keys.
 pub fn key_names() -> impl Iterator<Item = &'static str> {
     let is_key = |column: &&Column| {
-        let named = KEYS.iter().any(|key| key.name == column.name || key.source == column.name);
+        let named = KEYS.iter().any(|key| key.name == column.name);
         let text = column.kind == Kind::Text && column.name != "timestamp";
         !named && (text || NUMBERS.contains(&column.name))
     };

@@ -70,7 +70,9 @@ impl Textfile {
     pub fn new(path: &Path, keys: &[String]) -> Result<Textfile> {
         let (path, keys) = (path.to_owned(), keys.to_vec());
         let file = Textfile { path, keys, text: String::new(), lost: Loss::default() };
-        file.beside().with_context(|| format!("failed to write {}", file.path.display()))?;
+        // Without the name of the other file, which nobody has asked for.
+        let beside = file.beside().map_err(|error| io::Error::from(error.kind()));
+        beside.with_context(|| format!("failed to write {}", file.path.display()))?;
         if fs::symlink_metadata(&file.path).is_ok_and(|meta| !meta.is_file()) {
             anyhow::bail!("{} is not a regular file; choose another name", file.path.display());
         }

@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Test> {
         test("control::interrupt", || last_interval_of(libc::SIGINT)),
         test("control::terminate", || last_interval_of(libc::SIGTERM)),
         test("control::ends_while_it_stops", ends_while_it_stops),
+        test("control::two_signals_at_once_are_one", two_signals_at_once_are_one),
         test("control::second_interrupt_kills", second_interrupt_kills),
         test("control::blocked_signal_is_unblocked", blocked_signal),
         test("control::ignored_interrupt_stays_ignored", ignored_interrupt),
@@ -87,13 +88,31 @@ fn blocked(arguments: &[&str]) -> (Tcptop, Vec<Pair>) {
     (tcptop, pairs)
 }
 
+/// timeout(1) signals its child and then the process group: the last interval is whole.
+fn two_signals_at_once_are_one() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "3600"]);
+        let pair = Pair::new(Family::V4);
+        pair.exchange(5, 6);
+        tcptop.signal(signal);
+        let ended = tcptop.stop(signal);
+        ended.check();
+        assert_eq!(ended.output.last_row(pair.ends).map(|row| row.bytes_in), Some(6));
+    }
+}
+
 /// tcptop cannot obey the first SIGINT while its output is blocked; the second one kills it.
 fn second_interrupt_kills() {
     let (mut tcptop, _pairs) = blocked(&["--tcp", "--all", "--interval", "0.02"]);
     tcptop.signal(libc::SIGINT);
     until_true("the first signal to be taken", || !is_pending(tcptop.id(), libc::SIGINT));
     assert!(tcptop.is_running(), "it waits for its reader");
-    let status = tcptop.stop(libc::SIGINT).status;
+    // Another one, as soon as it is not taken for a part of the first.
+    until_true("the end", || {
+        tcptop.signal(libc::SIGINT);
+        !tcptop.is_running()
+    });
+    let status = tcptop.ended().status;
     let killed = std::os::unix::process::ExitStatusExt::signal(&status);
     assert_eq!(killed, Some(libc::SIGINT), "{status}");
 }
