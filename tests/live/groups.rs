@@ -246,7 +246,12 @@ fn sums_of_other_programs(log: &Path) -> Vec<(&'static str, Sums)> {
         text.lines().map(row).collect()
     };
     let import = format!(".mode csv\n.import {} log\n{QUERY};\n", log.display());
-    let mut found = vec![("sqlite", parse(program::output_of("sqlite3", &[":memory:"], &import)))];
+    let mut found = Vec::new();
+    if program::is_there("sqlite3") {
+        found.push(("sqlite", parse(program::output_of("sqlite3", &[":memory:"], &import))));
+    } else {
+        left_out("sqlite", "it is not installed");
+    }
     if program::has_module("duckdb") {
         let script = format!(
             "import duckdb\nlog = duckdb.read_csv({:?})\n\
