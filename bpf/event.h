@@ -72,9 +72,7 @@ struct tcptop_event {
 	 */
 	__u64 object;
 	__u64 born_ns;
-	/* CLOCK_MONOTONIC of a close; of an expired flow, when it was last found to have
-	 * moved; 0 in a sample */
-	__u64 time_ns;
+	__u64 time_ns; /* CLOCK_MONOTONIC of a close, or of forgetting a flow; 0 in a sample */
 	__u64 bytes_in;
 	__u64 bytes_out;
 	/* TCP: modulo 2^32, as the kernel counts segments. */

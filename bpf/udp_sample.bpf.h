@@ -47,7 +47,7 @@ static __always_inline bool flow_emit(struct flow *flow, __u32 slot, enum tcptop
 	event->object = slot + 1;
 	event->born_ns = flow->born_ns;
 	if (kind == TCPTOP_EXPIRED)
-		event->time_ns = flow->moved_ns;
+		event->time_ns = bpf_ktime_get_ns();
 	event->packets_in = flow->in.datagrams;
 	event->packets_out = flow->out.datagrams;
 	flow->sampled_datagrams_in = event->packets_in;

@@ -477,6 +477,10 @@ mod tests {
                 "--by pid --textfile x",
                 "error: invalid value 'x' for '--textfile <FILE>': the collector only reads files whose name ends with .prom",
             ),
+            (
+                "--by pid --textfile x.prom --log x.prom",
+                "error: --textfile and --log: one file cannot be both",
+            ),
             ("--by pid,pid", "error: --by: 'pid' is in it twice"),
             ("--by pid --sort age", "error: --sort age and --by: groups have no age"),
             ("--sort opened", "error: only groups have a column 'opened': --by KEYS"),

@@ -365,8 +365,8 @@ pub struct Closed {
     pub sample: Sample,
     /// Why it ended; [`Unknown`](CloseReason::Unknown) for UDP.
     pub reason: CloseReason,
-    /// When it ended, in nanoseconds of CLOCK_MONOTONIC. For UDP: when the flow was last
-    /// found to have moved.
+    /// When it ended, in nanoseconds of CLOCK_MONOTONIC. For UDP: when it was
+    /// forgotten.
     pub closed_ns: u64,
 }
 

@@ -197,18 +197,31 @@ impl Groups {
         }
     }
 
-    /// A connection ended and nobody knows how, or the filter does not let it pass any
-    /// more: it is not open for its group. What it moved stays.
-    pub fn hide(&mut self, key: &ConnectionKey, ended: bool) {
-        let Some(member) = self.members.get_mut(key) else { return };
-        let (place, shown) = (member.place, std::mem::take(&mut member.shown));
-        if shown {
-            let group = self.at(place);
+    /// Takes the newest sample of an open connection that the filter does not let pass. It
+    /// is not open for its group, and what it moves meanwhile belongs to none.
+    pub fn hide(&mut self, sample: &Sample) {
+        self.leave(&sample.key, false);
+        let member = Member {
+            place: OTHER_PLACE,
+            shown: false,
+            counters: sample.counters,
+            retransmits: sample.retransmits,
+        };
+        self.members.insert(sample.key, member);
+    }
+
+    /// A connection ended, and nobody knows how, or the filter does not let its end pass.
+    /// What it has moved stays.
+    pub fn forget(&mut self, key: &ConnectionKey) {
+        self.leave(key, true);
+        self.members.swap_remove(key);
+    }
+
+    fn leave(&mut self, key: &ConnectionKey, ended: bool) {
+        if let Some(member) = self.members.get(key).copied().filter(|member| member.shown) {
+            let group = self.at(member.place);
             group.connections = group.connections.saturating_sub(1);
             group.totals.closed += u64::from(ended);
-        }
-        if ended {
-            self.members.swap_remove(key);
         }
     }
 
@@ -479,13 +492,17 @@ mod tests {
     fn what_the_filter_hides_is_not_open() {
         let mut groups = Groups::new(9, false);
         groups.open(&sample(1, 10), &key("a"));
-        groups.hide(&sample(1, 0).key, false);
-        groups.hide(&sample(1, 0).key, false);
+        groups.hide(&sample(1, 60));
+        groups.hide(&sample(1, 70));
         assert_eq!(told(&groups), [row("a", 0, 10)]);
-        groups.open(&sample(1, 15), &key("a"));
+        groups.open(&sample(1, 75), &key("a"));
         assert_eq!(told(&groups), [row("a", 1, 15)]);
-        groups.hide(&sample(1, 0).key, true);
+        groups.forget(&sample(1, 0).key);
         assert_eq!((told(&groups), groups.members.len()), (vec![row("a", 0, 15)], 0));
+        // It passes from its second owner on.
+        groups.hide(&sample(2, 100));
+        groups.open(&sample(2, 130), &key("b"));
+        assert_eq!(told(&groups), [row("a", 0, 15), row("b", 1, 30)]);
     }
 
     proptest! {

@@ -208,7 +208,7 @@ impl Grouping {
         let Grouping { keys, groups, key } = self;
         let needs = keys.needs() | filter.needs();
         for gone in table.vanished() {
-            groups.hide(gone, true);
+            groups.forget(gone);
         }
         for record in table.changed() {
             let place = place(names, &record.sample, needs);
@@ -216,7 +216,7 @@ impl Grouping {
                 keys.of(&Row::open(record, common, place), key);
                 groups.open(&record.sample, key);
             } else {
-                groups.hide(&record.sample.key, false);
+                groups.hide(&record.sample);
             }
         }
         for record in table.closed() {
@@ -226,7 +226,7 @@ impl Grouping {
                 keys.of(&Row::last(record, common, place), key);
                 groups.close(record, key);
             } else {
-                groups.hide(&sample.key, true);
+                groups.forget(&sample.key);
             }
         }
     }

@@ -39,6 +39,11 @@ const USELESS: &[Useless] = &[
         reason: "--log writes no lines; let the shell write the file: tcptop > FILE",
     },
     Useless {
+        option: "textfile",
+        when: |settings| settings.output.log == settings.groups.textfile,
+        reason: "--textfile and --log: one file cannot be both",
+    },
+    Useless {
         option: "append",
         when: |settings| settings.output.log.is_none(),
         reason: "--append goes with --log FILE",

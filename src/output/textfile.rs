@@ -100,13 +100,18 @@ impl Textfile {
         groups: impl Iterator<Item = &'g Group> + Clone,
         lost: &Loss,
     ) -> io::Result<()> {
+        let failed = |error: io::Error| {
+            let reason = io::Error::from(error.kind());
+            let path = self.path.display();
+            io::Error::new(error.kind(), format!("failed to write {path}: {reason}"))
+        };
         self.lost += lost;
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         self.put(groups, &mut text);
-        let mut file = self.beside()?;
-        file.write_all(text.as_bytes())?;
-        file.persist(&self.path)?;
+        let mut file = self.beside().map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        file.persist(&self.path).map_err(|error| failed(error.error))?;
         let mut bytes = text.into_bytes();
         release(&mut bytes);
         self.text = String::from_utf8(bytes).unwrap_or_default();

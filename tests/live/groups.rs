@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("groups::sums", sums),
         test("groups::who_takes_over", who_takes_over),
+        test("groups::owners_that_pass", owners_that_pass),
         test("groups::containers", containers),
         test("groups::rows", rows),
         test("groups::textfile", textfile),
@@ -292,6 +293,41 @@ fn who_takes_over() {
         csv_groups(&tcptop.finish()).into_iter().collect::<Vec<_>>(),
         [(vec!["heir-1".to_owned()], (0, 5000, 1)), (vec!["heir-2".to_owned()], (0, 700, 0)),]
     );
+}
+
+/// With a filter by owner, only what that owner moved counts, whoever used the connection
+/// before it or in between.
+fn owners_that_pass() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mailbox = directory.path().join("mailbox");
+    let (mut first, mut second) = (Agent::new("turn-1"), Agent::new("turn-2"));
+    second.mailbox(&mailbox);
+    let by = ["--by", "process", "--tcp", "--format", "csv", "--interval", "0.1", "--process"];
+    let of =
+        |name: &'static str| Printing::start(directory.path(), name, &[&by[..], &[name]].concat());
+    let printing = [of("turn-1"), of("turn-2")];
+    let moved = |at: usize, name: &str| -> Option<u64> {
+        let text = fs::read_to_string(&printing[at].output).ok()?;
+        let whole = &text[..=text.rfind('\n')?];
+        let groups = (whole.lines().count() > 1).then(|| csv_groups(whole))?;
+        groups.get(&vec![name.to_owned()]).map(|moved| moved.1)
+    };
+    let (socket, _peer) = first.connect_here(Family::V4);
+    first.send(socket, 1000);
+    until("the first owner", || moved(0, "turn-1").filter(|&bytes| bytes == 1000));
+    // The other tcptop has its own intervals: this shows that one has ended.
+    let (mark, _other_peer) = second.connect_here(Family::V4);
+    second.send(mark, 1);
+    until("an interval of the other one", || moved(1, "turn-2").filter(|&bytes| bytes == 1));
+    first.share(socket, &mailbox);
+    let same = second.take();
+    second.send(same, 50_000);
+    until("the second owner", || moved(1, "turn-2").filter(|&bytes| bytes == 50_001));
+    first.send(socket, 10);
+    until("the first one again", || moved(0, "turn-1").filter(|&bytes| bytes == 1010));
+    let [one, other] = printing.map(Printing::finish);
+    assert_eq!(sum(&csv_groups(&one)).1, 1010);
+    assert_eq!(sum(&csv_groups(&other)).1, 50_001);
 }
 
 /// Two containers, whose connections begin and end within one interval, and one whose
