@@ -938,7 +938,7 @@ pub static COLUMNS: &[Column] = &[
         usual: Usual::Asked,
         source: "exe in /proc/PID",
         about: "Path of the owner's program, as the kernel writes it; unknown where the owner \
-                ended or took another name before tcptop looked, at the end of the interval.",
+                ended, or took another name, before tcptop looked, at the end of the interval.",
         needs: Needs::EXE,
         value: |row| Value::text(row.place.exe),
         ..COLUMN
