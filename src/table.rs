@@ -355,8 +355,10 @@ impl ConnectionTable {
         if excessive(self.changed.capacity(), self.changed.len()) {
             self.changed.shrink_to(ample(self.changed.len()));
         }
-        if excessive(self.closing.capacity(), self.closed.len()) {
-            self.closing.shrink_to(ample(self.closed.len()));
+        // Its records are large, and two such lists take turns.
+        let some = self.closed.len().max(KEEP / 8);
+        if self.closing.capacity() > some.saturating_mul(4) {
+            self.closing.shrink_to(some.saturating_mul(2));
         }
         if excessive(self.limited.capacity(), self.limited.len()) {
             self.limited.shrink_to(ample(self.limited.len()));
@@ -585,6 +587,9 @@ mod tests {
         end(&mut table, SECOND);
         assert!(table.records.capacity() < 10_000, "{}", table.records.capacity());
         assert!(table.changed.capacity() < 10_000, "{}", table.changed.capacity());
+        end(&mut table, 2 * SECOND);
+        let lists = table.closed.capacity() + table.closing.capacity();
+        assert!(lists < 1000, "{lists}");
         assert_eq!(table.all().count(), 10);
     }
 
