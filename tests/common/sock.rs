@@ -319,6 +319,18 @@ pub fn connect_socket(socket: &TcpStream, remote: SocketAddr) -> io::Result<()> 
     Ok(socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(remote))?)
 }
 
+/// connect() with AF_UNSPEC: the socket is no connection any more, and can become another.
+pub fn disconnect(socket: &TcpStream) {
+    let unspecified =
+        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the address is readable for its size.
+    let result = unsafe {
+        let length = mem::size_of::<libc::sockaddr>() as libc::socklen_t;
+        libc::connect(socket.as_raw_fd(), &raw const unspecified, length)
+    };
+    Errno::result(result).expect("disconnect");
+}
+
 /// Starts to connect and does not wait for the outcome.
 pub fn start_connecting(socket: &TcpStream, remote: SocketAddr) {
     socket.set_nonblocking(true).expect("nonblocking");

@@ -3,12 +3,10 @@
 use std::net::{SocketAddr, TcpStream};
 use std::process;
 
-use nix::errno::Errno;
-
 use crate::common::netns::{self, Netns, ip};
 use crate::common::sock::{
     self, Ends, Family, Let, Pair, TcpInfo, await_closed, connect_error, connect_socket,
-    filter_incoming, let_all_in, listen, set_int, start_connecting, unconnected,
+    disconnect, filter_incoming, let_all_in, listen, set_int, start_connecting, unconnected,
 };
 use crate::common::tcptop::{Closed, QUICK, Tcptop};
 
@@ -275,15 +273,7 @@ fn disconnected_and_used_again() {
     let tcptop = Tcptop::share(&QUICK);
     let first = Pair::new(Family::V4);
     first.exchange(111, 222);
-    let unspecified =
-        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: the address is readable for its size.
-    let result = unsafe {
-        use std::os::fd::AsRawFd;
-        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
-        libc::connect(first.client.as_raw_fd(), &raw const unspecified, length)
-    };
-    Errno::result(result).expect("disconnect");
+    disconnect(&first.client);
     await_closed(&first.server);
     let (listener, remote) = listen(Family::V4);
     connect_socket(&first.client, remote).expect("connect again");

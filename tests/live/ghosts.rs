@@ -1,12 +1,9 @@
 //! No row stays for ever: what ends on an unusual way has a `[CLOSED]` line too.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::process;
 use std::thread;
 use std::time::Duration;
-
-use nix::errno::Errno;
 
 use crate::common::netns::Netns;
 use crate::common::sock::{
@@ -22,7 +19,7 @@ pub fn tests() -> Vec<Test> {
         sharing("ghosts::simultaneous_open_reset", || simultaneous_open(sock::reset)),
         sharing("ghosts::simultaneous_open_dissolved", || {
             simultaneous_open(|socket| {
-                dissolve(&socket);
+                sock::disconnect(&socket);
                 drop(socket);
             });
         }),
@@ -33,18 +30,6 @@ pub fn tests() -> Vec<Test> {
         }),
         test("ghosts::the_full_pass_ends_nothing_that_lives", full_pass),
     ]
-}
-
-/// connect() with AF_UNSPEC: the socket is no connection any more, and can become another.
-fn dissolve(socket: &TcpStream) {
-    let unspecified =
-        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: the address is readable for its size.
-    let result = unsafe {
-        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
-        libc::connect(socket.as_raw_fd(), &raw const unspecified, length)
-    };
-    Errno::result(result).expect("disconnect");
 }
 
 /// Two ends send a SYN to each other at the same time (RFC 9293, section 3.5). One of them

@@ -3,15 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 
-use nix::errno::Errno;
 use serde_json::Value;
 
 use crate::common::rows::{Rows, ends_of};
 use crate::common::sock::{
-    Ends, Family, Let, Pair, bounded, connect_socket, filter_incoming, let_all_in, listen,
-    loopback, receive, reset, send, start_connecting, unconnected,
+    Ends, Family, Let, Pair, bounded, connect_socket, disconnect, filter_incoming, let_all_in,
+    listen, loopback, receive, reset, send, start_connecting, unconnected,
 };
 use crate::common::wait::{load, until_true};
 
@@ -47,18 +45,6 @@ fn finals(rows: &[Value]) -> Joined {
         }
     }
     found
-}
-
-/// Ends the connection of a socket, which can be used again.
-fn disconnect(socket: &TcpStream) {
-    let unspecified =
-        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: the address is readable for its size.
-    let result = unsafe {
-        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
-        libc::connect(socket.as_raw_fd(), &raw const unspecified, length)
-    };
-    Errno::result(result).expect("disconnect");
 }
 
 /// Connects, sends some bytes, and lets the server read them.
