@@ -159,6 +159,7 @@ struct tcptop_detailed {
 	struct tcptop_details details; /* TCP only */
 };
 _Static_assert(sizeof(struct tcptop_detailed) == 304, "wire size");
+
 /* The longest path that the kernel hands out, with its NUL (TRACE_CGROUP_PATH_LEN). */
 #define CGROUP_PATH_SIZE 1024
 
