@@ -182,25 +182,51 @@ impl Groups {
 
     /// Takes the newest sample of an open connection that the filter lets pass.
     pub fn open(&mut self, sample: &Sample, key: &[KeyValue]) {
-        self.count(sample, key);
+        let place = self.place(key);
+        let known = self.members.get(&sample.key).copied();
+        let before = known.map_or(Counters::default(), |member| member.counters);
+        let again = known.map_or(0, |member| member.retransmits);
+        let moved = more(&sample.counters, &before);
+        if known.is_some_and(|member| member.place != place) {
+            self.leave(&sample.key);
+        }
+        let arrives = known.is_none_or(|member| !member.shown || member.place != place);
+        let past = known.is_none() && sample.partial && !sample.lacks_past(self.lifetime);
+        let group = self.at(place);
+        group.connections += u64::from(arrives);
+        group.totals.opened += u64::from(known.is_none() && !sample.partial);
+        add(&mut group.totals.counters, &moved);
+        group.totals.retransmits += u64::from(sample.retransmits.saturating_sub(again));
+        if past {
+            group.bytes_before[0] += moved.bytes_in;
+            group.bytes_before[1] += moved.bytes_out;
+        }
+        if let Some(rtt) = sample.rtt_us.filter(|_| moved != Counters::default() && !past) {
+            self.rtts.push((place.slot, rtt));
+        }
+        let member = Member {
+            place,
+            shown: true,
+            counters: sample.counters,
+            retransmits: sample.retransmits.max(again),
+        };
+        self.members.insert(sample.key, member);
     }
-
     /// Takes the end of a connection that the filter lets pass.
     pub fn close(&mut self, record: &ClosedRecord, key: &[KeyValue]) {
         let closed = &record.closed;
-        self.count(&closed.sample, key);
-        if let Some(member) = self.members.swap_remove(&closed.sample.key) {
-            let group = self.at(member.place);
-            group.connections = group.connections.saturating_sub(1);
+        self.open(&closed.sample, key);
+        if let Some(group) = self.leave(&closed.sample.key) {
             group.totals.closed += 1;
             group.totals.failed += u64::from(closed.reason.is_failure());
         }
+        self.members.swap_remove(&closed.sample.key);
     }
 
     /// Takes the newest sample of an open connection that the filter does not let pass. It
     /// is not open for its group, and what it moves meanwhile belongs to none.
     pub fn hide(&mut self, sample: &Sample) {
-        self.leave(&sample.key, false);
+        self.leave(&sample.key);
         let member = Member {
             place: OTHER_PLACE,
             shown: false,
@@ -213,16 +239,19 @@ impl Groups {
     /// A connection ended, and nobody knows how, or the filter does not let its end pass.
     /// What it has moved stays.
     pub fn forget(&mut self, key: &ConnectionKey) {
-        self.leave(key, true);
+        if let Some(group) = self.leave(key) {
+            group.totals.closed += 1;
+        }
         self.members.swap_remove(key);
     }
 
-    fn leave(&mut self, key: &ConnectionKey, ended: bool) {
-        if let Some(member) = self.members.get(key).copied().filter(|member| member.shown) {
-            let group = self.at(member.place);
-            group.connections = group.connections.saturating_sub(1);
-            group.totals.closed += u64::from(ended);
-        }
+    /// The connection is not open for its group any more. Returns the group that it left;
+    /// `None` where it was in none.
+    fn leave(&mut self, key: &ConnectionKey) -> Option<&mut Group> {
+        let member = self.members.get(key).copied().filter(|member| member.shown)?;
+        let group = self.at(member.place);
+        group.connections = group.connections.saturating_sub(1);
+        Some(group)
     }
 
     /// Ends the interval at `now_ns` (CLOCK_MONOTONIC).
@@ -257,39 +286,6 @@ impl Groups {
         let group = &mut self.slots[if same { slot } else { 0 }];
         group.touched = self.interval;
         group
-    }
-
-    fn count(&mut self, sample: &Sample, key: &[KeyValue]) {
-        let place = self.place(key);
-        let known = self.members.get(&sample.key).copied();
-        let before = known.map_or(Counters::default(), |member| member.counters);
-        let again = known.map_or(0, |member| member.retransmits);
-        let moved = more(&sample.counters, &before);
-        if let Some(member) = known.filter(|member| member.shown && member.place != place) {
-            let left = self.at(member.place);
-            left.connections = left.connections.saturating_sub(1);
-        }
-        let arrives = known.is_none_or(|member| !member.shown || member.place != place);
-        let past = known.is_none() && sample.partial && !sample.lacks_past(self.lifetime);
-        let group = self.at(place);
-        group.connections += u64::from(arrives);
-        group.totals.opened += u64::from(known.is_none() && !sample.partial);
-        add(&mut group.totals.counters, &moved);
-        group.totals.retransmits += u64::from(sample.retransmits.saturating_sub(again));
-        if past {
-            group.bytes_before[0] += moved.bytes_in;
-            group.bytes_before[1] += moved.bytes_out;
-        }
-        if let Some(rtt) = sample.rtt_us.filter(|_| moved != Counters::default() && !past) {
-            self.rtts.push((place.slot, rtt));
-        }
-        let member = Member {
-            place,
-            shown: true,
-            counters: sample.counters,
-            retransmits: sample.retransmits.max(again),
-        };
-        self.members.insert(sample.key, member);
     }
 
     /// The place of the group with this key, which is made where there is none yet.

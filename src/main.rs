@@ -183,7 +183,7 @@ fn writer(settings: &Settings) -> Result<Writer> {
     let format = output::format(settings, color, terminal.then_some(screen));
     let document = format.document();
     let destination = match &asked.log {
-        None if settings.is_headless() => Destination::stream(io::sink()),
+        None if settings.prints_nothing() => Destination::stream(io::sink()),
         None => {
             check_stdout()?;
             let stdout = io::stdout();

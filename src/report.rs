@@ -137,21 +137,26 @@ impl Reporter {
         let mut rows = view::reuse(std::mem::take(memory));
         let asked = &settings.rows;
         let all = settings.shows_all() || tick.listing;
-        let closed = table.closed().iter();
-        let closed: Vec<&ClosedRecord> =
-            closed.filter(|record| passes(filter, names, &record.closed.sample)).collect();
+        let grouped = grouping.is_some();
+        let mut closed: Vec<&ClosedRecord> = Vec::new();
         let mut shown = Shown::default();
         if let Some(grouping) = grouping {
-            grouping.count(table, filter, names, common);
+            closed = grouping.count(table, filter, names, common);
             grouping.groups.end_interval(tick.now_ns);
             if let Some(textfile) = textfile {
                 textfile.write(grouping.groups.all(), &tick.lost)?;
             }
-            shown = grouping.shown(settings, all);
+            if !settings.prints_nothing() {
+                shown = grouping.shown(settings, all);
+            }
         } else if all {
             rows.extend(table.all().filter(|record| passes(filter, names, &record.sample)));
         } else {
             rows.extend(table.changed().filter(|record| passes(filter, names, &record.sample)));
+        }
+        if !grouped {
+            let of_closed = |record: &&ClosedRecord| passes(filter, names, &record.closed.sample);
+            closed.extend(table.closed().iter().filter(of_closed));
         }
         view::arrange(&mut rows, &asked.sort, asked.top, |record| {
             let Sort::Column(name) = &asked.sort else { return None };
@@ -166,7 +171,7 @@ impl Reporter {
             now_ns: tick.now_ns,
             rows: &rows,
             // The rows of groups have what closed in them.
-            closed: if settings.groups.by.is_empty() { &closed } else { &[] },
+            closed: if grouped { &[] } else { &closed },
             groups: &groups,
             lost: &tick.lost,
             listing: tick.listing,
@@ -197,14 +202,15 @@ impl Grouping {
         (!asked.by.is_empty()).then(|| Grouping { keys, groups, key: Vec::new() })
     }
 
-    /// Counts what changed in the interval.
-    fn count(
+    /// Counts what changed in the interval. Returns what ended in it, of those that the
+    /// filter lets pass.
+    fn count<'t>(
         &mut self,
-        table: &ConnectionTable,
+        table: &'t ConnectionTable,
         filter: &Filter,
         names: &mut dyn Names,
         common: Common<'_>,
-    ) {
+    ) -> Vec<&'t ClosedRecord> {
         let Grouping { keys, groups, key } = self;
         let needs = keys.needs() | filter.needs();
         for gone in table.vanished() {
@@ -219,16 +225,19 @@ impl Grouping {
                 groups.hide(&record.sample);
             }
         }
+        let mut passed = Vec::new();
         for record in table.closed() {
             let sample = &record.closed.sample;
             let place = place(names, sample, needs);
             if filter.matches(sample, &place) {
                 keys.of(&Row::last(record, common, place), key);
                 groups.close(record, key);
+                passed.push(record);
             } else {
                 groups.forget(&sample.key);
             }
         }
+        passed
     }
 
     /// The groups that the interval shows.

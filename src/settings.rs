@@ -47,8 +47,13 @@ pub struct Settings {
 impl Settings {
     /// True where nothing is written to the standard output.
     pub fn is_headless(&self) -> bool {
+        self.output.log.is_some() || self.prints_nothing()
+    }
+
+    /// True where only the textfile is written.
+    pub fn prints_nothing(&self) -> bool {
         let Output { log, asked_format, .. } = &self.output;
-        log.is_some() || (self.groups.textfile.is_some() && asked_format.is_none())
+        log.is_none() && asked_format.is_none() && self.groups.textfile.is_some()
     }
 }
 
