@@ -246,7 +246,6 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 
 	if (!bpf_ksym_exists(bpf_rdonly_cast))
 		return false;
-	/* A socket that was never sampled may be a UDP socket. */
 	if (!tracked->sampled_state || tracked->owner.evidence < EVIDENCE_HOLDS ||
 	    in_slices(tracked, control.sample_slices))
 		return false;

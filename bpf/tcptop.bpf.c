@@ -68,14 +68,16 @@ static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_s
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (new_state == TCP_CLOSE)
+	if (new_state == TCP_CLOSE) {
 		tcp_ends(sk, old_state, longer);
-	else if (!is_beginning(old_state, new_state))
+		forget(sk);
+	} else if (!is_beginning(old_state, new_state)) {
 		tcp_moves_on(sk, new_state, longer);
-	else if (new_state == TCP_SYN_RECV)
+	} else if (new_state == TCP_SYN_RECV) {
 		tcp_child_begins(sk, new_state);
-	else
+	} else {
 		tcp_begins(sk, new_state, longer);
+	}
 	return 0;
 }
 
@@ -92,7 +94,8 @@ static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (tracked && tracked->state == new_state)
+	/* A socket in CLOSE without storage has been forgotten, or was never tracked. */
+	if (tracked ? tracked->state == new_state : new_state == TCP_CLOSE)
 		return 0;
 	return tcp_changes(sk, old_state, new_state, longer);
 }
@@ -235,7 +238,7 @@ static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ct
 		return 0;
 	if (tcp_is_idle(sk, tracked, longer))
 		mark_idle(tracked);
-	else if (sk->sk_protocol == IPPROTO_TCP)
+	else
 		tcp_sample(sk, tracked, longer);
 	return 0;
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What tcptop stores for each socket that it tracks. */
+/* What tcptop stores for each socket that it tracks, and when it lets go of it. */
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
 #include "loss.bpf.h"
 #include "owner.bpf.h"
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 /*
- * Lies in the socket's own storage, which the kernel frees with the socket, so nothing
+ * Of a TCP socket. Lies in the socket's own storage, which the kernel frees with the socket, so nothing
  * leaks. The first 56 bytes share one cache line with 8 bytes of the kernel's. The owner
  * hook reads nothing else, nor does a visit that finds nothing new.
  */
@@ -48,6 +49,23 @@ struct {
 	__type(value, struct tracked);
 } sockets SEC(".maps");
 
+/*
+ * Of a UDP socket. In a map of its own, since the sampling program visits the TCP sockets
+ * only, and must not meet a socket that the kernel frees without a hook (forget()).
+ */
+struct udp_socket {
+	struct owner owner;
+	__u8 flags; /* enum tcptop_flags */
+	__u8 pad[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct udp_socket);
+} udp_sockets SEC(".maps");
+
 /* Whether the connection lies in one of these slices, a bit each; Slices::contains() in
  * src/event.rs computes the same. The upper bits of the product depend on all of the time. */
 static __always_inline bool in_slices(struct tracked *tracked, __u64 slices)
@@ -68,22 +86,46 @@ static __always_inline void mark_idle(struct tracked *tracked)
 }
 
 /*
- * The storage of a socket, a new one with the values of `fresh` where it has none. The
- * kernel fails a program that makes it at the same moment as another one does
+ * The storage of a socket in `map`, a new one with the values of `fresh` where it has none.
+ * The kernel fails a program that makes it at the same moment as another one does
  * (bpf_local_storage_update()), so this asks again before it counts a loss: by then the
  * other one's storage is there.
  */
+static __always_inline void *storage_create(void *map, struct sock *sk, void *fresh)
+{
+	void *storage;
+
+	storage = bpf_sk_storage_get(map, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (storage)
+		return storage;
+	storage = bpf_sk_storage_get(map, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!storage)
+		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	return storage;
+}
+
 static __always_inline struct tracked *tracked_create(struct sock *sk, struct tracked *fresh)
 {
-	struct tracked *tracked;
+	return storage_create(&sockets, sk, fresh);
+}
 
-	tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (tracked)
-		return tracked;
-	tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tracked)
-		lost(TCPTOP_LOST_STORAGE_FULL, 1);
-	return tracked;
+/* A kernel whose storage of a socket that is freed loses its link to the socket first. */
+struct bpf_local_storage_elem___unlinked {
+	int state;
+} __attribute__((preserve_access_index));
+
+/*
+ * A TCP socket is in CLOSE: the kernel may free it from now on. Since Linux 7.0 it then
+ * clears the storage's link to the socket (bpf_selem_unlink_nofail(),
+ * kernel/bpf/bpf_local_storage.c), and an iterator that is just visiting this storage
+ * follows the cleared link and crashes the kernel (__bpf_sk_storage_map_seq_show(),
+ * net/core/bpf_sk_storage.c). Storage that a program deletes keeps its link until no
+ * iterator can see it, so there the programs delete it before the kernel does.
+ */
+static __always_inline void forget(struct sock *sk)
+{
+	if (bpf_core_field_exists(struct bpf_local_storage_elem___unlinked, state))
+		bpf_sk_storage_delete(&sockets, sk);
 }
 
 #endif

@@ -110,7 +110,7 @@ static __noinline struct flow *packet_flow_create(struct __sk_buff *skb, struct 
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return NULL;
-	return flow_create(key, kernel_address(sk), bpf_sk_storage_get(&sockets, sk, NULL, 0),
+	return flow_create(key, kernel_address(sk), bpf_sk_storage_get(&udp_sockets, sk, NULL, 0),
 			   ifindex);
 }
 

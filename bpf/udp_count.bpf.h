@@ -37,7 +37,7 @@ static __always_inline void flow_keep_socket(__u32 slot, struct sock *sk)
 }
 
 /*
- * Puts a new flow into a free slot. `tracked` is the storage of its socket, or NULL: it
+ * Puts a new flow into a free slot. `socket` is the storage of its socket, or NULL: it
  * says who holds the socket and whether the socket is older than tcptop.
  *
  * Two processors can see the first datagrams of one flow at the same time and each
@@ -45,7 +45,7 @@ static __always_inline void flow_keep_socket(__u32 slot, struct sock *sk)
  * probes; the sampler moves the totals of the other slot into that one (flow_fold()).
  */
 static __always_inline struct flow *flow_create(struct flow_key *key, struct sock *sk,
-						struct tracked *tracked, __u32 ifindex)
+						struct udp_socket *socket, __u32 ifindex)
 {
 	__u32 slot = flow_claim(key);
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
@@ -72,10 +72,10 @@ static __always_inline struct flow *flow_create(struct flow_key *key, struct soc
 		flow_keep_socket(slot, sk);
 	if (!flow->ifindex)
 		flow->ifindex = ifindex;
-	if (tracked) {
-		flow->flags = tracked->flags;
-		if (tracked->owner.tgid)
-			owner_copy(&flow->owner, &tracked->owner);
+	if (socket) {
+		flow->flags = socket->flags;
+		if (socket->owner.tgid)
+			owner_copy(&flow->owner, &socket->owner);
 	}
 	flow_publish(flow, key, slot);
 	return flow;

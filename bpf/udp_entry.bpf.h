@@ -68,7 +68,7 @@ static __always_inline void udp_count(struct sock *sk, struct sk_buff *skb, stru
 	key_hash(key);
 	flow = flow_lookup(key);
 	if (!flow)
-		flow = flow_create(key, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0),
+		flow = flow_create(key, sk, bpf_sk_storage_get(&udp_sockets, sk, NULL, 0),
 				   skb_ifindex(skb, out));
 	if (!flow) {
 		flow_lost(bytes, datagrams);

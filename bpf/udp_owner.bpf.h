@@ -44,11 +44,11 @@ static __always_inline void flow_take_receiver(struct flow *flow)
 }
 
 /* Copies the socket's owner into `receivers`, where the socket's flows find it. */
-static __always_inline void receiver_publish(struct sock *sk, struct tracked *tracked)
+static __always_inline void receiver_publish(struct sock *sk, struct udp_socket *socket)
 {
 	__u64 cookie = sock_cookie(sk);
 
-	if (bpf_map_update_elem(&receivers, &cookie, &tracked->owner, BPF_ANY))
+	if (bpf_map_update_elem(&receivers, &cookie, &socket->owner, BPF_ANY))
 		lost(TCPTOP_LOST_RECEIVERS, 1);
 }
 
@@ -67,30 +67,30 @@ static __always_inline bool receiver_is_published(struct sock *sk)
 static __always_inline void udp_set_owner(struct sock *sk, __u64 number, struct task_struct *task,
 					  __u8 evidence)
 {
-	struct tracked fresh = { .flags = control.starting ? TCPTOP_PARTIAL : 0 };
-	struct tracked *tracked;
+	struct udp_socket fresh = { .flags = control.starting ? TCPTOP_PARTIAL : 0 };
+	struct udp_socket *socket;
 	__u16 version;
 	__u8 known;
 
-	tracked = tracked_create(sk, &fresh);
-	if (!tracked)
+	socket = storage_create(&udp_sockets, sk, &fresh);
+	if (!socket)
 		return;
-	if (number && owner_is_known(&tracked->owner, task, evidence)) {
-		remember_use(number, &tracked->owner, task);
+	if (number && owner_is_known(&socket->owner, task, evidence)) {
+		remember_use(number, &socket->owner, task);
 		return;
 	}
-	known = tracked->owner.evidence;
+	known = socket->owner.evidence;
 	if (known > evidence) {
 		if (!receiver_is_published(sk))
-			receiver_publish(sk, tracked);
+			receiver_publish(sk, socket);
 		return;
 	}
-	version = tracked->owner.version;
-	owner_set(&tracked->owner, task, evidence);
+	version = socket->owner.version;
+	owner_set(&socket->owner, task, evidence);
 	if (number)
 		forget_recent_use(number);
-	if (tracked->owner.version != version || tracked->owner.evidence != known)
-		receiver_publish(sk, tracked);
+	if (socket->owner.version != version || socket->owner.evidence != known)
+		receiver_publish(sk, socket);
 }
 
 /* The seed has found a process that holds the socket. */
