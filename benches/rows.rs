@@ -1,5 +1,6 @@
-//! What it costs to write a row: the table's tick, and each format into memory; and to
-//! count a connection for its group instead. Needs no kernel and no root:
+//! What it costs to write a row: the table's tick, and each format into memory; to count a
+//! connection for its group instead; and what one costs that began and ended within an
+//! interval, from its event to its line. Needs no kernel and no root:
 //! `cargo bench --bench rows`. Prints the median and the minimum of all rounds, in
 //! nanoseconds per row.
 
@@ -11,8 +12,10 @@ use std::time::Instant;
 use chrono::DateTime;
 use clap::ValueEnum;
 use tcptop::connection::{
-    ConnectionKey, Counters, KernelName, Needs, Owner, Protocol, Sample, TcpState,
+    CloseReason, Closed, ConnectionKey, Counters, KernelName, Needs, Owner, Protocol, Sample,
+    TcpState,
 };
+use tcptop::event::{Batch, CollectorEvent};
 use tcptop::groups::Groups;
 use tcptop::loss::Loss;
 use tcptop::names::{Names, Place};
@@ -103,6 +106,56 @@ fn timed(run: impl FnOnce()) -> f64 {
     start.elapsed().as_nanos() as f64 / ROWS as f64
 }
 
+/// Ends of connections that no tick has seen, in batches as the collector sends them.
+fn short(round: u64) -> Vec<Batch> {
+    let ends = (0..ROWS).map(|number| {
+        let mut sample = sample(number);
+        sample.key.born_ns += round * 1_000_000_000;
+        let closed_ns = sample.key.born_ns + 70_000;
+        CollectorEvent::Closed(Closed { sample, reason: CloseReason::Fin, closed_ns })
+    });
+    let ends: Vec<CollectorEvent> = ends.collect();
+    ends.chunks(1024).map(<[_]>::to_vec).collect()
+}
+
+fn ends() {
+    let mut settings = Settings::default();
+    settings.output.asked_format = Some(FormatName::Lines);
+    let format = tcptop::output::format(&settings, false, None);
+    let mut writer = Writer::new(format, Destination::stream(io::sink()));
+    let mut table = ConnectionTable::new(false);
+    let lost = Loss::default();
+    let (mut taking, mut ticking, mut writing) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS as u64 {
+        let batches = short(round);
+        let now_ns = 2_000_000_000 + round * 1_000_000_000;
+        taking.push(timed(|| {
+            for event in batches.into_iter().flatten() {
+                table.update(event);
+            }
+        }));
+        ticking.push(timed(|| table.tick(now_ns, DateTime::UNIX_EPOCH)));
+        let closed: Vec<_> = table.closed().iter().collect();
+        assert_eq!(closed.len() as u64, ROWS);
+        let interval = Interval {
+            time: DateTime::UNIX_EPOCH,
+            now_ns,
+            rows: &[],
+            closed: &closed,
+            groups: &[],
+            lost: &lost,
+            listing: false,
+            lifetime: false,
+            host: "alpha",
+            names: &mut FixedNames,
+        };
+        writing.push(timed(|| writer.interval(interval).unwrap()));
+    }
+    report("end: taken", taking);
+    report("end: ticked", ticking);
+    report("end: line", writing);
+}
+
 fn main() {
     println!("{:<12} {:>7} {:>7}  ns a row", "", "median", "least");
     let mut table = ConnectionTable::new(false);
@@ -123,6 +176,7 @@ fn main() {
         }));
     }
     report("table", ticks);
+    ends();
     let rows: Vec<_> = table.changed().collect();
     assert_eq!(rows.len() as u64, ROWS);
     for (name, format) in formats() {
