@@ -12,7 +12,7 @@
 //!
 //! Numbers are numbers, `partial` is a boolean, and a value that is not known is null;
 //! so is `rtt_us` where the connection has none. The rates of `closed` are 0. A `lost`
-//! object has only `schema`, `event`, `timestamp` and a count for each [`LossCause`],
+//! object has only `schema`, `event`, `timestamp`, `host` and a count for each [`LossCause`],
 //! under its name. The listing at start is not the end of an interval and has no
 //! `sample` objects.
 
@@ -60,7 +60,7 @@ impl Format for JsonLogger {
         if interval.lost.is_zero() {
             return Ok(());
         }
-        line(&Lost { time: &time, lost: interval.lost }, page)
+        line(&Lost { time: &time, host: interval.host, lost: interval.lost }, page)
     }
 }
 
@@ -120,6 +120,7 @@ impl Serialize for Member<'_> {
 
 struct Lost<'a> {
     time: &'a str,
+    host: &'a str,
     lost: &'a Loss,
 }
 
@@ -129,6 +130,7 @@ impl Serialize for Lost<'_> {
         map.serialize_entry("schema", &SCHEMA)?;
         map.serialize_entry("event", "lost")?;
         map.serialize_entry("timestamp", self.time)?;
+        map.serialize_entry("host", self.host)?;
         for cause in LossCause::ALL {
             map.serialize_entry(cause.name(), &self.lost[cause])?;
         }
@@ -168,7 +170,7 @@ mod tests {
             r#"{"schema":1,"event":"sample","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":1234,"process_name":"curl","state":"ESTABLISHED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":1536.46,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":false,"retrans":3,"min_rtt_us":4321,"age_sec":10.5,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/docker/a,b","container":"0123","end":null}
 {"schema":1,"event":"sample","timestamp":"2026-03-04T05:06:07.089Z","protocol":"UDP","local_addr":"2001:db8::1","local_port":5353,"remote_addr":"fe80::1%2","remote_port":5353,"pid":9,"process_name":"a \"b\"\n\u001b[31m","state":"UDP","bytes_in":2048,"bytes_out":0,"packets_in":2,"packets_out":0,"rate_in_bytes_sec":0.0,"rate_out_bytes_sec":0.0,"rtt_us":null,"partial":false,"retrans":0,"min_rtt_us":null,"age_sec":9.5,"uid":1000,"ifname":null,"netns":null,"cgroup":null,"container":null,"end":null}
 {"schema":1,"event":"closed","timestamp":"2026-03-04T05:06:07.089Z","protocol":"TCP","local_addr":"10.0.0.1","local_port":12345,"remote_addr":"93.184.216.34","remote_port":443,"pid":null,"process_name":null,"state":"CLOSED","bytes_in":1258291,"bytes_out":340,"packets_in":900,"packets_out":12,"rate_in_bytes_sec":0.0,"rate_out_bytes_sec":0.0,"rtt_us":5000,"partial":true,"retrans":3,"min_rtt_us":4321,"age_sec":null,"uid":1000,"ifname":"eth0","netns":4026531840,"cgroup":"/docker/a,b","container":"0123","end":"abort"}
-{"schema":1,"event":"lost","timestamp":"2026-03-04T05:06:07.089Z","ring_full":2,"storage_full":0,"channel_full":0,"malformed":0,"flow_table_datagrams":0,"flow_table_bytes":0,"receiver_table_full":0,"skipped":0,"cgroups":0}
+{"schema":1,"event":"lost","timestamp":"2026-03-04T05:06:07.089Z","host":"alpha","ring_full":2,"storage_full":0,"channel_full":0,"malformed":0,"flow_table_datagrams":0,"flow_table_bytes":0,"receiver_table_full":0,"skipped":0,"cgroups":0}
 "#
         );
         for line in text.lines() {

@@ -157,6 +157,15 @@ impl Textfile {
     }
 }
 
+/// The names of all metrics.
+pub fn metrics() -> impl Iterator<Item = String> {
+    METRICS
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(["lost_total"])
+        .map(|name| format!("tcptop_{name}"))
+}
+
 /// Escapes a label's value.
 fn escape(value: &str, text: &mut String) {
     for character in value.chars() {
