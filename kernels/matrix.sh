@@ -115,7 +115,7 @@ for path in $found; do place[${path##*/}]=$path; done
 kernels=$(printf '%s\n' "${!place[@]}" | sort -V)
 
 job() { # what the guest runs
-    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec env'
+    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6 TCPTOP_TEST_OWN_CLOCK=1\nexec env'
     printf ' %q' ${variables[@]+"${variables[@]}"} "$1"
     echo
 }

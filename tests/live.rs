@@ -23,6 +23,7 @@ mod live {
     mod exact;
     mod existing;
     mod failed;
+    mod faults;
     mod filters;
     mod ghosts;
     mod groups;
@@ -95,6 +96,7 @@ mod live {
             exact::tests(),
             failed::tests(),
             ghosts::tests(),
+            faults::tests(),
             paths::tests(),
             existing::tests(),
             owner::tests(),
