@@ -6,8 +6,10 @@
 
 use super::Test;
 
+mod process;
+mod sockets;
 mod surroundings;
 
 pub fn tests() -> Vec<Test> {
-    surroundings::tests()
+    [sockets::tests(), process::tests(), surroundings::tests()].into_iter().flatten().collect()
 }
