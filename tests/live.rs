@@ -39,6 +39,7 @@ mod live {
     mod refused;
     mod shared_places;
     mod slow;
+    mod soak;
     mod terminal;
     mod udp;
     mod view;
@@ -124,6 +125,7 @@ mod live {
             udp::tests(),
             cleanup::tests(),
             churn::tests(),
+            soak::tests(),
         ];
         // The sharing tests first, together, so that the shared tcptop starts seldom.
         let (sharing, others): (Vec<Test>, Vec<Test>) =
