@@ -1,6 +1,7 @@
 //! What a connection uses is taken away, or the clocks are changed.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -12,17 +13,114 @@ use serde_json::Value;
 
 use crate::common::agent::Agent;
 use crate::common::cgroups::{self, Cgroup};
+use crate::common::netns::{Netns, ip, run};
 use crate::common::rows::Rows;
-use crate::common::sock::{Family, Pair, Stream, receive};
+use crate::common::sock::{
+    Family, Pair, Stream, TcpInfo, await_acked, connect_socket, listen_at, receive, send,
+    unconnected,
+};
+use crate::common::wait::until_true;
 
 use super::super::{Test, left_out, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
+        test("faults::interface_removed", interface_removed),
+        test("faults::full_queue", full_queue),
         test("faults::cgroup_removed", cgroup_removed),
         test("faults::time_namespace", time_namespace),
         test("faults::clock_steps", clock_steps),
     ]
+}
+
+/// Two namespaces with a link between them, and a connection over it, older than tcptop or not.
+struct Linked {
+    near: Netns,
+    far: Netns,
+    pair: Pair,
+}
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 1));
+const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 87, 0, 2));
+
+impl Linked {
+    fn new() -> Linked {
+        let (near, far) = (Netns::new(), Netns::new());
+        near.join(HERE, &far, THERE);
+        let listener = far.run(|| listen_at((THERE, 0).into()));
+        let server = listener.local_addr().expect("bound");
+        let client = near.run(|| {
+            let client = unconnected(server, Some((HERE, 0).into()));
+            connect_socket(&client, server).expect("connect");
+            client
+        });
+        Linked { near, far, pair: Pair::accept(&listener, client) }
+    }
+}
+
+fn moved(row: &Value, bytes_in: u64, bytes_out: u64) -> bool {
+    row["bytes_in"] == bytes_in && row["bytes_out"] == bytes_out
+}
+
+/// The device of a connection is removed, and made again with another index. What was sent
+/// meanwhile arrives late, and is counted once, although the kernel tries again and again.
+fn interface_removed() {
+    let rows = Rows::start("ifname,bytes_in,bytes_out,end", &["--tcp"]);
+    let Linked { near, far, pair } = Linked::new();
+    pair.exchange(1000, 2000);
+    rows.wait("a row", pair.ends, |row| moved(row, 2000, 1000));
+    near.run(|| ip("link del veth0"));
+    send(&pair.client, 500);
+    until_true("two attempts", || TcpInfo::of(&pair.client).bytes_sent > 1000);
+    near.join(HERE, &far, THERE);
+    receive(&pair.server, 500);
+    await_acked(&pair.client);
+    rows.wait("a row of what came late", pair.ends, |row| moved(row, 2000, 1500));
+    let ends = pair.ends;
+    pair.close();
+    let closed = rows.wait_final(ends);
+    assert!(moved(&closed, 2000, 1500) && closed["end"] == "fin", "{closed:#}");
+    rows.finish();
+}
+
+/// A queue of this host drops what both ends send: the kernel counts each attempt as bytes
+/// that were sent for the first time. Only what gets through is the connection's.
+fn full_queue() {
+    let rows = Rows::start("bytes_in,bytes_out,end", &["--tcp"]);
+    let Linked { near, far, pair } = Linked::new();
+    pair.exchange(1000, 2000);
+    let drop_all = "qdisc replace dev veth0 root pfifo limit 0";
+    for netns in [&near, &far] {
+        netns.run(|| run("tc", drop_all)).expect("tc");
+    }
+    for bytes in [1, 500] {
+        send(&pair.client, bytes);
+        send(&pair.server, 2 * bytes);
+    }
+    for socket in [&pair.client, &pair.server] {
+        let before = TcpInfo::of(socket).bytes_out();
+        until_true("the kernel to try again", || TcpInfo::of(socket).bytes_out() > before + 500);
+    }
+    // One byte is not followed by the other ones, since it got nowhere.
+    rows.wait("the client", pair.ends, |row| moved(row, 2000, 1000));
+    for netns in [&near, &far] {
+        netns.run(|| run("tc", "qdisc del dev veth0 root")).expect("tc");
+    }
+    receive(&pair.server, 501);
+    receive(&pair.client, 1002);
+    for socket in [&pair.client, &pair.server] {
+        await_acked(socket);
+        assert!(TcpInfo::of(socket).bytes_out() > 3002, "the kernel's counters are too high");
+    }
+    rows.wait("the client", pair.ends, |row| moved(row, 3002, 1501));
+    rows.wait("the server", pair.ends.flipped(), |row| moved(row, 1501, 3002));
+    let ends = pair.ends;
+    pair.close();
+    for (ends, bytes_in, bytes_out) in [(ends, 3002, 1501), (ends.flipped(), 1501, 3002)] {
+        let closed = rows.wait_final(ends);
+        assert!(moved(&closed, bytes_in, bytes_out) && closed["end"] == "fin", "{closed:#}");
+    }
+    rows.finish();
 }
 
 /// A process leaves a connection to another one, and its cgroup is removed.
