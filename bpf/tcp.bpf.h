@@ -26,13 +26,42 @@ static __always_inline __u64 tcp_bytes_in(struct sock *sk, struct tcp_sock *tp)
 	return bytes && fin_received(sk) ? bytes - 1 : bytes;
 }
 
-/* Payload put on the wire once. */
-static __always_inline __u64 tcp_bytes_out(struct tcp_sock *tp)
+/* True in the states in which a FIN is sent, or is about to be. */
+static __always_inline bool tcp_finishes(__u8 state)
 {
-	__u64 again = tp->bytes_retrans;
-	__u64 sent = tp->bytes_sent;
+	return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
+	       state == TCP_LAST_ACK;
+}
 
-	return sent > again ? sent - again : 0;
+/*
+ * Payload put on the wire once: what was sent less what was sent again. But a segment that
+ * this host drops itself (a full queue, a packet filter, no route) is in bytes_sent, and the
+ * kernel sends it later as if for the first time. Then it is how far the sequence numbers
+ * have come, less the SYN and the FIN. `ends`: the counters stand still.
+ *
+ * Nobody knows whether a socket that is older than tcptop has sent a SYN: where its segments
+ * are dropped, that byte is counted.
+ */
+static __always_inline __u64 tcp_bytes_out(struct tcp_sock *tp, __u8 state, bool syn, bool ends)
+{
+	__u64 again = tp->bytes_retrans, sent = tp->bytes_sent, reached;
+	__u32 unacked, next;
+
+	sent = sent > again ? sent - again : 0;
+	/* In this order, so that what an ACK or a segment changes meanwhile raises the limit. */
+	barrier();
+	unacked = tp->snd_una;
+	barrier();
+	next = tp->snd_nxt;
+	barrier();
+	reached = tp->bytes_acked + (next - unacked);
+	reached -= syn && reached;
+	if (sent < reached || !tcp_finishes(state) || next != tp->write_seq)
+		return sent < reached ? sent : reached;
+	/* A moment after the state has changed there is no FIN yet. */
+	if (sent == reached && !ends)
+		return sent;
+	return reached - !!reached;
 }
 
 /* Network order. Not skc_num: it is 0 after the socket has released its port. */
@@ -44,10 +73,10 @@ static __always_inline __u16 tcp_local_port(struct tcp_sock *tp)
 /* Counts from now on: what the socket moved before belongs to an earlier connection,
  * or to the time before tcptop. */
 static __always_inline void tcp_set_base(struct tracked *tracked, struct sock *sk,
-					 struct tcp_sock *tp)
+					 struct tcp_sock *tp, __u8 state)
 {
 	tracked->base_bytes_in = tcp_bytes_in(sk, tp);
-	tracked->base_bytes_out = tcp_bytes_out(tp);
+	tracked->base_bytes_out = tcp_bytes_out(tp, state, tracked->syn, false);
 	tracked->base_segs_in = tp->segs_in;
 	tracked->base_segs_out = tp->segs_out;
 	tracked->base_retrans = tp->total_retrans;
@@ -63,6 +92,8 @@ static __always_inline __u64 counted_since(__u64 now, __u64 base)
 static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk,
 				     struct tcp_sock *tp, struct tracked *tracked)
 {
+	bool ends = event->kind == TCPTOP_CLOSED;
+
 	event->protocol = TCPTOP_TCP;
 	event->flags = tracked->flags;
 	if (fin_received(sk))
@@ -77,7 +108,8 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	event->object = (__u64)sk;
 	event->born_ns = tracked->born_ns;
 	event->bytes_in = counted_since(tcp_bytes_in(sk, tp), tracked->base_bytes_in);
-	event->bytes_out = counted_since(tcp_bytes_out(tp), tracked->base_bytes_out);
+	event->bytes_out = counted_since(tcp_bytes_out(tp, event->state, tracked->syn, ends),
+					 tracked->base_bytes_out);
 	event->packets_in = (__u32)(tp->segs_in - tracked->base_segs_in);
 	event->packets_out = (__u32)(tp->segs_out - tracked->base_segs_out);
 	event->srtt_us = tp->srtt_us >> 3;
@@ -126,7 +158,8 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer)
 	tracked->sampled_state = 0;
 	if (longer)
 		forget_handshake(tracked);
-	tcp_set_base(tracked, sk, tp);
+	tracked->syn = state == TCP_SYN_SENT && !BPF_CORE_READ_BITFIELD(tp, repair);
+	tcp_set_base(tracked, sk, tp, state);
 	owner_set(&tracked->owner, bpf_get_current_task_btf(),
 		  settings.holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
 }
@@ -150,6 +183,7 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
 	tracked->base_segs_in = 0;
 	tracked->base_segs_out = 0;
 	tracked->base_retrans = 0;
+	tracked->syn = false;
 	tracked->flags = 0;
 	tracked->sampled_state = 0;
 	tracked->owner.evidence = EVIDENCE_INHERITED;
@@ -353,7 +387,7 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 		fresh.born_ns = bpf_ktime_get_ns();
 		fresh.flags = TCPTOP_PARTIAL;
 		if (!settings.lifetime)
-			tcp_set_base(&fresh, sk, tp);
+			tcp_set_base(&fresh, sk, tp, state);
 		tracked = tracked_create(sk, &fresh);
 		if (!tracked)
 			return;

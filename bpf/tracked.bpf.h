@@ -33,7 +33,7 @@ struct tracked {
 	__u32 base_retrans;
 	__u16 syn_retrans;
 	bool connected; /* connect_us and syn_retrans are those of a handshake that is over */
-	__u8 pad;
+	bool syn; /* it has sent a SYN, which its sequence numbers count */
 };
 _Static_assert(__builtin_offsetof(struct tracked, base_bytes_in) == 56, "one cache line");
 _Static_assert(sizeof(struct tracked) == 88, "what each socket costs");

@@ -62,7 +62,7 @@ shift 2
 # with another provider of UDP only those of UDP.
 # The guests have neither Podman nor a ps that asks systemd.
 absent=' --skip podman:: --skip who::units'
-best=$absent$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: groups:: terminal:: shared_places:: filters:: while_tcptop_rests one_step_down)
+best=$absent$(printf ' --skip %s' lines:: control:: csv:: disk:: json:: cron:: view:: groups:: terminal:: shared_places:: filters:: while_tcptop_rests one_step_down soak::)
 sending=tp_btf/tcp_sendmsg_locked tp=tp_btf/sock_send_length entry=fentry/tcp_sendmsg udp=fentry/ip_send_skb
 passes() {
     echo "best|||$best"
@@ -115,7 +115,7 @@ for path in $found; do place[${path##*/}]=$path; done
 kernels=$(printf '%s\n' "${!place[@]}" | sort -V)
 
 job() { # what the guest runs
-    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6\nexec env'
+    printf '#!/bin/sh\nexport TCPTOP_BIN=/usr/bin/tcptop TCPTOP_TEST_SLOW=6 TCPTOP_TEST_OWN_CLOCK=1\nexec env'
     printf ' %q' ${variables[@]+"${variables[@]}"} "$1"
     echo
 }

@@ -23,6 +23,7 @@ mod live {
     mod exact;
     mod existing;
     mod failed;
+    mod faults;
     mod filters;
     mod ghosts;
     mod groups;
@@ -38,6 +39,7 @@ mod live {
     mod refused;
     mod shared_places;
     mod slow;
+    mod soak;
     mod terminal;
     mod udp;
     mod view;
@@ -95,6 +97,7 @@ mod live {
             exact::tests(),
             failed::tests(),
             ghosts::tests(),
+            faults::tests(),
             paths::tests(),
             existing::tests(),
             owner::tests(),
@@ -122,6 +125,7 @@ mod live {
             udp::tests(),
             cleanup::tests(),
             churn::tests(),
+            soak::tests(),
         ];
         // The sharing tests first, together, so that the shared tcptop starts seldom.
         let (sharing, others): (Vec<Test>, Vec<Test>) =

@@ -503,6 +503,7 @@ struct tcp_sock {
 	u32 mss_cache;
 	u32 snd_cwnd;
 	u32 lost_out;
+	u8 repair : 1;
 	u32 copied_seq;
 	u32 snd_ssthresh;
 	struct minmax rtt_min;

@@ -3,17 +3,45 @@
 //! Owns the reading of CLOCK_MONOTONIC, the clock that the BPF programs use, and the
 //! conversion of its times to times of day.
 
+use std::fs;
+use std::sync::OnceLock;
+
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
-/// CLOCK_MONOTONIC in nanoseconds.
+/// The CLOCK_MONOTONIC of the BPF programs, in nanoseconds.
 ///
 /// # Errors
 /// Where the kernel refuses.
 pub(super) fn monotonic() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
-    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+    let shown = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+    Ok(shown.wrapping_sub(namespace_offset_ns() as u64))
+}
+
+/// What a time namespace adds to the clock of its processes, but not to that of the BPF
+/// programs: 0 outside of one (time_namespaces(7)).
+fn namespace_offset_ns() -> i64 {
+    static OFFSET: OnceLock<i64> = OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        let namespace = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        // The file is about the namespace that children get.
+        if namespace("time") != namespace("time_for_children") {
+            return 0;
+        }
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        monotonic_offset_ns(&offsets).unwrap_or(0)
+    })
+}
+
+/// From the text of `/proc/PID/timens_offsets`: a line for each clock, with seconds and
+/// nanoseconds.
+fn monotonic_offset_ns(offsets: &str) -> Option<i64> {
+    let mut words =
+        offsets.lines().find_map(|line| line.strip_prefix("monotonic "))?.split_ascii_whitespace();
+    let mut number = || words.next()?.parse::<i64>().ok();
+    number()?.checked_mul(1_000_000_000)?.checked_add(number()?)
 }
 
 /// The wall-clock time at which CLOCK_MONOTONIC showed `monotonic_ns`. The difference of
@@ -55,6 +83,17 @@ mod tests {
         }
         assert_eq!(whole_us(1_000_000), 1000);
         assert!((100..=10_000).contains(&jiffy_us().unwrap()));
+    }
+
+    #[test]
+    fn offsets_of_a_time_namespace() {
+        let offsets = "monotonic     1000000 500000000\nboottime            -1         0\n";
+        assert_eq!(monotonic_offset_ns(offsets), Some(1_000_000_500_000_000));
+        let offsets = "monotonic          -2 999999999\n";
+        assert_eq!(monotonic_offset_ns(offsets), Some(-1_000_000_001));
+        for none in ["", "boottime 1 0\n", "monotonic 1\n", "monotonic 9223372036854775807 0\n"] {
+            assert_eq!(monotonic_offset_ns(none), None, "{none}");
+        }
     }
 
     #[test]

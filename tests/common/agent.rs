@@ -6,16 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Child, Command};
+use std::ptr;
 use std::str::{FromStr, SplitAsciiWhitespace};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
@@ -95,9 +97,26 @@ impl Agent {
         (word(&mut words), word(&mut words))
     }
 
+    /// Listens at an address at which others may listen as well (SO_REUSEPORT).
+    pub fn listen_shared(&mut self, address: SocketAddr) -> (RawFd, SocketAddr) {
+        let answer = self.ask(&format!("listen-shared {address}"));
+        let mut words = answer.split_ascii_whitespace();
+        (word(&mut words), word(&mut words))
+    }
+
+    pub fn close_listener(&mut self, listener: RawFd) {
+        self.ask(&format!("close-listener {listener}"));
+    }
+
     pub fn accept(&mut self, listener: RawFd) -> Socket {
         let answer = self.ask(&format!("accept {listener}"));
         Socket::parse(&answer)
+    }
+
+    /// Accepts the connections that wait.
+    pub fn accept_waiting(&mut self, listener: RawFd) -> Vec<Socket> {
+        let answer = self.ask(&format!("accept-waiting {listener}"));
+        answer.split_terminator(';').map(Socket::parse).collect()
     }
 
     pub fn connect(&mut self, remote: SocketAddr) -> Socket {
@@ -137,6 +156,29 @@ impl Agent {
     pub fn fork(&mut self) {
         let answer = self.ask("fork");
         self.pid = answer.parse().expect("a pid");
+    }
+
+    /// The same, and the child gets this PID. The kernel's error if that is not to be had.
+    pub fn fork_as(&mut self, pid: u32) -> io::Result<()> {
+        let answer = self.ask(&format!("fork-as {pid}"));
+        match answer.strip_prefix("refused ") {
+            Some(error) => Err(io::Error::from_raw_os_error(error.parse().expect("a number"))),
+            None => {
+                self.pid = answer.parse().expect("a pid");
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins to fork without end in a PID namespace of its own. Each process connects and
+    /// sends again and again.
+    pub fn bomb(&mut self, remote: SocketAddr) {
+        self.ask(&format!("bomb {remote}"));
+    }
+
+    /// Kills all processes of [`Agent::bomb`].
+    pub fn end_bomb(&mut self) {
+        self.ask("end-bomb");
     }
 
     /// Executes another program file, which is an agent again. The socket stays open.
@@ -220,6 +262,11 @@ impl Agent {
         self.ask_for(&command, 6 * patience());
     }
 
+    /// The same, in the background and without an account.
+    pub fn churn_on(&mut self, server: SocketAddr, connections: u32) {
+        self.ask(&format!("churn-on {server} {connections}"));
+    }
+
     /// Ends the process without closing its sockets first.
     pub fn exit(mut self) {
         self.conversation.hang_up();
@@ -291,6 +338,8 @@ struct Held {
     streams: BTreeMap<RawFd, TcpStream>,
     udp: BTreeMap<RawFd, UdpSocket>,
     mailbox: Option<UnixDatagram>,
+    /// The first process of a fork bomb.
+    bomb: libc::pid_t,
 }
 
 impl Held {
@@ -307,8 +356,9 @@ impl Held {
         let verb: String = word(words);
         match &*verb {
             "name" => set_name(unhex(&word::<String>(words))),
-            "listen" => {
-                let listener = sock::listen_at(word(words));
+            "listen" | "listen-shared" => {
+                let listen = if verb == "listen" { sock::listen_at } else { sock::listen_shared };
+                let listener = listen(word(words));
                 let (fd, address) = (listener.as_raw_fd(), listener.local_addr()?);
                 self.listeners.insert(fd, listener);
                 return Ok(format!("{fd} {address}"));
@@ -317,6 +367,21 @@ impl Held {
                 let (stream, _) = self.listeners[&word(words)].accept()?;
                 return Ok(self.keep(stream));
             }
+            "accept-waiting" => {
+                let listener = self.listeners[&word(words)].try_clone()?;
+                listener.set_nonblocking(true)?;
+                let mut accepted = String::new();
+                loop {
+                    match listener.accept() {
+                        Ok((stream, _)) => accepted += &format!("{};", self.keep(stream)),
+                        Err(error) if sock::would_block(&error) => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                listener.set_nonblocking(false)?;
+                return Ok(accepted);
+            }
+            "close-listener" => drop(self.listeners.remove(&word(words))),
             "connect" => {
                 let stream = TcpStream::connect(word::<SocketAddr>(words))?;
                 return Ok(self.keep(stream));
@@ -334,7 +399,10 @@ impl Held {
             }
             "receive" => sock::receive(&self.streams[&word(words)], word(words)),
             "close" => drop(self.streams.remove(&word(words))),
-            "fork" => return fork(),
+            "fork" => return fork(None),
+            "fork-as" => return fork(Some(word(words))),
+            "bomb" => self.bomb = bomb(word(words))?,
+            "end-bomb" => end(self.bomb)?,
             "exec" => return Err(exec(word(words), &word::<String>(words))),
             "adopt" => {
                 // SAFETY: the image before this one left the socket open for it.
@@ -375,6 +443,10 @@ impl Held {
             "udp-drain" => return Ok(udp::drain(&self.udp[&word(words)]).0.to_string()),
             "serve-churn" => return Ok(churn::serve(word(words), word(words))?.to_string()),
             "churn" => churn::run(word(words), word(words), &word::<String>(words))?,
+            "churn-on" => {
+                let (server, connections) = (word(words), word(words));
+                thread::spawn(move || churn::run(server, connections, "/dev/null"));
+            }
             _ => return Err(io::Error::other("unknown command")),
         }
         Ok(String::new())
@@ -392,18 +464,74 @@ fn serve() -> io::Result<()> {
     })
 }
 
-/// Forks. Returns in the child only, with its PID; the parent waits for the child and ends.
-fn fork() -> io::Result<String> {
-    // SAFETY: the process has one thread.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(process::id().to_string()),
-        child => {
+/// Forks. Returns in the child only, with its PID (this one, if given); the parent waits for
+/// the child and ends. If the kernel refuses the PID, returns its error in the parent.
+fn fork(pid: Option<libc::pid_t>) -> io::Result<String> {
+    match clone(0, pid) {
+        Err(error) if pid.is_some() => {
+            Ok(format!("refused {}", error.raw_os_error().unwrap_or(libc::EINVAL)))
+        }
+        Err(error) => Err(error),
+        Ok(0) => Ok(process::id().to_string()),
+        Ok(child) => {
             // SAFETY: the status is not asked for.
             unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
             process::exit(0);
         }
     }
+}
+
+/// fork(2) with flags of clone3(2) and, if given, this PID. The process has one thread.
+fn clone(flags: libc::c_int, pid: Option<libc::pid_t>) -> io::Result<libc::pid_t> {
+    let set_tid = pid.as_ref().map_or(0, |pid| ptr::from_ref(pid) as u64);
+    // SAFETY: integers; zero stands for what is not used.
+    let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+    arguments.flags = flags as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.set_tid = set_tid;
+    arguments.set_tid_size = u64::from(pid.is_some());
+    // SAFETY: the kernel reads the arguments and the PID. The child has a copy of all memory,
+    // as after fork(2), and no other thread held a lock.
+    let result = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, mem::size_of_val(&arguments))
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(child as libc::pid_t),
+    }
+}
+
+/// Starts the first process of a fork bomb, the init of its PID namespace. Returns its PID.
+fn bomb(remote: SocketAddr) -> io::Result<libc::pid_t> {
+    /// They end by themselves if nobody ends them.
+    const LONGEST: Duration = Duration::from_secs(20);
+    let child = clone(libc::CLONE_NEWPID, None)?;
+    if child > 0 {
+        return Ok(child);
+    }
+    // SAFETY: no handler is set. Nobody waits for the children.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let began = Instant::now();
+    while began.elapsed() < LONGEST {
+        // It fails when there are enough.
+        let _ = clone(0, None);
+        if let Ok(stream) = TcpStream::connect(remote) {
+            // Any part of it may arrive: the process may be killed.
+            let _ = (&stream).write_all(b"bomb");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    process::exit(0);
+}
+
+/// Kills the init of a PID namespace, and with it all that is in it.
+fn end(init: libc::pid_t) -> io::Result<()> {
+    // SAFETY: the child has not been waited for, so the id is its own.
+    let result = unsafe {
+        libc::kill(init, libc::SIGKILL);
+        libc::waitpid(init, std::ptr::null_mut(), 0)
+    };
+    if result == init { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sends the answer, then executes the program. Returns only if that fails.

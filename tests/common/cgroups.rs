@@ -19,6 +19,22 @@ pub fn root() -> Option<PathBuf> {
     mounts::points("cgroup2").into_iter().find(whole)
 }
 
+/// Where cgroups with this controller can be made: in its hierarchy of v1, or in v2.
+pub fn controlled(controller: &str) -> Option<PathBuf> {
+    mounts::point_with("cgroup", controller).or_else(|| {
+        let root = root()?;
+        let control = root.join("cgroup.subtree_control");
+        fs::write(control, format!("+{controller}")).is_ok().then_some(root)
+    })
+}
+
+/// Where cgroups with a limit of memory can be made, and the name of that limit's file.
+pub fn memory() -> Option<(PathBuf, &'static str)> {
+    let mount = controlled("memory")?;
+    let old = mount.join("memory.limit_in_bytes").exists();
+    Some((mount, if old { "memory.limit_in_bytes" } else { "memory.max" }))
+}
+
 /// A cgroup and those above it that it needs, removed when this value is dropped.
 pub struct Cgroup {
     mount: PathBuf,

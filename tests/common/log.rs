@@ -77,7 +77,7 @@ impl LogRow {
 }
 
 /// The part up to the end of the last complete row. (A quoted name may contain a newline.)
-fn whole_rows(bytes: &[u8]) -> Option<&[u8]> {
+pub fn whole_rows(bytes: &[u8]) -> Option<&[u8]> {
     let (mut quoted, mut whole) = (false, None);
     for (position, byte) in bytes.iter().enumerate() {
         match byte {

@@ -50,10 +50,20 @@ pub fn detach(point: &Path) -> io::Result<()> {
 
 /// Where file systems of this type are mounted.
 pub fn points(kind: &str) -> Vec<PathBuf> {
+    found(|words| words[2] == kind)
+}
+
+/// Where a file system of this type is mounted with this option.
+pub fn point_with(kind: &str, option: &str) -> Option<PathBuf> {
+    found(|words| words[2] == kind && words[3].split(',').any(|other| other == option)).pop()
+}
+
+/// The mounts whose line in proc_pid_mounts(5) is this one.
+fn found(is: impl Fn(&[&str]) -> bool) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
     let point = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
-        (words[2] == kind).then(|| PathBuf::from(words[1]))
+        is(&words).then(|| PathBuf::from(words[1]))
     };
     mounts.lines().filter_map(point).collect()
 }

@@ -1,5 +1,6 @@
 //! A tcptop that writes chosen columns as JSON.
 
+use std::io;
 use std::net::SocketAddr;
 
 use serde_json::Value;
@@ -12,9 +13,24 @@ pub struct Rows(Tcptop);
 
 impl Rows {
     pub fn start(columns: &str, more: &[&str]) -> Rows {
-        let columns = format!("local,remote,state,{columns}");
-        let usual = ["--format", "json", "--interval", "0.1", "--columns", &columns];
-        Rows(Launch::new(&[&usual[..], more].concat()).start())
+        Rows(launch(columns, more).start())
+    }
+
+    /// The same. Calls `prepare` in the child before it becomes tcptop.
+    ///
+    /// # Safety
+    /// As for [`Launch::prepare`].
+    pub unsafe fn prepared(
+        columns: &str,
+        more: &[&str],
+        prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Rows {
+        // SAFETY: the caller's promise.
+        Rows(unsafe { launch(columns, more).prepare(prepare) }.start())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     /// The rows of this connection so far.
@@ -60,6 +76,12 @@ impl Rows {
         assert_eq!(ended.lost(), "nothing");
         ended.output.lines.iter().map(|line| parse(line)).collect()
     }
+}
+
+fn launch(columns: &str, more: &[&str]) -> Launch {
+    let columns = format!("local,remote,state,{columns}");
+    let usual = ["--format", "json", "--interval", "0.1", "--columns", &columns];
+    Launch::new(&[&usual[..], more].concat())
 }
 
 fn parse(line: &str) -> Value {

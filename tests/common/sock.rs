@@ -231,6 +231,16 @@ pub fn listen_at(address: SocketAddr) -> TcpListener {
     listener
 }
 
+/// [`listen_at`] an address at which others may listen as well (SO_REUSEPORT).
+pub fn listen_shared(address: SocketAddr) -> TcpListener {
+    let socket = unconnected(address, None);
+    set_int(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
+    bind(&socket, address);
+    let socket = OwnedFd::from(socket);
+    socket::listen(&socket, socket::Backlog::MAXCONN).expect("listen");
+    TcpListener::from(socket)
+}
+
 /// Gives every blocking call on the socket a timeout. (MPTCP has none before Linux 5.17.)
 pub fn bounded(socket: &impl AsFd) {
     let time = libc::timeval { tv_sec: patience().as_secs() as i64, tv_usec: 0 };
@@ -298,10 +308,14 @@ pub fn unconnected(remote: SocketAddr, local: Option<SocketAddr>) -> TcpStream {
     bounded(&fd);
     if let Some(local) = local {
         set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
-        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(local))
-            .unwrap_or_else(|e| panic!("bind to {local}: {e}"));
+        bind(&fd, local);
     }
     TcpStream::from(fd)
+}
+
+pub fn bind(socket: &impl AsFd, local: SocketAddr) {
+    socket::bind(socket.as_fd().as_raw_fd(), &SockaddrStorage::from(local))
+        .unwrap_or_else(|e| panic!("bind to {local}: {e}"));
 }
 
 /// A TCP socket with this local address. The kernel chooses its port when it connects, so
@@ -309,8 +323,7 @@ pub fn unconnected(remote: SocketAddr, local: Option<SocketAddr>) -> TcpStream {
 pub fn unconnected_from(local: Ipv4Addr, remote: SocketAddr) -> TcpStream {
     let socket = unconnected(remote, None);
     set_int(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
-    let address = SockaddrStorage::from(SocketAddr::from((local, 0)));
-    socket::bind(socket.as_raw_fd(), &address).expect("bind");
+    bind(&socket, (local, 0).into());
     socket
 }
 
