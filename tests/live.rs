@@ -35,6 +35,7 @@ mod live {
     mod paths;
     mod podman;
     mod privilege;
+    mod programs;
     mod refused;
     mod shared_places;
     mod slow;
@@ -116,6 +117,7 @@ mod live {
             who::tests(),
             podman::tests(),
             privilege::tests(),
+            programs::tests(),
             refused::tests(),
             terminal::tests(),
             doctor::tests(),
