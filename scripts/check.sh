@@ -6,7 +6,10 @@ PATH=$PWD/target/tools/bin:$PATH
 
 cargo fmt --check
 # Dependencies: deny.toml says what is checked. None may be unused.
-cargo deny --locked --log-level error check licenses bans sources
+for manifest in Cargo.toml fuzz/Cargo.toml; do
+    cargo deny --locked --log-level error --manifest-path $manifest --config deny.toml \
+        check licenses bans sources
+done
 cargo shear --locked --deny-warnings >/dev/null || cargo shear --locked --deny-warnings
 if timeout 60 cargo deny --locked fetch db 2>/dev/null; then
     cargo deny --locked --log-level error check advisories
