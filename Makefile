@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 soak bench bench-smoke vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz soak bench bench-smoke instructions vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ SECONDS ?= 600
 soak: build ## Load tcptop for ten minutes: every byte must be in its log, and it must not grow (SECONDS=3600 ARGS="--udp-flows 1000")
 	@$(SUDO) env "PATH=$$PATH" TCPTOP_BIN="$(BIN)" TCPTOP_TEST_SOAK=$(SECONDS) TCPTOP_TEST_ARGS="$(ARGS)" "$(LIVE)" soak::
 
+fuzz: ## Look for inputs that break tcptop, half an hour for each kind (SECONDS=60; TARGETS="table formats")
+	@scripts/install-deps.sh --test
+	@scripts/fuzz.sh $(or $(SECONDS),1800) $(TARGETS)
+
 # Runs the executable that cargo builds from benches/overhead: $(call overhead,bench,...)
 # with the release's optimisation, $(call overhead,test,...) with that of the tests. It is
 # built before the release binary, because cargo bench builds a tcptop of its own, which
@@ -72,6 +76,10 @@ bench: ## Measure what tcptop costs, half an hour (PEERS=1: also nethogs, iftop;
 
 bench-smoke: deps ## Check in seconds that bench still works
 	@$(call overhead,test,--smoke)
+
+instructions: deps ## Record how large the BPF programs are on this kernel, in tests/instructions.txt
+	@$(SUDO) env BLESS=1 "$(LIVE)" programs::instructions
+	@grep "^$$(uname -r | sed 's/\([0-9]*\.[0-9]*\).*/\1/')-" tests/instructions.txt
 
 vmlinux: ## Generate vmlinux/vmlinux.h again (from the running kernel, or BTF=FILE)
 	python3 vmlinux/generate.py --btf $(BTF)

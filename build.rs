@@ -14,6 +14,7 @@ fn main() -> anyhow::Result<()> {
 #[cfg(feature = "linux")]
 mod linux {
     use std::path::{Path, PathBuf};
+    use std::process::Command;
     use std::{env, fs};
 
     use anyhow::{Context, Result};
@@ -44,7 +45,18 @@ mod linux {
             }
         }
         println!("cargo:rerun-if-env-changed=CLANG");
+        println!("cargo:rustc-env=TCPTOP_CLANG={}", clang_version().unwrap_or_default());
         Ok(())
+    }
+
+    /// The first number of clang's version. Tests compare the sizes of programs, which
+    /// differ by compiler.
+    fn clang_version() -> Option<String> {
+        let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
+        let words = Command::new(clang).arg("--version").output().ok()?.stdout;
+        let words = String::from_utf8(words).ok()?;
+        let (_, version) = words.split_once("version ")?;
+        Some(version.split('.').next()?.to_owned())
     }
 
     fn skeleton(source: &str, name: &str) -> Result<()> {

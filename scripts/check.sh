@@ -2,8 +2,20 @@
 # check.sh — format, lints and structure: what `make check` does, and `make test` first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PWD/target/tools/bin:$PATH
 
 cargo fmt --check
+# Dependencies: deny.toml says what is checked. None may be unused.
+for manifest in Cargo.toml fuzz/Cargo.toml; do
+    cargo deny --locked --log-level error --manifest-path $manifest --config deny.toml \
+        check licenses bans sources
+done
+cargo shear --locked --deny-warnings >/dev/null || cargo shear --locked --deny-warnings
+if timeout 60 cargo deny --locked fetch db 2>/dev/null; then
+    cargo deny --locked --log-level error check advisories
+else
+    echo "advisories: NOT checked, because their database (github.com/RustSec) cannot be reached" >&2
+fi
 # Any version from 14 on: .clang-format avoids the settings on which they disagree.
 clang-format --dry-run -Werror bpf/*.[ch] benches/overhead/*.bpf.c
 cargo clippy --locked --all-targets --all-features -- -D warnings

@@ -104,6 +104,22 @@ if [ "$wanted_for" = ' build test ' ]; then
     done
 fi
 
+# --- tools of cargo: into target/tools ---------------------------------------------
+if [ "$wanted_for" = ' build test ' ]; then
+    list=$(dirname "$0")/tools.txt
+    tools=$(dirname "$0")/../target/tools
+    if ! cmp -s "$list" "$tools/tools.txt"; then
+        say "Installing tools that check the dependencies, as scripts/tools.txt names them"
+        rm -rf "$tools"
+        # Compiling them takes minutes, so only where there is no pip or no such wheel.
+        python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+            --no-deps --require-hashes --only-binary :all: --target "$tools" -r "$list" >&2 ||
+            sed -n 's/^astral-dev-toolchain-\(.*\)==\([^ ]*\).*/\1@\2/p' "$list" |
+            xargs cargo install --quiet --locked --root "$tools" >&2
+        cp "$list" "$tools/tools.txt"
+    fi
+fi
+
 # --- packages ------------------------------------------------------------------
 manager=apt install="(as Debian calls them)"
 for candidate in "apt-get install" "dnf install" "zypper install" "pacman -S" "apk add"; do

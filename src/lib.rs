@@ -23,6 +23,9 @@ pub mod loss;
 mod manual;
 pub mod names;
 pub mod output;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::panic, clippy::expect_used, missing_docs)]
+pub mod properties;
 pub mod report;
 pub mod settings;
 pub mod table;

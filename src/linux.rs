@@ -27,6 +27,9 @@ mod plan;
 mod prefilter;
 mod privileges;
 mod programs;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::panic, missing_docs)]
+pub mod properties;
 mod sampling;
 mod seed;
 mod signals;

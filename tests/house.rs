@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floors, lowest first: a module may use modules on lower floors and itself.
-const FLOORS: [&[&str]; 8] = [
+const FLOORS: [&[&str]; 9] = [
     &["connection", "loss"],
     &["settings", "event", "names"],
     &["table", "filter"],
@@ -16,6 +16,7 @@ const FLOORS: [&[&str]; 8] = [
     &["output"],
     &["report", "manual"],
     &["cli"],
+    &["properties"],
     &["linux"],
 ];
 
@@ -117,4 +118,33 @@ fn an_upward_arrow_is_seen() {
     assert_eq!(named("use crate::output::{Names, Place};"), ["output"]);
     assert_eq!(named("use crate::{linux, table};"), ["linux", "table"]);
     assert!(floor("linux") > floor("table"));
+}
+
+/// Whatever builds tcptop or its tools takes the versions that Cargo.lock names.
+#[test]
+fn cargo_is_locked() {
+    const BUILDS: [&str; 9] =
+        ["build", "test", "run", "bench", "clippy", "doc", "install", "deny", "shear"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("Makefile"), root.join("README.md")];
+    for folder in ["scripts", "kernels", ".ci"] {
+        // A published crate has no .ci.
+        let entries = fs::read_dir(root.join(folder)).into_iter().flatten();
+        files.extend(entries.map(|entry| entry.expect("an entry").path()));
+    }
+    let mut found = 0;
+    for path in files {
+        for line in fs::read_to_string(&path).expect("text").lines() {
+            let builds = |word: &&str| {
+                line.contains(&format!("cargo {word} --"))
+                    || line.contains(&format!("$(CARGO) {word} "))
+            };
+            if line.trim_start().starts_with('#') || !BUILDS.iter().any(builds) {
+                continue;
+            }
+            found += 1;
+            assert!(line.contains("--locked"), "{}: {line}", path.display());
+        }
+    }
+    assert!(found > 10, "{found} found");
 }

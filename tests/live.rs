@@ -36,6 +36,7 @@ mod live {
     mod paths;
     mod podman;
     mod privilege;
+    mod programs;
     mod refused;
     mod shared_places;
     mod slow;
@@ -119,6 +120,7 @@ mod live {
             who::tests(),
             podman::tests(),
             privilege::tests(),
+            programs::tests(),
             refused::tests(),
             terminal::tests(),
             doctor::tests(),

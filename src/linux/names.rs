@@ -17,6 +17,8 @@ mod containers;
 mod devices;
 mod executables;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(super) mod properties;
 mod runtimes;
 mod units;
 mod users;

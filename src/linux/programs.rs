@@ -18,7 +18,7 @@ use libbpf_rs::libbpf_sys::{
     bpf_prog_load, bpf_prog_load_opts, size_t,
 };
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, PrintCallback, PrintLevel};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenObject, PrintCallback, PrintLevel};
 use nix::errno::Errno;
 
 use super::plan::{Need, Plan, Provider, choose};
@@ -239,6 +239,7 @@ impl<'object> Hooks<'object> {
                 counting.push(program.context("failed to keep a program")?);
             }
         }
+        freeze(&skel)?;
         Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting })
     }
 
@@ -291,6 +292,19 @@ impl<'object> Hooks<'object> {
         });
         misses.sum()
     }
+}
+
+/// Makes the kernel refuse, from now on, that any process writes the maps which only the
+/// programs write. Root could, through their ids. What cannot be frozen: the ring, and the
+/// variables of [`Hooks::control`]; user space writes both.
+fn freeze(skel: &TcptopSkel<'_>) -> Result<()> {
+    let maps = &skel.maps;
+    let own = [&maps.sockets, &maps.losses, &maps.receivers];
+    let of_udp = [&maps.flows, &maps.flow_sockets, &maps.taken_slots];
+    own.into_iter().chain(of_udp).try_for_each(|map| {
+        let frozen = MapHandle::try_from(map).and_then(|map| map.freeze());
+        frozen.with_context(|| format!("failed to freeze the map {}", map.name().to_string_lossy()))
+    })
 }
 
 fn is_udp(provider: Provider) -> bool {

@@ -18,6 +18,7 @@ pub mod rng;
 pub mod rows;
 pub mod share;
 pub mod sock;
+pub mod strangers;
 pub mod tcptop;
 pub mod times;
 pub mod udp;

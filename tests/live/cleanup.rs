@@ -21,10 +21,10 @@ pub fn tests() -> Vec<Test> {
 
 /// The ids of all programs, links and maps that the kernel has.
 #[derive(Debug, PartialEq)]
-struct Loaded {
-    programs: BTreeSet<u32>,
-    links: BTreeSet<u32>,
-    maps: BTreeSet<u32>,
+pub struct Loaded {
+    pub programs: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
+    pub maps: BTreeSet<u32>,
 }
 
 impl Loaded {
@@ -37,7 +37,7 @@ impl Loaded {
     }
 
     /// What a process holds by its descriptors, as the kernel lists them.
-    fn by(pid: u32) -> Loaded {
+    pub fn by(pid: u32) -> Loaded {
         let mut held =
             Loaded { programs: BTreeSet::new(), links: BTreeSet::new(), maps: BTreeSet::new() };
         // A process may end, and a descriptor close, between the listing and the look.
@@ -57,7 +57,7 @@ impl Loaded {
         held
     }
 
-    fn shares(&self, other: &Loaded) -> bool {
+    pub fn shares(&self, other: &Loaded) -> bool {
         !(self.programs.is_disjoint(&other.programs)
             && self.links.is_disjoint(&other.links)
             && self.maps.is_disjoint(&other.maps))
@@ -65,7 +65,7 @@ impl Loaded {
 }
 
 /// Files in the BPF file system, where one is mounted.
-fn pinned() -> BTreeSet<std::path::PathBuf> {
+pub fn pinned() -> BTreeSet<std::path::PathBuf> {
     fn below(directory: &std::path::Path, found: &mut BTreeSet<std::path::PathBuf>) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if found.insert(entry.path()) && entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -114,7 +114,7 @@ impl Cgroups {
 
 /// The directory where cgroup v2 is mounted; `None` where it is not mounted.
 pub(super) fn cgroup_root() -> Option<PathBuf> {
-    cgroup_mount(&fs::read("/proc/self/mountinfo").ok()?)
+    mount(&fs::read("/proc/self/mountinfo").ok()?)
 }
 
 /// The directory where cgroup v2 is mounted, if only a part of the cgroups is visible
@@ -127,7 +127,7 @@ pub(super) fn cgroup_part() -> Option<PathBuf> {
 
 /// The directory where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`
 /// (proc_pid_mountinfo(5)). Prefers a mount of the whole tree to one of a part.
-fn cgroup_mount(mountinfo: &[u8]) -> Option<PathBuf> {
+pub(super) fn mount(mountinfo: &[u8]) -> Option<PathBuf> {
     let mut found = None;
     for line in mountinfo.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b' ');
@@ -177,11 +177,11 @@ mod tests {
 29 25 0:26 /../.. /run/part rw - cgroup2 cgroup rw
 30 25 0:26 / /sys/fs/my\\040cgroup\\134 rw,nosuid shared:9 master:1 - cgroup2 cgroup2 rw,nsdelegate
 ";
-        assert_eq!(cgroup_mount(unified), Some("/sys/fs/my cgroup\\".into()));
+        assert_eq!(mount(unified), Some("/sys/fs/my cgroup\\".into()));
         let part: Vec<u8> =
             unified.split_inclusive(|&b| b == b'\n').take(3).flatten().copied().collect();
-        assert_eq!(cgroup_mount(&part), Some("/run/part".into()));
-        assert_eq!(cgroup_mount(b"25 1 0:23 / /sys rw - cgroup cgroup rw\nshort\n\n"), None);
+        assert_eq!(mount(&part), Some("/run/part".into()));
+        assert_eq!(mount(b"25 1 0:23 / /sys rw - cgroup cgroup rw\nshort\n\n"), None);
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub(super) fn home(uid: u32) -> Option<PathBuf> {
 
 /// The user whose session a cgroup is in: `/user.slice/user-UID.slice/…` (systemd-logind).
 /// `None` for root's, and for cgroups that only root can make.
-fn user(path: &str) -> Option<u32> {
+pub(super) fn user(path: &str) -> Option<u32> {
     let slice = path.strip_prefix("/user.slice/user-")?;
     let uid = slice.split_once(".slice").map_or(slice, |(uid, _)| uid);
     // A name that is not a number: nobody's files.

@@ -111,7 +111,7 @@ impl Process {
 
 /// From `/proc/PID/stat` (proc_pid_stat(5)): `PID (NAME) STATE …`, where the name can
 /// hold any character, also `)`.
-fn start_and_name(stat: &[u8]) -> Option<(u64, Box<[u8]>)> {
+pub(super) fn start_and_name(stat: &[u8]) -> Option<(u64, Box<[u8]>)> {
     /// `starttime` is the 22nd field; the first after the name is the third.
     const START: usize = 22 - 3;
     let open = stat.iter().position(|&byte| byte == b'(')?;
