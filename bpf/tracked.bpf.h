@@ -3,7 +3,7 @@
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
-#include "loss.bpf.h"
+#include "event.h"
 #include "owner.bpf.h"
 #include <bpf/bpf_helpers.h>
 
@@ -32,7 +32,7 @@ struct tracked {
 	__u32 base_retrans;
 	__u16 syn_retrans;
 	bool connected; /* connect_us and syn_retrans are those of a handshake that is over */
-	__u8 pad;
+	bool unpublished; /* UDP: `receivers` had no room for the owner, and this was counted */
 };
 _Static_assert(__builtin_offsetof(struct tracked, base_bytes_in) == 56, "one cache line");
 _Static_assert(sizeof(struct tracked) == 88, "what each socket costs");
@@ -68,22 +68,28 @@ static __always_inline void mark_idle(struct tracked *tracked)
 }
 
 /*
- * The storage of a socket, a new one with the values of `fresh` where it has none. The
- * kernel fails a program that makes it at the same moment as another one does
- * (bpf_local_storage_update()), so this asks again before it counts a loss: by then the
- * other one's storage is there.
+ * The storage of a socket, a new one with the values of `fresh` where it has none. NULL if
+ * the kernel has no memory for it, or if the socket is being freed (sock_is_freed()).
+ *
+ * The kernel also fails where another program makes the socket's storage at the same
+ * moment, or where an earlier tcptop's is just being freed (bpf_local_storage_update()
+ * returns EAGAIN or EEXIST). Each of the two can happen once, or twice if two tcptops have
+ * ended; after that the storage is there, or the place for it is free.
  */
 static __always_inline struct tracked *tracked_create(struct sock *sk, struct tracked *fresh)
 {
-	struct tracked *tracked;
+	struct tracked *tracked = NULL;
 
-	tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (tracked)
-		return tracked;
-	tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tracked)
-		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	for (int attempt = 0; attempt < 4 && !tracked; attempt++)
+		tracked = bpf_sk_storage_get(&sockets, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	return tracked;
+}
+
+/* True if nobody has a reference to the socket any more. Such a socket gets no storage, and
+ * needs none: its connection is over. */
+static __always_inline bool sock_is_freed(struct sock *sk)
+{
+	return !sk->__sk_common.skc_refcnt.refs.counter;
 }
 
 #endif

@@ -29,6 +29,7 @@ mod live {
     mod identity;
     mod json;
     mod lines;
+    mod losses;
     mod measure;
     mod netns;
     mod owner;
@@ -103,6 +104,7 @@ mod live {
             slow::tests(),
             identity::tests(),
             lines::tests(),
+            losses::tests(),
             columns::tests(),
             control::tests(),
             csv::tests(),
