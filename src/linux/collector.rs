@@ -166,7 +166,9 @@ impl Running<'_> {
         // now on. The listing finds all others.
         seed::held(&self.hooks.seed_held)?;
         if let Some(link) = &self.hooks.seed_unheld {
-            seed::unheld(link)?;
+            if let Some(words) = seed::unheld(link)? {
+                (self.notice)(&words);
+            }
         }
         // From here on tcptop only reads maps and iterators.
         privileges::give_up_all_but(&[Capability::CAP_BPF], self.notice);
