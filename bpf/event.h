@@ -20,6 +20,12 @@ enum tcptop_kind {
 	TCPTOP_EXPIRED = 3,
 	/* A cgroup was made; struct tcptop_cgroup. */
 	TCPTOP_CGROUP_MADE = 4,
+	/*
+	 * A TCP connection for whose socket the kernel has no storage, so that tcptop cannot
+	 * show it; struct tcptop_identified. The owner and all counters are 0. Where the
+	 * connection is just beginning, the local port may be 0: it is not chosen yet.
+	 */
+	TCPTOP_UNTRACKED = 5,
 } __attribute__((packed));
 
 /* include/linux/socket.h; an IPv4-mapped address belongs to AF_INET6. */
@@ -55,6 +61,8 @@ enum tcptop_flags {
 	TCPTOP_NO_FIN_WAIT2 = 4,
 	/* No process has the socket any more (SOCK_DEAD). */
 	TCPTOP_ORPHAN = 8,
+	/* TCPTOP_UNTRACKED: the connection may have been told of before. */
+	TCPTOP_AGAIN = 16,
 } __attribute__((packed));
 
 struct tcptop_event {
@@ -183,10 +191,11 @@ _Static_assert(sizeof(struct tcptop_pass) == 24, "wire size");
 /* Index into the per-CPU array of loss counters. */
 enum tcptop_loss {
 	TCPTOP_LOST_RING_FULL, /* close records without room in the ring */
-	TCPTOP_LOST_STORAGE_FULL, /* sockets without storage */
+	TCPTOP_LOST_STORAGE_FULL, /* TCPTOP_UNTRACKED without room in the ring */
 	TCPTOP_LOST_FLOW_DATAGRAMS, /* UDP datagrams that found the flow table full */
 	TCPTOP_LOST_FLOW_BYTES, /* their payload */
 	TCPTOP_LOST_RECEIVERS, /* failed updates of `receivers`, the table of UDP receivers */
+	TCPTOP_LOST_UNREADABLE, /* UDP datagrams without a UDP header where one is looked for */
 	TCPTOP_LOST_CGROUPS, /* new cgroups without room in the ring */
 	TCPTOP_LOSS_CAUSES,
 };

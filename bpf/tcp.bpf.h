@@ -138,8 +138,40 @@ static __always_inline void fill_tcp_rest(struct tcptop_event *event, struct soc
 	fill_handshake(&detailed->details, tp, tracked, failed);
 }
 
-/* connect() or listen(): the socket begins a new connection, or to listen. */
-static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer)
+/*
+ * A connection that cannot be tracked, since the kernel has no memory for the storage of
+ * its socket. User space counts it, and knows those that it was told of `again`.
+ */
+static __noinline void tcp_untracked(struct sock *sk, __u8 state, bool again)
+{
+	struct tcptop_identified *record;
+	struct tcp_sock *tp;
+
+	if (!sk || sock_is_freed(sk))
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return;
+	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+	if (!record) {
+		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+		return;
+	}
+	__builtin_memset(record, 0, sizeof(*record));
+	record->event.kind = TCPTOP_UNTRACKED;
+	record->event.protocol = TCPTOP_TCP;
+	record->event.state = state;
+	record->event.flags = again ? TCPTOP_AGAIN : 0;
+	record->event.object = (__u64)sk;
+	record->event.local_port = bpf_ntohs(tcp_local_port(tp));
+	fill_sock(&record->event, sk);
+	record->identity.cookie = sock_cookie(sk);
+	bpf_ringbuf_submit(&record->event, wake_when_filling());
+}
+
+/* connect() or listen(): the socket begins a new connection, or to listen. `again`: another
+ * program may have seen this already. */
+static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer, bool again)
 {
 	struct tracked fresh = {};
 	struct tracked *tracked;
@@ -148,8 +180,12 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer)
 	if (!tp)
 		return;
 	tracked = tracked_create(sk, &fresh);
-	if (!tracked)
+	if (!tracked) {
+		/* Without a listener's storage its children only lack the owner, for a while. */
+		if (state != TCP_LISTEN)
+			tcp_untracked(sk, state, again);
 		return;
+	}
 	forget_recent_use(tcp_socket_number(sk));
 	tracked->born_ns = bpf_ktime_get_ns();
 	tracked->state = state;
@@ -169,14 +205,16 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer)
  * is a copy of the listener's: the owner is kept, everything else is reset. The kernel's
  * counters of the child began at 0.
  */
-static __always_inline void tcp_child_begins(struct sock *sk, __u8 state)
+static __always_inline void tcp_child_begins(struct sock *sk, __u8 state, bool again)
 {
 	struct tracked fresh = {};
 	struct tracked *tracked;
 
 	tracked = tracked_create(sk, &fresh);
-	if (!tracked)
+	if (!tracked) {
+		tcp_untracked(sk, state, again);
 		return;
+	}
 	tracked->state = state;
 	tracked->base_bytes_in = 0;
 	tracked->base_bytes_out = 0;
@@ -389,8 +427,12 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 		if (!settings.lifetime)
 			tcp_set_base(&fresh, sk, tp, state);
 		tracked = tracked_create(sk, &fresh);
-		if (!tracked)
+		if (!tracked) {
+			/* Each process that holds the socket leads here, and each look-up. */
+			if (state != TCP_LISTEN)
+				tcp_untracked(sk, state, true);
 			return;
+		}
 		forget_recent_use(tcp_socket_number(sk));
 	}
 	if (holder && tracked->owner.evidence < EVIDENCE_USES)

@@ -64,7 +64,8 @@ static __always_inline bool is_beginning(int old_state, int new_state)
 	       (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN);
 }
 
-static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state, bool longer)
+static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_state, bool longer,
+				       bool again)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
@@ -74,9 +75,9 @@ static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_s
 	} else if (!is_beginning(old_state, new_state)) {
 		tcp_moves_on(sk, new_state, longer);
 	} else if (new_state == TCP_SYN_RECV) {
-		tcp_child_begins(sk, new_state);
+		tcp_child_begins(sk, new_state, again);
 	} else {
-		tcp_begins(sk, new_state, longer);
+		tcp_begins(sk, new_state, longer, again);
 	}
 	return 0;
 }
@@ -97,19 +98,19 @@ static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int 
 	/* A socket in CLOSE without storage has been forgotten, or was never tracked. */
 	if (tracked ? tracked->state == new_state : new_state == TCP_CLOSE)
 		return 0;
-	return tcp_changes(sk, old_state, new_state, longer);
+	return tcp_changes(sk, old_state, new_state, longer, true);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_changes(sk, old_state, new_state, false);
+	return tcp_changes(sk, old_state, new_state, false, false);
 }
 
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_longer, struct sock *sk, int old_state, int new_state)
 {
-	return tcp_changes(sk, old_state, new_state, true);
+	return tcp_changes(sk, old_state, new_state, true, false);
 }
 
 /*

@@ -3,7 +3,7 @@
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
-#include "loss.bpf.h"
+#include "event.h"
 #include "owner.bpf.h"
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
@@ -56,7 +56,8 @@ struct {
 struct udp_socket {
 	struct owner owner;
 	__u8 flags; /* enum tcptop_flags */
-	__u8 pad[7];
+	bool unpublished; /* `receivers` had no room for the owner, and this was counted */
+	__u8 pad[6];
 };
 
 struct {
@@ -87,20 +88,19 @@ static __always_inline void mark_idle(struct tracked *tracked)
 
 /*
  * The storage of a socket in `map`, a new one with the values of `fresh` where it has none.
- * The kernel fails a program that makes it at the same moment as another one does
- * (bpf_local_storage_update()), so this asks again before it counts a loss: by then the
- * other one's storage is there.
+ * NULL if the kernel has no memory for it, or if the socket is being freed (sock_is_freed()).
+ *
+ * The kernel also fails where another program makes the socket's storage at the same
+ * moment, or where an earlier tcptop's is just being freed (bpf_local_storage_update()
+ * returns EAGAIN or EEXIST). Each of the two can happen once, or twice if two tcptops have
+ * ended; after that the storage is there, or the place for it is free.
  */
 static __always_inline void *storage_create(void *map, struct sock *sk, void *fresh)
 {
-	void *storage;
+	void *storage = NULL;
 
-	storage = bpf_sk_storage_get(map, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (storage)
-		return storage;
-	storage = bpf_sk_storage_get(map, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!storage)
-		lost(TCPTOP_LOST_STORAGE_FULL, 1);
+	for (int attempt = 0; attempt < 4 && !storage; attempt++)
+		storage = bpf_sk_storage_get(map, sk, fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	return storage;
 }
 
@@ -126,6 +126,13 @@ static __always_inline void forget(struct sock *sk)
 {
 	if (bpf_core_field_exists(struct bpf_local_storage_elem___unlinked, state))
 		bpf_sk_storage_delete(&sockets, sk);
+}
+
+/* True if nobody has a reference to the socket any more. Such a socket gets no storage, and
+ * needs none: its connection is over. */
+static __always_inline bool sock_is_freed(struct sock *sk)
+{
+	return !sk->__sk_common.skc_refcnt.refs.counter;
 }
 
 #endif

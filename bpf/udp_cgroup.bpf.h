@@ -7,10 +7,19 @@
 #include "udp_count.bpf.h"
 #include "udp_owner.bpf.h"
 
+/* No UDP header was found, but it may be a packet of a UDP socket. */
+#define NO_HEADER (~0U)
+
+/* The next header is not UDP. TCP is most packets of most hosts: only it must be cheap. */
+static __always_inline __u32 other_protocol(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP ? 0 : NO_HEADER;
+}
+
 /*
  * Fills in the key's addresses and ports. Returns the bytes of headers before the
- * payload, or 0 if the packet is not UDP. Skips those IPv6 extension headers (RFC 8200,
- * section 4) that a sender can set with a socket option.
+ * payload, 0 if the packet is TCP, or NO_HEADER. Skips those IPv6 extension headers (RFC
+ * 8200, section 4) that a sender can set with a socket option.
  */
 static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key *key, bool out)
 {
@@ -24,11 +33,13 @@ static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = data;
 
-		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP)
-			return 0;
+		if ((void *)(ip + 1) > end)
+			return NO_HEADER;
+		if (ip->protocol != IPPROTO_UDP)
+			return other_protocol(ip->protocol);
 		offset = ip->ihl * 4;
 		if (offset < sizeof(*ip))
-			return 0;
+			return NO_HEADER;
 		set_ipv4(from, ip->saddr);
 		set_ipv4(to, ip->daddr);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
@@ -37,7 +48,7 @@ static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key 
 		__u8 next;
 
 		if ((void *)(ip + 1) > end)
-			return 0;
+			return NO_HEADER;
 		next = ip->nexthdr;
 		if (next == IPPROTO_TCP)
 			return 0;
@@ -52,22 +63,22 @@ static __always_inline __u32 udp_headers(struct __sk_buff *skb, struct flow_key 
 
 			/* hop-by-hop, routing, destination */
 			if (next != 0 && next != 43 && next != 60)
-				return 0;
+				return other_protocol(next);
 			if ((void *)(header + 8) > end)
-				return 0;
+				return NO_HEADER;
 			next = header[0];
 			offset += 8 + header[1] * 8;
 			if (offset > 512)
-				return 0;
+				return NO_HEADER;
 		}
 		if (next != IPPROTO_UDP)
-			return 0;
+			return other_protocol(next);
 	} else {
-		return 0;
+		return NO_HEADER;
 	}
 	udp = data + offset;
 	if ((void *)(udp + 1) > end)
-		return 0;
+		return NO_HEADER;
 	key->local_port = out ? udp->source : udp->dest;
 	key->remote_port = out ? udp->dest : udp->source;
 	return offset + sizeof(*udp);
@@ -136,7 +147,14 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 	__u32 headers, bytes, datagrams;
 
 	headers = udp_headers(skb, &key, out);
-	if (!headers || !udp_wanted(&key))
+	if (!headers)
+		return;
+	if (headers == NO_HEADER) {
+		if (packet_is_of_udp_socket(skb))
+			lost(TCPTOP_LOST_UNREADABLE, gso_datagrams(skb->len, skb->gso_segs, skb->gso_size));
+		return;
+	}
+	if (!udp_wanted(&key))
 		return;
 	key.cookie = packet_cookie(skb);
 	key_hash(&key);

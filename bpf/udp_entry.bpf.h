@@ -93,8 +93,10 @@ static __always_inline void udp_sends(struct sk_buff *skb, __u16 family)
 		return;
 	headers = skb->transport_header - skb->network_header;
 	if (bpf_probe_read_kernel(&udp, sizeof(udp), skb->head + skb->transport_header) ||
-	    !skb_addresses(skb, family, key.local, key.remote))
+	    !skb_addresses(skb, family, key.local, key.remote)) {
+		lost(TCPTOP_LOST_UNREADABLE, 1);
 		return;
+	}
 	key.local_port = udp.source;
 	key.remote_port = udp.dest;
 	udp_count(sk, skb, &key, skb->len - headers - sizeof(udp), true);
@@ -120,8 +122,10 @@ static __always_inline void udp_consumed(struct sock *sk, struct sk_buff *skb)
 		return;
 	family = skb->protocol == bpf_htons(ETH_P_IP) ? AF_INET : AF_INET6;
 	if (bpf_probe_read_kernel(&udp, sizeof(udp), skb->head + skb->transport_header) ||
-	    !skb_addresses(skb, family, key.remote, key.local))
+	    !skb_addresses(skb, family, key.remote, key.local)) {
+		lost(TCPTOP_LOST_UNREADABLE, 1);
 		return;
+	}
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
 	/* skb->len is the payload: the UDP header was removed before queueing. */

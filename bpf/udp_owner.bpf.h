@@ -43,13 +43,16 @@ static __always_inline void flow_take_receiver(struct flow *flow)
 		owner_copy(&flow->owner, receiver);
 }
 
-/* Copies the socket's owner into `receivers`, where the socket's flows find it. */
+/* Copies the socket's owner into `receivers`, where the socket's flows find it. A failure
+ * counts once for each socket: each look-up of owners tries again. */
 static __always_inline void receiver_publish(struct sock *sk, struct udp_socket *socket)
 {
 	__u64 cookie = sock_cookie(sk);
+	bool failed = bpf_map_update_elem(&receivers, &cookie, &socket->owner, BPF_ANY);
 
-	if (bpf_map_update_elem(&receivers, &cookie, &socket->owner, BPF_ANY))
+	if (failed && !socket->unpublished)
 		lost(TCPTOP_LOST_RECEIVERS, 1);
+	socket->unpublished = failed;
 }
 
 /* An LRU map drops old entries, and an update may have failed. */
@@ -73,8 +76,14 @@ static __always_inline void udp_set_owner(struct sock *sk, __u64 number, struct 
 	__u8 known;
 
 	socket = storage_create(&udp_sockets, sk, &fresh);
-	if (!socket)
+	if (!socket) {
+		/* Without storage the evidence is lost, not the owner. */
+		if (sock_is_freed(sk))
+			return;
+		owner_set(&fresh.owner, task, evidence);
+		receiver_publish(sk, &fresh);
 		return;
+	}
 	if (number && owner_is_known(&socket->owner, task, evidence)) {
 		remember_use(number, &socket->owner, task);
 		return;

@@ -22,6 +22,14 @@ pub enum CollectorEvent {
     /// A UDP flow that had no datagram for `--udp-timeout` and is forgotten. No other
     /// event with its key follows.
     Expired(Closed),
+    /// A TCP connection that cannot be shown: the kernel has no memory for the storage of
+    /// its socket. It is among the losses of the next tick.
+    Untracked {
+        /// Its addresses, its state and its id, and nothing else.
+        sample: Sample,
+        /// True where it may have been sent before. No other event has this.
+        again: bool,
+    },
     /// A cgroup was made. Comes before the samples of connections in it, and only where
     /// [`Needs::CGROUPS`](crate::connection::Needs) were asked for.
     CgroupMade {

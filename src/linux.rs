@@ -10,7 +10,8 @@
 //!    │            ├ iterate    runs the iterators
 //!    │            ├ seed       connections that are older than tcptop
 //!    │            └ decode     bytes of the ring (wire) → events
-//!    └ plan       which hook serves which need
+//!    ├ plan       which hook serves which need
+//!    └ losses     reads what the kernel side lost
 //!
 //! names          looks up devices, cgroups, containers, users, programs for the reporter
 //! ```
@@ -21,6 +22,7 @@ mod decode;
 mod doctor;
 mod files;
 mod iterate;
+mod losses;
 mod names;
 mod outbox;
 mod plan;

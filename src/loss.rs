@@ -28,6 +28,11 @@ pub enum LossCause {
     /// The kernel did not run a program for a UDP datagram or a batch of them, because
     /// the same program was preempted on that processor and had not finished.
     Skipped,
+    /// The same for every program that sees the state changes of TCP sockets: at most this
+    /// many connections began or ended unseen.
+    StateSkipped,
+    /// UDP datagrams in whose packet the programs did not find the UDP header.
+    Unreadable,
     /// The record of a new cgroup had no room in the ring buffer or in the backlog: rows
     /// of connections in it may lack their cgroup and what follows from it.
     CgroupsFull,
@@ -35,7 +40,7 @@ pub enum LossCause {
 
 impl LossCause {
     /// Every cause, in the order in which they are reported.
-    pub const ALL: [LossCause; 9] = [
+    pub const ALL: [LossCause; 11] = [
         LossCause::RingFull,
         LossCause::StorageFull,
         LossCause::ChannelFull,
@@ -44,6 +49,8 @@ impl LossCause {
         LossCause::FlowTableBytes,
         LossCause::ReceiverTableFull,
         LossCause::Skipped,
+        LossCause::StateSkipped,
+        LossCause::Unreadable,
         LossCause::CgroupsFull,
     ];
 
@@ -58,6 +65,8 @@ impl LossCause {
             LossCause::FlowTableBytes => "flow_table_bytes",
             LossCause::ReceiverTableFull => "receiver_table_full",
             LossCause::Skipped => "skipped",
+            LossCause::StateSkipped => "state_skipped",
+            LossCause::Unreadable => "unreadable",
             LossCause::CgroupsFull => "cgroups",
         }
     }
@@ -72,6 +81,8 @@ impl LossCause {
             LossCause::FlowTableBytes => "UDP bytes (flow table full)",
             LossCause::ReceiverTableFull => "receivers of UDP sockets (receiver table full)",
             LossCause::Skipped => "UDP sends and receives (skipped by the kernel)",
+            LossCause::StateSkipped => "beginnings or ends of connections (skipped by the kernel)",
+            LossCause::Unreadable => "UDP datagrams (header not found)",
             LossCause::CgroupsFull => "names of new cgroups (ring buffer full or output blocked)",
         }
     }
@@ -89,7 +100,8 @@ impl Loss {
 
     /// True where the end of a connection may be among it.
     pub fn hides_ends(&self) -> bool {
-        self[LossCause::RingFull] > 0 || self[LossCause::ChannelFull] > 0
+        let causes = [LossCause::RingFull, LossCause::ChannelFull, LossCause::StateSkipped];
+        causes.into_iter().any(|cause| self[cause] > 0)
     }
 
     /// The causes whose count is not zero, with their counts.

@@ -73,6 +73,9 @@ impl Reporter {
                 if let CollectorEvent::CgroupMade { id, path } = &event {
                     self.names.cgroup_made(*id, path);
                 }
+                if let CollectorEvent::Untracked { sample, .. } = &event {
+                    say(&not_shown(sample));
+                }
                 let tick = if let CollectorEvent::Tick(tick) = &event { Some(*tick) } else { None };
                 table.update(event);
                 let Some(tick) = tick else { continue };
@@ -280,6 +283,13 @@ fn passes(filter: &Filter, names: &mut dyn Names, sample: &Sample) -> bool {
 
 /// An empty list of rows that is kept between two intervals for its memory.
 type Rows = Vec<&'static ConnectionRecord>;
+
+/// Which connection cannot be shown.
+fn not_shown(sample: &Sample) -> String {
+    let Sample { protocol, local, remote, .. } = sample;
+    let name = protocol.name();
+    format!("tcptop: not shown: {name} {local} -> {remote} (no memory for socket storage)")
+}
 
 /// Prints a message on stderr. Goes on where that fails.
 pub fn say(message: &str) {

@@ -17,9 +17,11 @@ use clap::{Args, Parser, ValueEnum};
 
 pub mod choice;
 mod query;
+mod room;
 
 pub use choice::Choice;
 pub use query::{Query, State};
+pub use room::{Place, Room};
 
 /// All options. Every value is within its bounds.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -411,6 +413,10 @@ pub struct More {
     /// Do as if the kernel refused this provider
     #[arg(long, value_name = "PROVIDER", hide = true)]
     pub without: Vec<String>,
+
+    /// Give a buffer or a table this much room
+    #[arg(long, value_name = "PLACE=SIZE", hide = true)]
+    pub room: Vec<Room>,
 
     /// Tell which kernel hooks serve, and prove on loopback that they fire
     ///

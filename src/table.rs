@@ -235,7 +235,7 @@ impl ConnectionTable {
         match event {
             CollectorEvent::Sample(sample) => self.sample(sample),
             CollectorEvent::Closed(closed) | CollectorEvent::Expired(closed) => self.close(closed),
-            CollectorEvent::CgroupMade { .. } => {}
+            CollectorEvent::CgroupMade { .. } | CollectorEvent::Untracked { .. } => {}
             CollectorEvent::Tick(tick) => {
                 self.vanished.clear();
                 self.end_unsampled(&tick);

@@ -30,6 +30,7 @@ mod live {
     mod identity;
     mod json;
     mod lines;
+    mod losses;
     mod measure;
     mod netns;
     mod owner;
@@ -107,6 +108,7 @@ mod live {
             slow::tests(),
             identity::tests(),
             lines::tests(),
+            losses::tests(),
             columns::tests(),
             control::tests(),
             csv::tests(),

@@ -360,6 +360,16 @@ typedef struct {
 typedef struct {
 	s64 counter;
 } atomic64_t;
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct refcount_struct {
+	atomic_t refs;
+};
+_Static_assert(sizeof(struct refcount_struct) == 4, "refcount_struct");
+
+typedef struct refcount_struct refcount_t;
 
 struct sock_common {
 	__be32 skc_daddr;
@@ -374,11 +384,8 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
 	long unsigned int skc_flags;
+	refcount_t skc_refcnt;
 };
-
-typedef struct {
-	int counter;
-} atomic_t;
 
 typedef struct {
 	int owned;
@@ -450,13 +457,7 @@ struct numa_drop_counters {
 	atomic_t drops1;
 };
 
-struct refcount_struct {
-	atomic_t refs;
-};
-_Static_assert(sizeof(struct refcount_struct) == 4, "refcount_struct");
-
 typedef unsigned int sk_buff_data_t;
-typedef struct refcount_struct refcount_t;
 
 struct sk_buff {
 	struct sock *sk;

@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::clock::{self, monotonic};
-use super::outbox::Outbox;
+use super::outbox::{BACKLOG, Outbox};
 use super::plan::{Choice, Need, Plan, Provider};
 use super::programs::{self, Hooks, Knobs};
 use super::sampling::{Findings, Instructions, Moment, Next, Sampling};
@@ -31,12 +31,12 @@ use super::{decode, iterate, names, privileges, seed};
 use crate::connection::{Closed, Needs, Protocol};
 use crate::event::{Batch, CollectorEvent, NetworkCollector, Tick};
 use crate::loss::{Loss, LossCause};
-use crate::settings::Settings;
+use crate::settings::{Place, Room, Settings};
 
 /// The number of batches that fit into the channel between collector and reporter.
 pub(super) const CHANNEL: usize = 8;
 
-/// The size of the ring buffer: room for 12,000 close records. Its pages are mapped
+/// The usual size of the ring buffer: room for 12,000 close records. Its pages are mapped
 /// twice, so they count twice in tcptop's resident size.
 const RING_BYTES: u32 = 2 << 20;
 
@@ -83,7 +83,9 @@ impl NetworkCollector for LinuxCollector {
         programs::set_verbose(self.settings.more.verbose);
         raise_priority();
         let mut storage = [MaybeUninit::uninit(), MaybeUninit::uninit()];
-        let knobs = Knobs::new(&self.settings, self.needs, &self.without, RING_BYTES);
+        let room = |place, usual| Room::of(&self.settings.more.room, place).unwrap_or(usual);
+        let ring_bytes = room(Place::Ring, RING_BYTES);
+        let knobs = Knobs::new(&self.settings, self.needs, &self.without, ring_bytes);
         let (plan, hooks) = Hooks::attach(&mut storage, &knobs);
         if let Some(sender) = &self.plan {
             let _ = sender.send(plan.clone());
@@ -91,7 +93,7 @@ impl NetworkCollector for LinuxCollector {
         let hooks = hooks.map_err(privileges::explain)?;
         self.report_gaps(&plan)?;
         let without_owners = plan.provider(Need::Owner).is_none();
-        let outbox = Outbox::new(batches);
+        let outbox = Outbox::new(batches, room(Place::Backlog, BACKLOG as u32) as usize);
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&hooks.skel.maps.events, |record| {
@@ -164,7 +166,9 @@ impl Running<'_> {
         // now on. The listing finds all others.
         seed::held(&self.hooks.seed_held)?;
         if let Some(link) = &self.hooks.seed_unheld {
-            seed::unheld(link)?;
+            if let Some(words) = seed::unheld(link)? {
+                (self.notice)(&words);
+            }
         }
         // From here on tcptop only reads maps and iterators.
         privileges::give_up_all_but(&[Capability::CAP_BPF], self.notice);

@@ -19,6 +19,7 @@ const PARTIAL: u8 = Flags::TCPTOP_PARTIAL.0;
 const FIN_RECEIVED: u8 = Flags::TCPTOP_FIN_RECEIVED.0;
 const NO_FIN_WAIT2: u8 = Flags::TCPTOP_NO_FIN_WAIT2.0;
 const ORPHAN: u8 = Flags::TCPTOP_ORPHAN.0;
+const AGAIN: u8 = Flags::TCPTOP_AGAIN.0;
 
 /// `tcp_sock.rtt_min` before the first measurement.
 const NO_MIN_RTT: u32 = u32::MAX;
@@ -53,6 +54,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
             reason: CloseReason::Unknown,
             closed_ns: record.time_ns,
         })),
+        Kind::TCPTOP_UNTRACKED => {
+            Some(CollectorEvent::Untracked { sample, again: record.flags & AGAIN != 0 })
+        }
         _ => None,
     }
 }

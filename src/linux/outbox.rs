@@ -6,22 +6,29 @@
 //!
 //! A reporter that is blocked (a paused pager) must not delay the emptying of the ring,
 //! so the collector never waits for it between ticks. Events that do not fit into the
-//! channel stay here, up to [`BACKLOG`]; further events are counted as lost.
+//! channel stay here, usually up to [`BACKLOG`]; further events are counted as lost.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 
 use super::collector::Stop;
+use crate::connection::Sample;
 use crate::event::{Batch, CollectorEvent, Tick};
 use crate::loss::{Loss, LossCause};
 
 /// The largest number of events in a batch.
 const BATCH: usize = 1024;
 
-/// The largest number of events kept while the reporter is blocked: 16 MiB of memory.
-const BACKLOG: usize = 65_536;
+/// The largest number of events that is usually kept while the reporter is blocked: 16 MiB
+/// of memory.
+pub(super) const BACKLOG: usize = 65_536;
+
+/// The largest number of connections without storage that are told of in an interval. Of
+/// the others only their number is told.
+const TOLD: u64 = 16;
 
 /// How long to wait for room in the channel before the ring is emptied again.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -32,6 +39,8 @@ pub(super) struct Outbox {
     /// The number of records that came while `waiting` was in use.
     refused: Cell<u64>,
     batches: Sender<Batch>,
+    /// The largest number of events kept while the reporter is blocked.
+    backlog: usize,
     /// The number of batches sent after the batch with the last tick. While the channel
     /// has more batches than this, the reporter has not taken that tick yet.
     after_tick: Cell<usize>,
@@ -41,17 +50,38 @@ pub(super) struct Outbox {
 struct Waiting {
     events: Vec<CollectorEvent>,
     lost: Loss,
+    /// The ids of connections without storage.
+    untracked: HashSet<u64>,
     /// True where one of them should not wait until a batch is full.
     urgent: bool,
 }
 
+impl Waiting {
+    /// Counts a connection without storage, and keeps the event for the reporter to tell.
+    fn untracked(&mut self, sample: Sample, again: bool) {
+        // Not more memory than for events that wait.
+        if self.untracked.len() >= BACKLOG {
+            self.untracked.clear();
+        }
+        let known = !self.untracked.insert(sample.id.cookie);
+        if known && again {
+            return;
+        }
+        self.lost[LossCause::StorageFull] += 1;
+        if self.lost[LossCause::StorageFull] <= TOLD {
+            self.events.push(CollectorEvent::Untracked { sample, again: false });
+        }
+    }
+}
+
 impl Outbox {
-    /// An outbox that sends into `batches`.
-    pub(super) fn new(batches: Sender<Batch>) -> Outbox {
+    /// An outbox that sends into `batches` and keeps up to `backlog` events.
+    pub(super) fn new(batches: Sender<Batch>, backlog: usize) -> Outbox {
         Outbox {
             waiting: RefCell::default(),
             refused: Cell::new(0),
             batches,
+            backlog,
             after_tick: Cell::new(0),
         }
     }
@@ -65,10 +95,11 @@ impl Outbox {
         };
         match event {
             None => waiting.lost[LossCause::Malformed] += 1,
-            Some(CollectorEvent::CgroupMade { .. }) if waiting.events.len() >= BACKLOG => {
+            Some(CollectorEvent::Untracked { sample, again }) => waiting.untracked(sample, again),
+            Some(CollectorEvent::CgroupMade { .. }) if waiting.events.len() >= self.backlog => {
                 waiting.lost[LossCause::CgroupsFull] += 1;
             }
-            Some(_) if waiting.events.len() >= BACKLOG => {
+            Some(_) if waiting.events.len() >= self.backlog => {
                 waiting.lost[LossCause::ChannelFull] += 1;
             }
             Some(event) => {
@@ -154,7 +185,7 @@ impl Outbox {
         tick: Tick,
         meanwhile: impl FnMut() -> Result<(), Stop>,
     ) -> Result<(), Stop> {
-        // Does not check for BACKLOG: a tick must never be lost.
+        // Does not check for the backlog: a tick must never be lost.
         self.waiting.borrow_mut().events.push(CollectorEvent::Tick(tick));
         self.after_tick.set(0);
         self.deliver(meanwhile)
@@ -164,14 +195,14 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{CloseReason, Closed, ConnectionKey, Protocol, Sample};
+    use crate::connection::{CloseReason, Closed, ConnectionKey, Protocol};
     use crate::event::Slices;
     use chrono::DateTime;
     use crossbeam_channel::{Receiver, bounded};
 
     fn outbox(room: usize) -> (Outbox, Receiver<Batch>) {
         let (sender, receiver) = bounded(room);
-        (Outbox::new(sender), receiver)
+        (Outbox::new(sender, BACKLOG), receiver)
     }
 
     fn event(object: u64) -> Option<CollectorEvent> {
@@ -268,6 +299,30 @@ mod tests {
         assert_eq!(lost[LossCause::ChannelFull], 5);
         assert_eq!(lost[LossCause::Malformed], 1);
         assert!(outbox.take_lost().is_zero(), "reported once");
+    }
+
+    #[test]
+    fn a_connection_without_storage_counts_once() {
+        let (outbox, receiver) = outbox(8);
+        let untracked = |cookie, again| {
+            let Some(CollectorEvent::Expired(Closed { mut sample, .. })) = event(cookie) else {
+                panic!("another event");
+            };
+            sample.id.cookie = cookie;
+            outbox.take(Some(CollectorEvent::Untracked { sample, again }));
+        };
+        // Seen by a hook, by the next hook and by a look-up; then a connection of the same
+        // socket, and one of another that only the look-up has seen.
+        for (cookie, again) in [(1, false), (1, true), (1, true), (1, false), (2, true), (2, true)]
+        {
+            untracked(cookie, again);
+        }
+        assert_eq!(outbox.take_lost()[LossCause::StorageFull], 3);
+        (3..100).for_each(|cookie| untracked(cookie, false));
+        assert_eq!(outbox.take_lost()[LossCause::StorageFull], 97);
+        outbox.end_interval(tick(), nothing).unwrap();
+        let told = receiver.recv().unwrap().len() as u64 - 1;
+        assert_eq!(told, 3 + TOLD, "and of the others only the number");
     }
 
     /// libbpf calls back while the outbox is in use: that would be a bug in tcptop.

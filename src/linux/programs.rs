@@ -14,19 +14,21 @@ use std::ptr;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::libbpf_sys::{
-    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_prog_get_info_by_fd, bpf_prog_info,
-    bpf_prog_load, bpf_prog_load_opts, size_t,
+    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_prog_load, bpf_prog_load_opts, size_t,
 };
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenObject, PrintCallback, PrintLevel};
+use libbpf_rs::{
+    Link, MapCore, MapHandle, MapType, OpenObject, PrintCallback, PrintLevel, ProgramMut,
+};
 use nix::errno::Errno;
 
+use super::losses::{self, Skippable};
 use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
 use super::{clock, names, prefilter, privileges};
 use crate::connection::{Needs, Protocol};
-use crate::loss::{Loss, LossCause};
-use crate::settings::Settings;
+use crate::loss::Loss;
+use crate::settings::{Place, Room, Settings};
 
 /// The values that are set in the programs and maps before they are loaded.
 #[derive(Clone)]
@@ -117,8 +119,8 @@ pub(super) struct Hooks<'object> {
     /// Iterator over the TCP sockets of one network namespace: that of the thread which
     /// opens it.
     pub(super) seed_unheld: Option<Link>,
-    /// Programs that count datagrams. A datagram for which the kernel skips them is lost.
-    counting: Vec<OwnedFd>,
+    /// Programs for which the kernel's skipping is a loss.
+    skippable: Skippable,
 }
 
 /// Lets libbpf and the verifier print on stderr, or silences them. tcptop reports errors
@@ -232,15 +234,19 @@ impl<'object> Hooks<'object> {
         } else {
             None
         };
-        let mut counting = Vec::new();
-        if providers.contains(&Provider::UdpEntry) {
-            for program in programs!(skel, Provider::UdpEntry, longer) {
-                let program = program.as_fd().try_clone_to_owned();
-                counting.push(program.context("failed to keep a program")?);
+        let mut skippable = Skippable::new(tracepoints_are_preempted());
+        for &provider in &providers {
+            let loaded = |program: &&mut ProgramMut<'_>| program.autoload();
+            for program in programs!(skel, provider, longer).into_iter().filter(loaded) {
+                match provider {
+                    Provider::UdpEntry => skippable.count(program.as_fd())?,
+                    Provider::StateTracepoint => skippable.state(program.as_fd())?,
+                    _ => {}
+                }
             }
         }
         freeze(&skel)?;
-        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, counting })
+        Ok(Hooks { skel, attached, sample, sample_flows, seed_held, seed_unheld, skippable })
     }
 
     /// The variables that are changed while the programs run (`bpf/control.bpf.h` says
@@ -258,39 +264,7 @@ impl<'object> Hooks<'object> {
     /// # Errors
     /// Errors of the system calls.
     pub(super) fn lost(&self) -> Result<Loss> {
-        let mut lost = Loss::default();
-        for (index, cause) in wire::LOSSES {
-            let per_cpu = self
-                .skel
-                .maps
-                .losses
-                .lookup_percpu(&index.0.to_ne_bytes(), MapFlags::ANY)
-                .context("failed to read the loss counters")?
-                .unwrap_or_default();
-            lost[cause] = per_cpu
-                .iter()
-                .filter_map(|bytes| Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?)))
-                .sum();
-        }
-        lost[LossCause::Skipped] = self.skipped()?;
-        Ok(lost)
-    }
-
-    /// How often the kernel skipped a program that counts datagrams.
-    fn skipped(&self) -> Result<u64> {
-        let misses = self.counting.iter().map(|program| {
-            let mut info = bpf_prog_info::default();
-            let mut length = size_of::<bpf_prog_info>() as u32;
-            // SAFETY: the kernel writes no more than `length` bytes of plain integers.
-            let result =
-                unsafe { bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) };
-            if result < 0 {
-                return Err(io::Error::from_raw_os_error(-result))
-                    .context("failed to read the counters of a program");
-            }
-            Ok(info.recursion_misses)
-        });
-        misses.sum()
+        losses::total(&self.skel.maps.losses, &self.skippable)
     }
 }
 
@@ -408,9 +382,17 @@ fn open<'object>(
         progs.sample_flows_longer.set_autoload(udp && knobs.longer());
         progs.cgroup_made.set_autoload(knobs.cgroups);
     }
-    for third in [&mut progs.tcp_state_third, &mut progs.tcp_state_third_longer] {
-        if third.autoload() && !tracepoints_are_preempted() {
-            third.set_autoload(false);
+    let room = |place| Room::of(&knobs.settings.more.room, place);
+    let states = room(Place::StatePrograms)
+        .unwrap_or_else(|| if tracepoints_are_preempted() { 3 } else { 2 });
+    for (number, program) in [
+        (2, &mut progs.tcp_state_second),
+        (2, &mut progs.tcp_state_second_longer),
+        (3, &mut progs.tcp_state_third),
+        (3, &mut progs.tcp_state_third_longer),
+    ] {
+        if program.autoload() && number > states {
+            program.set_autoload(false);
         }
     }
     if !knobs.tcp {
@@ -420,6 +402,13 @@ fn open<'object>(
 
     let maps = &mut open.maps;
     maps.events.set_max_entries(knobs.ring_bytes).context("failed to size the ring buffer")?;
+    if let Some(room) = room(Place::Receivers) {
+        // The usual table forgets the receiver that was needed least; a chosen one gets full.
+        maps.receivers
+            .set_type(MapType::Hash)
+            .and_then(|()| maps.receivers.set_max_entries(room))
+            .context("failed to size the table of receivers")?;
+    }
     if udp {
         maps.flows.set_max_entries(slots).context("failed to size the flow table")?;
         maps.taken_slots

@@ -62,5 +62,6 @@ pub const LOSSES: [(KernelLoss, LossCause); KernelLoss::TCPTOP_LOSS_CAUSES.0 as 
     (KernelLoss::TCPTOP_LOST_FLOW_DATAGRAMS, LossCause::FlowTableDatagrams),
     (KernelLoss::TCPTOP_LOST_FLOW_BYTES, LossCause::FlowTableBytes),
     (KernelLoss::TCPTOP_LOST_RECEIVERS, LossCause::ReceiverTableFull),
+    (KernelLoss::TCPTOP_LOST_UNREADABLE, LossCause::Unreadable),
     (KernelLoss::TCPTOP_LOST_CGROUPS, LossCause::CgroupsFull),
 ];

@@ -250,7 +250,11 @@ impl Agent {
 
     /// Serves this many connections of [`churn`] in the background.
     pub fn serve_churn(&mut self, connections: u32) -> SocketAddr {
-        let address = SocketAddr::from((sock::loopback(1), 0));
+        self.serve_churn_at((sock::loopback(1), 0).into(), connections)
+    }
+
+    /// The same at an address that another host may reach.
+    pub fn serve_churn_at(&mut self, address: SocketAddr, connections: u32) -> SocketAddr {
         let answer = self.ask(&format!("serve-churn {address} {connections}"));
         word(&mut answer.split_ascii_whitespace())
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -138,7 +138,10 @@ pub fn run(server: SocketAddr, connections: u32, account: &str) -> io::Result<()
 
 /// One connection, from one of many addresses so that ports do not run out.
 fn play(server: SocketAddr, index: u32, plan: &Plan) -> io::Result<SocketAddr> {
-    let local = sock::loopback(2 + (index % 200) as u8);
+    let local = match server.ip().is_loopback() {
+        true => sock::loopback(2 + (index % 200) as u8),
+        false => Ipv4Addr::UNSPECIFIED,
+    };
     let mut stream: TcpStream = sock::unconnected_from(local, server);
     sock::connect_socket(&stream, server)?;
     let address = stream.local_addr()?;

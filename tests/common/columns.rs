@@ -74,17 +74,19 @@ pub const ASKED: &[(&str, char)] = &[
 /// The number of columns in CSV without `--wide`.
 pub const USUAL: usize = 16;
 
-/// The keys that a `lost` object counts by.
-pub const CAUSES: &[&str] = &[
-    "ring_full",
-    "storage_full",
-    "channel_full",
-    "malformed",
-    "flow_table_datagrams",
-    "flow_table_bytes",
-    "receiver_table_full",
-    "skipped",
-    "cgroups",
+/// The keys that a `lost` object counts by, and the words for each on stderr.
+pub const CAUSES: &[(&str, &str)] = &[
+    ("ring_full", "closed connections (ring buffer full)"),
+    ("storage_full", "connections (no memory for socket storage)"),
+    ("channel_full", "closed connections (output blocked)"),
+    ("malformed", "malformed records"),
+    ("flow_table_datagrams", "UDP datagrams (flow table full)"),
+    ("flow_table_bytes", "UDP bytes (flow table full)"),
+    ("receiver_table_full", "receivers of UDP sockets (receiver table full)"),
+    ("skipped", "UDP sends and receives (skipped by the kernel)"),
+    ("state_skipped", "beginnings or ends of connections (skipped by the kernel)"),
+    ("unreadable", "UDP datagrams (header not found)"),
+    ("cgroups", "names of new cgroups (ring buffer full or output blocked)"),
 ];
 
 /// The names of the first `count` columns of [`COLUMNS`].

@@ -2,7 +2,7 @@
 //! strictly. In every test, [`Tcptop::finish`] also checks the run against the contract of
 //! the line format.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
+use super::columns::CAUSES;
 use super::share::{self, Lent};
 use super::sock::{Ends, readable_bytes};
 use super::times;
@@ -462,6 +463,26 @@ impl Ended {
     }
 }
 
+impl Ended {
+    /// The losses in the summary, by the keys of JSON.
+    pub fn losses(&self) -> BTreeMap<&'static str, u64> {
+        losses(self.lost())
+    }
+}
+
+/// The losses of one report, by the keys of JSON.
+pub fn losses(report: &str) -> BTreeMap<&'static str, u64> {
+    let parts = report.split(", ").filter(|part| *part != "nothing");
+    parts
+        .map(|part| {
+            let (count, words) = part.split_once(' ').expect("a count and words");
+            let cause = CAUSES.iter().find(|cause| cause.1 == words);
+            let (key, _) = cause.unwrap_or_else(|| panic!("unknown cause: {words}"));
+            (*key, count.parse().expect("a number"))
+        })
+        .collect()
+}
+
 impl Tcptop {
     /// Starts with these arguments and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Tcptop {
@@ -601,6 +622,19 @@ impl Tcptop {
         // SAFETY: no memory is involved; the child is not reaped, so the id is its own.
         let result = unsafe { libc::kill(self.child.id() as i32, signal) };
         assert_eq!(result, 0, "kill");
+    }
+
+    /// Stops all of its threads, as Ctrl-Z does, until SIGCONT.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        until_true("tcptop to be stopped", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+            let states =
+                tasks.map(|task| fs::read_to_string(task.expect("a task").path().join("stat")));
+            states
+                .map_while(Result::ok)
+                .all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        });
     }
 
     /// Lets another process read the output of a [`Launch::blocked`] tcptop.

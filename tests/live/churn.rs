@@ -2,19 +2,28 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crate::common::agent::Agent;
 use crate::common::churn::{Entry, read_account};
+use crate::common::netns::Netns;
 use crate::common::sock::Ends;
-use crate::common::tcptop::{Ended, Output, Tcptop};
+use crate::common::tcptop::{Output, Tcptop};
 use crate::common::wait::load;
 
-use super::{Test, test};
+use super::{Test, figures, left_out, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
         test("churn::every_connection", every_connection),
         test("churn::while_tcptop_rests", while_tcptop_rests),
+        test("churn::more_than_the_ring_holds", || saturated("ring=4096", "ring_full")),
+        test("churn::more_than_the_backlog_holds", || saturated("backlog=1000", "channel_full")),
+        test("churn::skipped_state_changes", skipped_state_changes),
     ]
 }
 
@@ -34,9 +43,14 @@ impl Churn {
 
     /// Makes the connections. Returns the expected lines of both ends, each with its count.
     fn run(&mut self, connections: u32) -> HashMap<Line, i64> {
+        let address = self.server.serve_churn(connections);
+        self.make(address, connections)
+    }
+
+    /// The same, when the server listens at this address already.
+    fn make(&mut self, address: SocketAddr, connections: u32) -> HashMap<Line, i64> {
         let directory = tempfile::tempdir().expect("a directory");
         let account = directory.path().join("account");
-        let address = self.server.serve_churn(connections);
         self.client.churn(address, connections, &account);
         let entries = read_account(&fs::read_to_string(account).expect("the account"));
         assert_eq!(entries.len(), connections as usize);
@@ -141,13 +155,94 @@ fn missing_and_reported() -> (i64, i64) {
     let printed = churn.printed_in(&ended.output);
     let invented = missing(&printed, &expected);
     assert_eq!(invented.0, 0, "{invented:#?}");
-    (missing(&expected, &printed).0, lost_closes(&ended))
+    let losses = ended.losses();
+    let lost = ["ring_full", "channel_full"].map(|cause| losses.get(cause).copied().unwrap_or(0));
+    (missing(&expected, &printed).0, lost.iter().sum::<u64>() as i64)
 }
 
-/// How many closed connections the summary says were lost.
-fn lost_closes(ended: &Ended) -> i64 {
-    let causes = ended.lost().split(", ").filter(|cause| cause.contains("closed connections"));
-    causes
-        .map(|cause| cause.split(' ').next().and_then(|n| n.parse::<i64>().ok()).expect("a number"))
-        .sum()
+/// Connections end faster than tcptop, which has little room and runs half of the time, can
+/// take their records: what is offered is what is printed and what is reported lost, exactly. Only
+/// the connections of one port count, so that no other traffic is among them.
+fn saturated(room: &str, cause: &str) {
+    let mut churn = Churn::new();
+    let connections = load(5_000, 2_000);
+    let address = churn.server.serve_churn(connections);
+    let port = address.port().to_string();
+    let tcptop = Tcptop::start(&[
+        "--tcp",
+        "--raw",
+        "--interval",
+        "3600",
+        "--port",
+        &port,
+        "--room",
+        room,
+        "--strict",
+    ]);
+    let over = AtomicBool::new(false);
+    let expected = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for signal in [libc::SIGSTOP, libc::SIGCONT] {
+                    tcptop.signal(signal);
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+        });
+        let expected = churn.make(address, connections);
+        over.store(true, Ordering::Relaxed);
+        expected
+    });
+    let ended = tcptop.stop(libc::SIGINT);
+    ended.output.check_contract();
+    let printed = churn.printed_in(&ended.output);
+    let invented = missing(&printed, &expected);
+    assert_eq!(invented.0, 0, "{invented:#?}");
+    let (offered, printed) = (expected.values().sum::<i64>(), printed.values().sum::<i64>());
+    let losses = ended.losses();
+    let lost = losses.get(cause).copied().unwrap_or(0) as i64;
+    assert_eq!(offered, printed + lost, "{}", ended.stderr);
+    assert!(losses.len() == 1 && lost > 0 && printed > 0, "{printed} printed, {losses:?}");
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+    figures(format_args!("{room}: {offered} ends = {printed} printed + {lost} lost"));
+}
+
+/// With one program for state changes instead of two, the kernel skips some of them: where
+/// a packet interrupts the program. At most as many lines are missing as are reported.
+fn skipped_state_changes() {
+    const MASK: &str = "net/core/rps_default_mask";
+    let (near, far) = (Netns::new(), Netns::new());
+    // Each packet is received by any processor, whatever runs there (Linux 6.2).
+    if !near.run(|| Path::new("/proc/sys").join(MASK).exists()) {
+        return left_out("churn::skipped_state_changes", format_args!("no {MASK}"));
+    }
+    for netns in [&near, &far] {
+        netns.sysctl(MASK, "3");
+    }
+    let address = SocketAddr::from(([10, 87, 0, 2], 5000));
+    near.join([10, 87, 0, 1].into(), &far, address.ip());
+    // Not every round has such an interruption.
+    for round in 1..=20 {
+        let mut churn = Churn {
+            server: far.run(|| Agent::new("churn-server")),
+            client: near.run(|| Agent::new("churn-client")),
+        };
+        let connections = load(3_000, 1_000);
+        let address = churn.server.serve_churn_at(address, connections);
+        let tcptop =
+            Tcptop::start(&["--tcp", "--raw", "--interval", "0.2", "--room", "state-programs=1"]);
+        let expected = churn.make(address, connections);
+        let ended = tcptop.stop(libc::SIGINT);
+        assert!(ended.status.success(), "{}", ended.stderr);
+        let printed = churn.printed_in(&ended.output);
+        let missing = missing(&expected, &printed).0;
+        let losses = ended.losses();
+        let skipped = losses.get("state_skipped").copied().unwrap_or(0) as i64;
+        assert!(missing <= skipped, "{missing} lines are missing: {losses:?}");
+        figures(format_args!("round {round}: {skipped} skipped, {missing} lines missing"));
+        if skipped > 0 {
+            return;
+        }
+    }
+    panic!("the kernel never skipped the program");
 }

@@ -37,7 +37,7 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
     assert_eq!(object["schema"], 1, "{line}");
     if object["event"] == "lost" {
         assert_eq!(object.len(), 3 + CAUSES.len(), "{line}");
-        assert!(CAUSES.iter().all(|&cause| object[cause].is_u64()), "{line}");
+        assert!(CAUSES.iter().all(|(cause, _)| object[*cause].is_u64()), "{line}");
         return object;
     }
     let event = object["event"].as_str().expect("text");

@@ -1,10 +1,13 @@
 //! Connections of several network namespaces.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
+use caps::{CapSet, Capability};
+
+use crate::common::agent::Agent;
 use crate::common::netns::Netns;
 use crate::common::sock::{self, Ends, Pair, connect_socket, listen_at, unconnected};
-use crate::common::tcptop::{Closed, QUICK, Tcptop};
+use crate::common::tcptop::{Closed, Launch, QUICK, Tcptop};
 
 use super::{Test, sharing, test};
 
@@ -18,6 +21,8 @@ pub fn tests() -> Vec<Test> {
         }),
         test("netns::tcptop_within_one", tcptop_within_one),
         sharing("netns::gone_with_its_connections", gone_with_its_connections),
+        test("netns::more_than_files_may_be_open", more_than_files_may_be_open),
+        test("netns::cannot_be_entered", cannot_be_entered),
     ]
 }
 
@@ -117,4 +122,69 @@ fn gone_with_its_connections() {
     let output = tcptop.finish();
     assert_eq!(totals(output.the_closed(ends)), (200, 100));
     assert_eq!(totals(output.the_closed(ends.flipped())), (100, 200));
+}
+
+/// A namespace with a process, and a connection in it that no process holds on one side: it
+/// is not accepted.
+struct Unaccepted {
+    _netns: Netns,
+    _agent: Agent,
+    _sockets: (TcpListener, TcpStream),
+    ends: Ends,
+}
+
+impl Unaccepted {
+    fn new() -> Unaccepted {
+        let netns = Netns::new();
+        let (agent, listener, client) = netns.run(|| {
+            let (listener, address) = sock::listen(sock::Family::V4);
+            (Agent::new("in-netns"), listener, sock::connect(address))
+        });
+        let ends = Ends::of(&client).flipped();
+        Unaccepted { _netns: netns, _agent: agent, _sockets: (listener, client), ends }
+    }
+}
+
+/// tcptop may open fewer files than there are namespaces: it enters all of them.
+fn more_than_files_may_be_open() {
+    /// As few as tcptop accepts. It opens 45 of them.
+    const FILES: libc::rlim_t = 80;
+    let all: Vec<Unaccepted> = (0..50).map(|_| Unaccepted::new()).collect();
+    let few = || {
+        let limit = libc::rlimit { rlim_cur: FILES, rlim_max: FILES };
+        // SAFETY: the kernel reads the structure.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: one system call.
+    let tcptop = unsafe { Launch::new(&QUICK).prepare(few) }.start();
+    for unaccepted in &all {
+        let listed = tcptop.look(|output| output.last_row(unaccepted.ends).is_some());
+        assert!(listed, "{:?} is not listed", unaccepted.ends);
+    }
+    tcptop.finish();
+}
+
+/// Without the privilege to enter namespaces, tcptop says what it does not see.
+fn cannot_be_entered() {
+    let inside = Unaccepted::new();
+    let drop_it = || {
+        for set in [CapSet::Effective, CapSet::Permitted, CapSet::Bounding] {
+            caps::drop(None, set, Capability::CAP_SYS_ADMIN).map_err(std::io::Error::other)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the tests run one at a time, so no other thread of this process holds the
+    // allocator's lock for long; glibc makes it usable after fork.
+    let tcptop = unsafe { Launch::new(&QUICK).prepare(drop_it) }.start();
+    assert!(tcptop.look(|output| output.last_row(inside.ends).is_none()));
+    let words = "cannot see older connections that no process holds in the network namespace of";
+    let stderr = tcptop.stderr();
+    assert!(stderr.starts_with(&format!("tcptop: {words}")), "{stderr}");
+    // The second one is that of a process with more privileges than this one.
+    let reasons = ["Operation not permitted", "Permission denied"];
+    assert!(reasons.iter().any(|reason| stderr.contains(reason)), "{stderr}");
+    tcptop.finish();
 }

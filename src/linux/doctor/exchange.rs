@@ -66,7 +66,9 @@ impl Seen {
                         self.open.push(sample);
                     }
                     CollectorEvent::Closed(closed) => self.closed.push(closed),
-                    CollectorEvent::Expired(_) | CollectorEvent::CgroupMade { .. } => {}
+                    CollectorEvent::Expired(_)
+                    | CollectorEvent::CgroupMade { .. }
+                    | CollectorEvent::Untracked { .. } => {}
                     CollectorEvent::Tick(tick) => self.listed |= tick.listing,
                 }
             }

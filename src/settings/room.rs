@@ -1,0 +1,67 @@
+//! How much room buffers and tables have (`--room`, hidden): tests make it small to see
+//! what does not fit be counted.
+
+use std::str::FromStr;
+
+/// Something whose room can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The ring buffer, in bytes: a power of two of pages.
+    Ring,
+    /// The table of the processes that receive on UDP sockets, in sockets.
+    Receivers,
+    /// What waits for the reporter, in events.
+    Backlog,
+    /// The programs for state changes of TCP sockets: 1 to 3 (`bpf/tcptop.bpf.c`).
+    StatePrograms,
+}
+
+/// The room of one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    place: Place,
+    size: u32,
+}
+
+impl Room {
+    /// The size that was chosen for this place; the last one counts.
+    pub fn of(rooms: &[Room], place: Place) -> Option<u32> {
+        rooms.iter().rev().find(|room| room.place == place).map(|room| room.size)
+    }
+}
+
+impl FromStr for Room {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Room, String> {
+        let (name, size) = text.split_once('=').ok_or("not PLACE=SIZE")?;
+        let place = match name {
+            "ring" => Place::Ring,
+            "receivers" => Place::Receivers,
+            "backlog" => Place::Backlog,
+            "state-programs" => Place::StatePrograms,
+            _ => return Err("there are ring, receivers, backlog and state-programs".to_owned()),
+        };
+        match size.parse() {
+            Ok(size @ 1..) => Ok(Room { place, size }),
+            _ => Err("the size is not a whole number from 1 on".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_room_of_a_place_counts() {
+        let rooms: Vec<Room> =
+            ["ring=4096", "backlog=7", "ring=8192"].map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(Room::of(&rooms, Place::Ring), Some(8192));
+        assert_eq!(Room::of(&rooms, Place::Backlog), Some(7));
+        assert_eq!(Room::of(&rooms, Place::Receivers), None);
+        for wrong in ["ring", "ring=", "ring=0", "ring=-1", "rink=1"] {
+            assert!(wrong.parse::<Room>().is_err(), "{wrong}");
+        }
+    }
+}
