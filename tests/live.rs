@@ -15,6 +15,7 @@ mod live {
     mod churn;
     mod cleanup;
     mod columns;
+    mod confined;
     mod control;
     mod cron;
     mod csv;
@@ -116,6 +117,7 @@ mod live {
             who::tests(),
             podman::tests(),
             privilege::tests(),
+            confined::tests(),
             refused::tests(),
             terminal::tests(),
             doctor::tests(),
