@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 bench bench-smoke vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels test-arm64 bench bench-smoke memory vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench: ## Measure what tcptop costs, half an hour (PEERS=1: also nethogs, iftop;
 
 bench-smoke: deps ## Check in seconds that bench still works
 	@$(call overhead,test,--smoke)
+
+memory: build ## Find the least memory limit (MemoryMax= of systemd) under which tcptop works here (ARGS="--tcp")
+	@$(SUDO) scripts/memory.sh $(BIN) $(ARGS)
 
 vmlinux: ## Generate vmlinux/vmlinux.h again (from the running kernel, or BTF=FILE)
 	python3 vmlinux/generate.py --btf $(BTF)
