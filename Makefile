@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 fuzz soak bench bench-smoke instructions vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz soak bench bench-smoke memory instructions vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench-smoke: deps ## Check in seconds that bench still works
 instructions: deps ## Record how large the BPF programs are on this kernel, in tests/instructions.txt
 	@$(SUDO) env BLESS=1 "$(LIVE)" programs::instructions
 	@grep "^$$(uname -r | sed 's/\([0-9]*\.[0-9]*\).*/\1/')-" tests/instructions.txt
+
+memory: build ## Find the least memory limit (MemoryMax= of systemd) under which tcptop works here (ARGS="--tcp")
+	@$(SUDO) scripts/memory.sh $(BIN) $(ARGS)
 
 vmlinux: ## Generate vmlinux/vmlinux.h again (from the running kernel, or BTF=FILE)
 	python3 vmlinux/generate.py --btf $(BTF)

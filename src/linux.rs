@@ -13,16 +13,19 @@
 //!    ├ plan       which hook serves which need
 //!    └ losses     reads what the kernel side lost
 //!
+//! confine        gives up what root may do
 //! names          looks up devices, cgroups, containers, users, programs for the reporter
 //! ```
 
 mod clock;
 mod collector;
+mod confine;
 mod decode;
 mod doctor;
 mod files;
 mod iterate;
 mod losses;
+mod memory;
 mod names;
 mod outbox;
 mod plan;
@@ -42,7 +45,6 @@ use std::fs;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
@@ -55,6 +57,7 @@ use crate::names::Names;
 use crate::report::{Reporter, Summary};
 use crate::settings::{Choice, Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
+use confine::{Confinement, Entry, Without};
 pub use doctor::Report;
 pub use files::open_to_append;
 use names::HostNames;
@@ -68,6 +71,8 @@ pub struct Host {
     settings: Settings,
     needs: Needs,
     without: Vec<Provider>,
+    unconfined: Without,
+    confinement: Option<Confinement>,
     notice: fn(&str),
 }
 
@@ -78,10 +83,9 @@ impl Host {
     /// # Errors
     /// Where the settings name a provider that does not exist.
     pub fn new(settings: Settings, needs: Needs, notice: fn(&str)) -> Result<Host> {
-        let without = settings
-            .more
-            .without
-            .iter()
+        let mut unconfined = Without::default();
+        let providers = settings.more.without.iter().filter(|name| !unconfined.add(name));
+        let without = providers
             .map(|name| {
                 Provider::from_name(name).ok_or_else(|| {
                     let names: Vec<&str> = Provider::all().map(Provider::name).collect();
@@ -91,7 +95,18 @@ impl Host {
             })
             .collect::<Result<_>>()?;
         return_memory();
-        Ok(Host { settings, needs, without, notice })
+        Ok(Host { settings, needs, without, unconfined, confinement: None, notice })
+    }
+
+    /// Takes the user that the settings ask for, or the one with the least rights that can
+    /// do what they ask for. Files are opened after that, as that user.
+    ///
+    /// # Errors
+    /// Where the user of `--setuid` cannot be had.
+    pub fn take_user(&mut self) -> Result<()> {
+        let begun = Confinement::begin(&self.settings, self.needs, self.unconfined)?;
+        self.confinement = Some(begun);
+        Ok(())
     }
 
     /// Looks up names for the numbers of a connection, for the formats that write them.
@@ -198,13 +213,15 @@ impl Host {
     ///
     /// # Errors
     /// Errors of the collector and the reporter, in one sentence each.
-    pub fn stream(self, mut reporter: Reporter) -> Result<Option<Summary>> {
-        let Host { settings, needs, without, notice } = self;
+    pub fn stream(mut self, mut reporter: Reporter) -> Result<Option<Summary>> {
+        if self.confinement.is_none() {
+            self.take_user()?;
+        }
+        let Host { settings, needs, without, confinement, notice, .. } = self;
         let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
         let strict = settings.more.strict;
         let headless = settings.is_headless();
-        let replaces = logs || settings.groups.textfile.is_some();
         if logs {
             reporter.reopen = signals.hang_up()?;
         }
@@ -214,37 +231,37 @@ impl Host {
         let (stop, running) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
         let (done, working) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
         let (sender, receiver) = crossbeam_channel::bounded(CHANNEL);
-        let mut collector = LinuxCollector { settings, needs, without, stop, notice, plan: None };
+        let [own, of_reporter] = match &confinement {
+            Some(confinement) => [confinement.idle(), confinement.reporter()].map(Some),
+            None => [None, None],
+        };
+        let mut collector =
+            LinuxCollector { settings, needs, without, stop, notice, plan: None, confinement };
         let collecting = thread::Builder::new()
             .name("collector".into())
             .spawn(move || collector.run(sender))
             .context("failed to start a thread")?;
-        let for_names = names::capabilities(needs);
-        for (capability, what) in &for_names {
-            if !privileges::has(*capability) {
+        for (capability, what) in names::capabilities(needs) {
+            if !privileges::has(capability) {
                 notice(&format!("cannot show {what}: {capability} is needed for it, or root"));
             }
         }
         let reporting = thread::Builder::new()
             .name("reporter".into())
             .spawn(move || {
-                let mut kept: Vec<Capability> =
-                    for_names.into_iter().map(|(capability, _)| capability).collect();
-                if replaces {
-                    // After logrotate has moved the log, opening its path again needs this
-                    // capability if another user owns the directory. So does each new textfile.
-                    kept.push(Capability::CAP_DAC_OVERRIDE);
-                }
-                privileges::give_up_all_but(&kept, notice);
+                of_reporter.map(Entry::enter).transpose()?;
                 let result = reporter.run(&receiver);
                 drop((receiver, working));
                 result
             })
             .context("failed to start a thread")?;
 
-        privileges::give_up_all_but(&[], notice);
+        own.map(Entry::enter).transpose()?;
         let end = signals.wait(&done, !headless)?;
         drop(running);
+        if end == End::Signal {
+            signals.lose_patience(&done)?;
+        }
         let reader_gone = end == End::ReaderGone;
         if reader_gone && !strict {
             // The threads are not waited for: without a row to write, the reporter would
@@ -263,7 +280,7 @@ impl Host {
     /// # Errors
     /// Where the exchange on loopback cannot be made.
     pub fn examine(self) -> Result<Report> {
-        doctor::examine(self.settings, self.without)
+        doctor::examine(self.settings, self.without, self.unconfined)
     }
 }
 

@@ -62,7 +62,8 @@ fn perform(task: Task) -> Result<ExitCode> {
 
 fn stream(settings: Settings) -> Result<ExitCode> {
     let needs = output::needs(&settings);
-    let host = platform(settings.clone(), needs);
+    let mut host = platform(settings.clone(), needs);
+    host.take_user()?;
     let writer = writer(&settings)?;
     if !host.is_privileged() {
         return Ok(not_privileged(&host));
@@ -197,7 +198,16 @@ fn writer(settings: &Settings) -> Result<Writer> {
                 _ => Destination::stream_of(stdout, document),
             }
         }
-        Some(log) => Destination::file(log, asked.append, document, open_to_append)?,
+        Some(log) => {
+            let file = Destination::file(log, asked.append, document, open_to_append);
+            let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+            match file {
+                Err(error) if denied(&error) && settings.more.setuid.is_some() => {
+                    bail!("{error}; it is opened as the user of --setuid")
+                }
+                file => file?,
+            }
+        }
     };
     if destination.repaired() > 0 && !asked.quiet {
         notice(&format!(

@@ -406,6 +406,13 @@ pub struct More {
     #[arg(allow_negative_numbers = true)]
     pub udp_flows: u32,
 
+    /// Run as USER, by name or number, once tcptop has started
+    ///
+    /// Files are opened as USER. Without it, root's tcptop becomes the user who called sudo,
+    /// otherwise nobody; with --log or --textfile it stays root. "--setuid root" stays root.
+    #[arg(long, value_name = "USER")]
+    pub setuid: Option<String>,
+
     /// Create this file once the listing at start is written
     #[arg(long, value_name = "FILE", hide = true)]
     pub ready_file: Option<PathBuf>,
@@ -421,12 +428,15 @@ pub struct More {
     /// Tell which kernel hooks serve, and prove on loopback that they fire
     ///
     /// Per signal: the provider in use, the better providers that do not work here with
-    /// the kernel's reason, and the result of an exchange on loopback. Status 0 where
-    /// all work. With --format json for machines.
+    /// the kernel's reason, and the result of an exchange on loopback. Then what a run gives
+    /// up once it has started, and what of that cannot be had here. Status 0 where all
+    /// signals work. With --format json for machines.
     #[arg(long)]
     pub doctor: bool,
 
-    /// Let libbpf and the kernel's verifier talk on stderr
+    /// Tell what tcptop gives up, and its memory; let libbpf and the verifier talk
+    ///
+    /// On stderr. The memory is that of the process and of the kernel's BPF maps and programs.
     #[arg(short, long)]
     pub verbose: bool,
 }

@@ -15,6 +15,7 @@ mod live {
     mod churn;
     mod cleanup;
     mod columns;
+    mod confined;
     mod control;
     mod cron;
     mod csv;
@@ -123,6 +124,7 @@ mod live {
             podman::tests(),
             privilege::tests(),
             programs::tests(),
+            confined::tests(),
             refused::tests(),
             terminal::tests(),
             doctor::tests(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -195,6 +195,10 @@ impl Tcptop {
         // A FIFO, so that the conductor can wait for it.
         let path = directory.path().join("ready");
         mkfifo(&path, Mode::S_IRWXU).context("failed to make a pipe")?;
+        // tcptop may become another user than root.
+        for (path, mode) in [(directory.path(), 0o755), (path.as_path(), 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).context("chmod failed")?;
+        }
         let ready = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)

@@ -16,18 +16,19 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use caps::Capability;
 use crossbeam_channel::Sender;
-use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use libbpf_rs::{RingBuffer, RingBufferBuilder, num_possible_cpus};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::clock::{self, monotonic};
+use super::confine::{self, Confinement};
 use super::outbox::{BACKLOG, Outbox};
 use super::plan::{Choice, Need, Plan, Provider};
 use super::programs::{self, Hooks, Knobs};
 use super::sampling::{Findings, Instructions, Moment, Next, Sampling};
-use super::{decode, iterate, names, privileges, seed};
+use super::{decode, iterate, memory, names, privileges, seed};
 use crate::connection::{Closed, Needs, Protocol};
 use crate::event::{Batch, CollectorEvent, NetworkCollector, Tick};
 use crate::loss::{Loss, LossCause};
@@ -61,6 +62,9 @@ pub(super) struct LinuxCollector {
     pub(super) notice: fn(&str),
     /// The hook plan is sent here as soon as it is known, even if attaching fails.
     pub(super) plan: Option<Sender<Plan>>,
+    /// What this process gives up once all sockets are listed; `None` for this thread's
+    /// capabilities alone.
+    pub(super) confinement: Option<Confinement>,
 }
 
 /// Why the collector stops early.
@@ -116,6 +120,7 @@ impl NetworkCollector for LinuxCollector {
             sampling,
             lost_before: Loss::default(),
             notice: self.notice,
+            confinement: self.confinement.take(),
         };
         match running.run() {
             Ok(()) | Err(Stop::ReporterGone) => Ok(()),
@@ -158,6 +163,7 @@ struct Running<'run> {
     /// The loss counters of the kernel side at the last tick.
     lost_before: Loss,
     notice: fn(&str),
+    confinement: Option<Confinement>,
 }
 
 impl Running<'_> {
@@ -171,7 +177,7 @@ impl Running<'_> {
             }
         }
         // From here on tcptop only reads maps and iterators.
-        privileges::give_up_all_but(&[Capability::CAP_BPF], self.notice);
+        self.confine()?;
         self.hooks.control()?.starting.write(false);
         let start = monotonic()?;
         self.tick(start, Moment::Listing)?;
@@ -201,6 +207,22 @@ impl Running<'_> {
             intervals += 1;
             deadline = next_deadline(deadline, interval, monotonic()?);
         }
+    }
+
+    fn confine(&mut self) -> Result<()> {
+        let Some(confinement) = self.confinement.take() else {
+            return confine::keep_collectors().context("failed to give up privileges");
+        };
+        // Counters are read per processor. libbpf reads how many there are from a file, once.
+        num_possible_cpus().context("failed to count the processors")?;
+        let verbose = self.settings.more.verbose;
+        let memory = verbose.then(memory::figure);
+        let parts = confinement.finish().context("failed to give up privileges")?;
+        if verbose {
+            parts.iter().for_each(|part| (self.notice)(&part.line()));
+        }
+        memory.into_iter().for_each(|figure| (self.notice)(&figure));
+        Ok(())
     }
 
     /// Empties the ring until `deadline_ns`. Returns true, earlier, when the collector is

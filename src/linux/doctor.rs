@@ -18,6 +18,7 @@ use nix::unistd::pipe2;
 use serde::Serialize;
 
 use super::collector::{CHANNEL, LinuxCollector};
+use super::confine::{Confinement, Part, Without};
 use super::plan::{Need, Plan, Provider};
 use crate::connection::Needs;
 use crate::event::NetworkCollector;
@@ -35,6 +36,8 @@ pub struct Report {
     host: Vec<Fact>,
     #[serde(rename = "signals")]
     needs: Vec<Finding>,
+    /// What a run gives up, found out by giving it up.
+    confinement: Vec<Part>,
     /// Why nothing could be attached.
     #[serde(skip)]
     failure: Option<Error>,
@@ -106,15 +109,25 @@ impl Report {
                 writeln!(out, "{:<18} not {}: {}", "", refused.provider, refused.reason)?;
             }
         }
+        writeln!(out)?;
+        for Part { name, had, detail } in &self.confinement {
+            writeln!(out, "{name:<18} {:<28} {detail}", had.word())?;
+        }
         Ok(())
     }
 }
 
-/// Examines this host. The providers in `without` are not tried.
+/// Examines this host. The providers in `without` are not tried. At its end this process is
+/// confined as a run with these settings would be.
 ///
 /// # Errors
-/// Where the exchange cannot be made.
-pub(super) fn examine(mut settings: Settings, without: Vec<Provider>) -> Result<Report> {
+/// Where the exchange cannot be made, or the user of `--setuid` cannot be had.
+pub(super) fn examine(
+    mut settings: Settings,
+    without: Vec<Provider>,
+    unconfined: Without,
+) -> Result<Report> {
+    let asked = settings.clone();
     let (stop, running) = pipe2(OFlag::O_CLOEXEC).context("failed to make a pipe")?;
     let (batches, received) = crossbeam_channel::bounded(CHANNEL);
     let (sender, plan) = crossbeam_channel::bounded(1);
@@ -131,6 +144,7 @@ pub(super) fn examine(mut settings: Settings, without: Vec<Provider>) -> Result<
         stop,
         notice,
         plan: Some(sender),
+        confinement: None,
     };
     let collecting = thread::Builder::new()
         .name("collector".into())
@@ -155,7 +169,9 @@ pub(super) fn examine(mut settings: Settings, without: Vec<Provider>) -> Result<
         (Outcomes::new(), Some(failure))
     };
     let needs = Need::ALL.map(|need| finding(need, &plan, &outcomes)).into();
-    Ok(Report { schema: 1, host, needs, failure })
+    let confinement = Confinement::begin(&asked, Needs::empty(), unconfined)?;
+    let confinement = confinement.finish()?;
+    Ok(Report { schema: 1, host, needs, confinement, failure })
 }
 
 fn finding(need: Need, plan: &Plan, outcomes: &Outcomes) -> Finding {

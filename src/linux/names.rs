@@ -31,6 +31,7 @@ use std::time::Instant;
 
 use caps::Capability;
 
+use super::confine::Reach;
 use crate::connection::{Needs, Sample};
 use crate::names::{Names, Place};
 use cgroups::Cgroups;
@@ -140,7 +141,7 @@ impl Names for HostNames {
 }
 
 /// What the files of container runtimes are read for.
-const NAMED: Needs = Needs::CONTAINER_NAME.union(Needs::POD);
+pub(super) const NAMED: Needs = Needs::CONTAINER_NAME.union(Needs::POD);
 
 /// The capabilities that looking up these names takes, each with what it shows.
 pub(super) fn capabilities(needs: Needs) -> Vec<(Capability, &'static str)> {
@@ -154,6 +155,24 @@ pub(super) fn capabilities(needs: Needs) -> Vec<(Capability, &'static str)> {
         kept.push((Capability::CAP_DAC_READ_SEARCH, "names of other users' containers"));
     }
     kept
+}
+
+/// What looking up these names reaches.
+pub(super) fn reach(needs: Needs) -> Reach {
+    let mut reach = Reach::default();
+    if needs.intersects(NAMED.union(Needs::USER)) {
+        // The user database may be anywhere (nsswitch.conf(5)), and users' homes are.
+        reach.reads.push("/".into());
+        reach.network = true;
+    } else if needs.intersects(Needs::CGROUPS) {
+        reach.reads.extend(cgroup_root());
+    }
+    if needs.contains(Needs::EXE) {
+        // It counts a look at /proc/PID/exe as tracing (hook_ptrace_access_check in
+        // security/landlock/task.c).
+        reach.not_at_all = Some("not for names: exe is read of processes outside");
+    }
+    reach
 }
 
 /// The inode number of tcptop's network namespace.

@@ -1,7 +1,7 @@
 //! Whether tcptop has the privileges and the kernel features that it needs.
 //!
-//! Owns the check of both, the explanation when the kernel refuses to load programs,
-//! and giving up privileges that are no longer needed. Loads nothing and prints nothing.
+//! Owns the check of both, and the explanation when the kernel refuses to load programs.
+//! Gives up nothing: that is [`confine`](super::confine). Loads nothing and prints nothing.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, Capability};
 use libbpf_rs::libbpf_sys::{self, bpf_insn, btf_header};
 use memchr::memmem;
 use nix::errno::Errno;
@@ -79,24 +79,6 @@ fn has_file_capabilities(path: &CStr) -> bool {
 /// True where this thread has the capability in effect.
 pub(super) fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
-}
-
-/// Gives up every capability of this thread except `kept`. Threads that it starts later
-/// have no others either. Calls `notice` where the kernel refuses.
-pub(super) fn give_up_all_but(kept: &[Capability], notice: fn(&str)) {
-    if let Err(error) = keep_only(kept) {
-        notice(&format!("failed to give up privileges: {error:#}"));
-    }
-}
-
-fn keep_only(kept: &[Capability]) -> Result<()> {
-    let held = caps::read(None, CapSet::Permitted)?;
-    let left: CapsHashSet = held.into_iter().filter(|held| kept.contains(held)).collect();
-    caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Effective, &left)?;
-    caps::set(None, CapSet::Permitted, &left)?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    Ok(())
 }
 
 /// The mode of kernel lockdown: `none`, `integrity` or `confidentiality`; `None` where

@@ -3,20 +3,21 @@
 //! Owns the signal handlers, and notices when the reader of the output goes away. Runs
 //! in the main thread, which then asks the collector to stop.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::pipe2;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
@@ -42,9 +43,9 @@ pub(super) struct Signals {
     /// Once it is set, SIGINT and SIGTERM kill.
     impatient: Arc<AtomicBool>,
     /// Readable after SIGINT and SIGTERM.
-    stream: UnixStream,
+    stream: File,
     /// Readable after SIGHUP, and who is told then.
-    hung_up: Option<(UnixStream, Sender<()>)>,
+    hung_up: Option<(File, Sender<()>)>,
 }
 
 impl Signals {
@@ -53,7 +54,7 @@ impl Signals {
     /// # Errors
     /// Where the kernel refuses them.
     pub(super) fn install() -> Result<Signals> {
-        let (stream, sender) = UnixStream::pair().context("failed to make a socket pair")?;
+        let (stream, sender) = wake()?;
         let impatient = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // A shell without job control ignores SIGINT for what runs in the background:
@@ -83,7 +84,7 @@ impl Signals {
     /// # Errors
     /// Where the kernel refuses the handler.
     pub(super) fn hang_up(&mut self) -> Result<Receiver<()>> {
-        let (stream, signal) = UnixStream::pair().context("failed to make a socket pair")?;
+        let (stream, signal) = wake()?;
         pipe::register(SIGHUP, signal).context("failed to install a signal handler")?;
         let (sender, receiver) = bounded(1);
         self.hung_up = Some((stream, sender));
@@ -125,13 +126,6 @@ impl Signals {
             }
             if happened(0) {
                 let _ = (&self.stream).read(&mut [0; 16]);
-                let impatient = Arc::clone(&self.impatient);
-                thread::Builder::new()
-                    .spawn(move || {
-                        thread::sleep(ONE_WISH);
-                        impatient.store(true, Ordering::Relaxed);
-                    })
-                    .context("failed to start a thread")?;
                 return Ok(End::Signal);
             }
             if happened(2) {
@@ -144,6 +138,34 @@ impl Signals {
             }
         }
     }
+
+    /// After [`End::Signal`]: waits until another signal is another wish, or `done` is closed.
+    /// From then on another signal kills.
+    ///
+    /// # Errors
+    /// Where poll(2) fails.
+    pub(super) fn lose_patience(&self, done: &OwnedFd) -> Result<()> {
+        let deadline = Instant::now() + ONE_WISH;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(done.as_fd(), PollFlags::POLLIN)], timeout) {
+                Err(Errno::EINTR) if !left.is_zero() => {}
+                Ok(_) | Err(Errno::EINTR) => break,
+                Err(error) => return Err(error).context("failed to wait for the end"),
+            }
+        }
+        self.impatient.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A pipe for the handlers: they may write to it while something waits in it already, and
+/// must not wait themselves. (Writing to a socket would take more system calls.)
+fn wake() -> Result<(File, OwnedFd)> {
+    let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let (reading, writing) = pipe2(flags).context("failed to make a pipe")?;
+    Ok((File::from(reading), writing))
 }
 
 /// Whether the parent has left this signal ignored.

@@ -322,6 +322,11 @@ pub fn command<S: AsRef<OsStr>>(binary: &Path, arguments: &[S]) -> Command {
     command
 }
 
+/// Lets every user write there: root's tcptop becomes another one.
+pub fn open_to_all(directory: &Path) {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("chmod");
+}
+
 /// How to start tcptop with other settings than the defaults.
 pub struct Launch {
     command: Command,
@@ -337,8 +342,7 @@ impl Launch {
 
     pub fn of(binary: &Path, arguments: &[&str]) -> Launch {
         let directory = tempfile::tempdir().expect("a directory");
-        let everyone = fs::Permissions::from_mode(0o777);
-        fs::set_permissions(directory.path(), everyone).expect("chmod");
+        open_to_all(directory.path());
         let mut command = command(binary, arguments);
         // The doctor has no listing and refuses --ready-file.
         if !arguments.contains(&"--doctor") {
@@ -346,6 +350,18 @@ impl Launch {
         }
         let with_time = arguments.iter().any(|a| ["-t", "--timestamp"].contains(a));
         Launch { command, directory, blocked: false, with_time }
+    }
+
+    /// With this variable in its environment.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Launch {
+        self.command.env(name, value.to_string());
+        self
+    }
+
+    /// Without this variable.
+    pub fn without_env(mut self, name: &str) -> Launch {
+        self.command.env_remove(name);
+        self
     }
 
     /// Leaves stdout, a pipe, unread until [`Tcptop::unblock`].

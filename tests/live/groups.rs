@@ -20,7 +20,7 @@ use crate::common::cgroups::{self, Cgroup};
 use crate::common::churn::read_account;
 use crate::common::program;
 use crate::common::sock::{Family, Pair, loopback};
-use crate::common::tcptop::{Launch, binary, command};
+use crate::common::tcptop::{Launch, binary, command, open_to_all};
 use crate::common::wait::{load, patience, until, until_true};
 
 use super::{Test, left_out, test};
@@ -48,6 +48,7 @@ struct Printing {
 
 impl Printing {
     fn start(directory: &Path, name: &str, arguments: &[&str]) -> Printing {
+        open_to_all(directory);
         let output = directory.join(name);
         let ready = directory.join(format!("{name}.ready"));
         let mut command = command(&binary(), arguments);

@@ -139,7 +139,8 @@ fn ready_file() {
         let victim = directory.path().join("victim");
         fs::write(&victim, PRECIOUS).expect("write");
         plant(&path, &victim);
-        let mut command = tcptop::command(&tcptop::binary(), &["--tcp", "--once"]);
+        let mut command =
+            tcptop::command(&tcptop::binary(), &["--tcp", "--once", "--setuid", "root"]);
         let output = command.arg("--ready-file").arg(&path).output().expect("tcptop");
         let stderr = String::from_utf8_lossy(&output.stderr);
         let expected = format!("tcptop: error: failed to write {}: {reason}", path.display());
@@ -164,7 +165,7 @@ fn two_writers() {
         Launch::new(&with_log(&log, more)).spawn().ended().check_error(&refusal);
     }
     // As a ready file.
-    let mut command = tcptop::command(&tcptop::binary(), &["--tcp", "--once"]);
+    let mut command = tcptop::command(&tcptop::binary(), &["--tcp", "--once", "--setuid", "root"]);
     let output = command.arg("--ready-file").arg(&log).output().expect("tcptop");
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     // When a rotation brings two together.

@@ -39,6 +39,7 @@ struct Terminal {
 impl Terminal {
     fn new(width: usize, arguments: &str) -> Terminal {
         let directory = tempfile::tempdir().expect("a directory");
+        tcptop::open_to_all(directory.path());
         let name = directory.path().file_name().expect("a name").to_string_lossy().into_owned();
         let terminal = Terminal { directory, name };
         let extra = std::env::var("TCPTOP_TEST_ARGS").unwrap_or_default();

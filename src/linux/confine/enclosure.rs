@@ -1,0 +1,122 @@
+//! Landlock: which files a thread can open, and that it reaches no network and no other
+//! process.
+//!
+//! Owns the rules. Only the calling thread is enclosed: a kernel before 7.0 knows no other
+//! way. What it has open stays open, and what it only looks at (stat(2), O_PATH) is not
+//! subject to Landlock.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus,
+    PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+
+use super::Part;
+
+const NAME: &str = "Landlock";
+
+/// The newest version whose rules were tried with tcptop (Linux 6.12).
+const NEWEST: ABI = ABI::V6;
+
+/// What a thread goes on reaching.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::linux) struct Reach {
+    /// Files and directories, with what is below, that it reads.
+    pub(in crate::linux) reads: Vec<PathBuf>,
+    /// Files that it writes. They may be moved away and made anew, so their directories are
+    /// theirs to write to.
+    pub(in crate::linux) appends: Vec<PathBuf>,
+    /// Files that it replaces by others.
+    pub(in crate::linux) replaces: Vec<PathBuf>,
+    /// Sockets that the C library's user database may need: TCP, abstract Unix sockets.
+    pub(in crate::linux) network: bool,
+    /// It looks at what Landlock hides, whatever the rules are.
+    pub(in crate::linux) not_at_all: Option<&'static str>,
+}
+
+/// Encloses this thread.
+pub(super) fn enclose(reach: &Reach) -> Part {
+    if let Some(why) = reach.not_at_all {
+        return Part::partly(NAME, why);
+    }
+    restrict(reach).unwrap_or_else(|error| Part::no(NAME, format!("{error:#}")))
+}
+
+fn restrict(reach: &Reach) -> Result<Part> {
+    let mut rules = Vec::new();
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    for path in &reach.reads {
+        rules.push(beneath(path, reading).with_context(|| path.display().to_string())?);
+    }
+    let appending =
+        AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg;
+    let places = reach.appends.iter().map(|path| (path, appending));
+    let replacing = reach.replaces.iter().map(|path| (path, appending | AccessFs::RemoveFile));
+    for (path, access) in places.chain(replacing) {
+        let place = place(path).with_context(|| path.display().to_string())?;
+        let Some((place, whole)) = place else { continue };
+        let files = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
+        let access = if whole { access } else { access & files };
+        rules.push(beneath(&place, access).with_context(|| place.display().to_string())?);
+    }
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?;
+    if reach.network {
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?.scope(Scope::Signal)?;
+    } else {
+        ruleset =
+            ruleset.handle_access(AccessNet::from_all(NEWEST))?.scope(Scope::from_all(NEWEST))?;
+    }
+    let mut created = ruleset.create()?;
+    for rule in rules {
+        created = created.add_rule(rule)?;
+    }
+    let status = created.restrict_self()?;
+    Ok(match status.landlock {
+        LandlockStatus::NotEnabled => Part::no(NAME, "not enabled at the boot (lsm=landlock,…)"),
+        LandlockStatus::NotImplemented => Part::no(NAME, "this kernel has none (Linux 5.13)"),
+        LandlockStatus::Available { effective_abi, .. } => {
+            let version = effective_abi as u32;
+            let parts = match version {
+                ..4 => "files; not the network (Linux 6.7), not signals (Linux 6.12)",
+                4..6 => "files, network; not signals (Linux 6.12)",
+                6.. => "files, network, signals",
+            };
+            let detail = format!("version {version}: {parts}");
+            match status.ruleset {
+                RulesetStatus::FullyEnforced => Part::yes(NAME, detail),
+                RulesetStatus::PartiallyEnforced => Part::partly(NAME, detail),
+                RulesetStatus::NotEnforced => Part::no(NAME, "the kernel has no use for the rules"),
+            }
+        }
+    })
+}
+
+fn beneath(path: &Path, access: BitFlags<AccessFs>) -> io::Result<PathBeneath<PathFd>> {
+    let fd = PathFd::new(path).map_err(io::Error::other)?;
+    Ok(PathBeneath::new(fd, access))
+}
+
+/// What must be open to write to a file: its directory, so that it can be made anew
+/// (`true`); a device or a FIFO itself, whose directory has others. Nothing for what came
+/// as a descriptor (`/dev/stdout`): that stays open.
+fn place(path: &Path) -> io::Result<Option<(PathBuf, bool)>> {
+    let here = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let file = match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => fs::canonicalize(path)?,
+        Ok(_) => return Ok(fs::canonicalize(path).ok().map(|file| (file, false))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some((here.to_owned(), true)));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Some((file.parent().unwrap_or(here).to_owned(), true)))
+}

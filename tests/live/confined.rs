@@ -1,0 +1,245 @@
+//! What the kernel says that a running tcptop can still do: each thread's user,
+//! capabilities, no_new_privs and seccomp mode. (What fails from inside is tried by the
+//! tests of `src/linux/confine`.)
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process;
+
+use caps::Capability;
+use serde_json::Value;
+
+use crate::common::log::Log;
+use crate::common::program;
+use crate::common::sock::{Family, Pair};
+use crate::common::tcptop::{Launch, QUICK, Tcptop};
+use crate::common::wait::until_true;
+
+use super::csv::{place, with_log};
+use super::privilege::{NOBODY, as_nobody, check_kept, public_binary};
+use super::{Test, test};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        test("confined::users", users),
+        test("confined::files_of_another_user", files_of_another_user),
+        test("confined::files_of_root", files_of_root),
+        test("confined::told", told),
+    ]
+}
+
+/// The arguments, started as by sudo(8) if a user and group are given.
+fn launch(arguments: &[&str], sudo: Option<(u32, u32)>) -> Launch {
+    let launch = Launch::new(arguments);
+    match sudo {
+        Some((uid, gid)) => launch.env("SUDO_UID", uid).env("SUDO_GID", gid),
+        None => launch.without_env("SUDO_UID").without_env("SUDO_GID"),
+    }
+}
+
+/// Waits until every thread is this user and has given up what none needs.
+fn check_confined(tcptop: &Tcptop, uid: u32, gid: u32) {
+    let ids = |id: u32| format!("{id}\t{id}\t{id}\t{id}");
+    let groups = |status: &str| status.lines().any(|line| line.trim_end() == "Groups:");
+    let wanted = [
+        ("Uid", ids(uid)),
+        ("Gid", ids(gid)),
+        ("CapInh", "0000000000000000".to_owned()),
+        ("CapBnd", "0000000000000000".to_owned()),
+        ("CapAmb", "0000000000000000".to_owned()),
+        ("NoNewPrivs", "1".to_owned()),
+        ("Seccomp", "2".to_owned()),
+    ];
+    let lacking = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", tcptop.id())).expect("it runs");
+        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).ok();
+        let threads: Vec<String> = tasks.flatten().filter_map(status).collect();
+        assert_eq!(threads.len(), 3, "{threads:?}");
+        threads.into_iter().find(|status| {
+            let has = |(name, value): &(&str, String)| {
+                status.lines().any(|line| line == format!("{name}:\t{value}"))
+            };
+            !wanted.iter().all(has) || (uid != 0 && !groups(status))
+        })
+    };
+    until_true(&format!("{uid} {gid} to be confined"), || lacking().is_none());
+}
+
+/// A user of this host, by its name.
+fn ids_of(name: &str) -> (u32, u32) {
+    let id = |option| program::output_of("id", &[option, name], "").trim().parse().expect("id");
+    (id("-u"), id("-g"))
+}
+
+/// The arguments, the user and group of sudo(8), and those that tcptop becomes.
+type Case<'a> = (&'a [&'a str], Option<(u32, u32)>, (u32, u32));
+
+/// Whoever it becomes, it counts other users' traffic, to the byte and with the owner.
+fn users() {
+    let cases: [Case<'_>; 6] = [
+        (&[], None, (NOBODY, NOBODY)),
+        (&[], Some((4242, 4243)), (4242, 4243)),
+        (&[], Some((0, 0)), (NOBODY, NOBODY)),
+        (&["--setuid", "daemon"], Some((4242, 4243)), ids_of("daemon")),
+        (&["--setuid", "4244"], None, (4244, NOBODY)),
+        (&["--setuid", "root"], Some((4242, 4243)), (0, 0)),
+    ];
+    for (arguments, sudo, (uid, gid)) in cases {
+        let older = Pair::new(Family::V4);
+        let arguments = [&QUICK[..], arguments].concat();
+        let tcptop = launch(&arguments, sudo).start();
+        check_confined(&tcptop, uid, gid);
+        check_kept(&tcptop, &[]);
+        let pair = Pair::new(Family::V6);
+        let all = [older.ends, pair.ends];
+        for pair in [older, pair] {
+            pair.exchange(1234, 5);
+            pair.close();
+        }
+        tcptop.wait_closed(&all);
+        let output = tcptop.finish();
+        for ends in all {
+            let closed = output.the_closed(ends);
+            assert_eq!((closed.bytes_in, closed.bytes_out), (5, 1234));
+            assert_eq!(closed.pid, Some(process::id()));
+        }
+    }
+    let ended = launch(&["--setuid", "no such user"], None).spawn().ended();
+    let reason = "--setuid: no user is named 'no such user' here; `getent passwd` lists them";
+    ended.check_error(reason);
+}
+
+/// With --setuid, the log and the file for Prometheus are that user's: made, rotated and
+/// replaced without any capability, with all names. What is not his is refused.
+fn files_of_another_user() {
+    const USER: u32 = 4245;
+    let (directory, log) = place();
+    chown(directory.path(), Some(USER), Some(USER)).expect("chown");
+    let prom = directory.path().join("groups.prom");
+    let files = ["--by", "process", "--textfile", prom.to_str().expect("UTF-8")];
+    let as_user = ["--setuid", "4245", "--interval", "0.1"];
+    let tcptop = launch(&[&files[..], &as_user].concat(), None).start();
+    check_confined(&tcptop, USER, NOBODY);
+    check_kept(&tcptop, &[]);
+    let file = || fs::metadata(&prom).ok().filter(|meta| meta.uid() == USER);
+    let mut seen = HashSet::new();
+    until_true("the file to be replaced", || {
+        seen.extend(file().map(|meta| (meta.ino(), meta.mtime_nsec())));
+        seen.len() > 3
+    });
+    let ended = tcptop.stop(libc::SIGTERM);
+    assert!(ended.status.success(), "{}", ended.stderr);
+
+    let pair = Pair::new(Family::V4);
+    let arguments = ["--tcp", "--columns", "+exe,user,unit,ifname"];
+    let arguments = with_log(&log, &[&arguments[..], &as_user].concat());
+    let tcptop = launch(&arguments, None).start();
+    check_confined(&tcptop, USER, NOBODY);
+    check_kept(&tcptop, &[Capability::CAP_SYS_PTRACE]);
+    for turn in 1..=2 {
+        let rows = || Some(fs::read_to_string(&log).ok()?.lines().count());
+        until_true("rows", || rows().is_some_and(|rows| rows > 2));
+        fs::rename(&log, directory.path().join(format!("old{turn}"))).expect("rename");
+        tcptop.signal(libc::SIGHUP);
+    }
+    let port = pair.ends.local.port().to_string();
+    let own = std::env::current_exe().expect("a path").display().to_string();
+    let row = || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let row = text.lines().find(|row| row.split(',').any(|field| field == port));
+        row.map(str::to_owned)
+    };
+    until_true("a row in a new file", || row().is_some());
+    let names = format!(",{own},root,");
+    assert!(row().is_some_and(|row| row.contains(&names) && row.ends_with(",lo")), "{:?}", row());
+    let meta = fs::metadata(&log).expect("a file");
+    assert_eq!((meta.uid(), meta.permissions().mode() & 0o777), (USER, 0o640));
+    let ended = tcptop.stop(libc::SIGTERM);
+    assert!(ended.status.success(), "{}", ended.stderr);
+
+    chown(directory.path(), Some(0), Some(0)).expect("chown");
+    fs::remove_file(&log).expect("remove");
+    launch(&arguments, None).spawn().ended().check_error(&format!(
+        "cannot open {}: Permission denied (os error 13); it is opened as the user of --setuid",
+        log.display()
+    ));
+}
+
+/// Without --setuid, whoever has called sudo: root's files go on being written.
+fn files_of_root() {
+    let (directory, log) = place();
+    let arguments = with_log(&log, &["--tcp", "--interval", "0.1"]);
+    let tcptop = launch(&arguments, Some((4242, 4243))).start();
+    let pair = Pair::new(Family::V4);
+    fs::rename(&log, directory.path().join("old")).expect("rename");
+    tcptop.signal(libc::SIGHUP);
+    Log::wait(&log, "a row", |log| log.rows_of(pair.ends).next().map(|_| ()));
+    let status = fs::read_to_string(format!("/proc/{}/status", tcptop.id())).expect("it runs");
+    assert!(status.contains("\nUid:\t0\t0\t0\t0\n"), "{status}");
+    assert_eq!(owner(&log), 0);
+    check_kept(&tcptop, &[Capability::CAP_DAC_OVERRIDE]);
+    tcptop.stop(libc::SIGTERM).check_log(&log, "0.1");
+}
+
+fn owner(path: &Path) -> u32 {
+    fs::metadata(path).expect("a file").uid()
+}
+
+/// The version of this kernel's Landlock; 0 where it has none.
+fn landlock() -> i64 {
+    // SAFETY: without attributes, and with this flag, the kernel only answers.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1_i64) }.max(0)
+}
+
+/// -v and --doctor tell of each part whether it could be had, and how much memory there is.
+fn told() {
+    let names = [
+        "user",
+        "no_new_privs",
+        "undumpable",
+        "securebits",
+        "bounding set",
+        "capabilities",
+        "Landlock",
+        "system calls",
+    ];
+    let landlock = match landlock() {
+        0 => "no",
+        1..6 => "partly",
+        6.. => "yes",
+        ..0 => unreachable!(),
+    };
+    let ended = launch(&["--doctor", "--format", "json"], None).spawn().ended();
+    let report: Value = serde_json::from_str(&ended.output.lines.concat()).expect("JSON");
+    let parts = report["confinement"].as_array().expect("a list");
+    for (name, part) in names.iter().zip(parts) {
+        let expected = if *name == "Landlock" { landlock } else { "yes" };
+        assert_eq!((&part["part"], &part["had"]), (&(*name).into(), &expected.into()), "{part}");
+    }
+    assert_eq!(parts.len(), names.len());
+
+    // With what cannot be had, and what the columns keep.
+    let (_directory, binary) = public_binary();
+    let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_PTRACE];
+    let arguments = ["-v", "--tcp", "--columns", "exe", "--once"];
+    let stderr = as_nobody(&binary, &arguments, &capabilities).spawn().ended().stderr;
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.contains("confined")).collect();
+    for line in [
+        "tcptop: confined: user: 65534: not root",
+        "tcptop: not confined: securebits: EPERM: Operation not permitted",
+        "tcptop: not confined: bounding set: needs CAP_SETPCAP",
+        "tcptop: confined: capabilities: all but CAP_BPF (maps, iterators), CAP_SYS_PTRACE (exe \
+         of other users' processes)",
+        "tcptop: confined in part: Landlock: not for names: exe is read of processes outside",
+    ] {
+        assert!(lines.contains(&line), "{line}: {lines:#?}");
+    }
+    let memory = stderr.lines().find_map(|line| line.strip_prefix("tcptop: memory: "));
+    let kernel = memory.and_then(|line| line.split_once(" of this process, "));
+    let kernel = kernel.and_then(|(_, kernel)| kernel.split_once(" MiB of the kernel's "));
+    let kernel: f64 = kernel.expect(&stderr).0.parse().expect("a number");
+    // Of the ring buffer alone: 2 MiB, whose pages count once.
+    assert!((2.0..64.0).contains(&kernel), "{kernel}");
+}
