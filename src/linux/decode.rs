@@ -55,6 +55,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
             closed_ns: record.time_ns,
         })),
         Kind::TCPTOP_UNTRACKED => {
+            sample.state?;
             Some(CollectorEvent::Untracked { sample, again: record.flags & AGAIN != 0 })
         }
         _ => None,

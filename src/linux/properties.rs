@@ -46,12 +46,16 @@ pub fn decoding(data: &[u8]) {
             assert_eq!((record[0], closed_ns), (3, u64_at(record, 24)));
             check(record, &sample);
         }
+        Some(CollectorEvent::Untracked { sample, .. }) => {
+            assert_eq!((record[0], record[2]), (5, 6));
+            check(record, &sample);
+        }
         Some(CollectorEvent::Tick(tick)) => panic!("no record is a tick: {tick:?}"),
         None if length < 1040 => {
             let state = matches!((record[2], record[3]), (17, _) | (6, 1..=5 | 8..=9 | 11));
-            let refused = !matches!((record[0], record[1]), (1..=3, 2 | 10));
-            let closed_udp = (record[0], record[2]) == (2, 17);
-            assert!(refused || !state || closed_udp, "refused: {:?}", &record[..4]);
+            let refused = !matches!((record[0], record[1]), (1..=3 | 5, 2 | 10));
+            let only_tcp = matches!((record[0], record[2]), (2 | 5, 17));
+            assert!(refused || !state || only_tcp, "refused: {:?}", &record[..4]);
         }
         None => {}
     }
