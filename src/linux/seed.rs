@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use libbpf_rs::Link;
 use nix::sched::{CloneFlags, setns};
 
@@ -47,7 +47,9 @@ pub(super) fn unheld(link: &Link) -> Result<()> {
                 }
             }
         });
-        visitor.map(drop).context("failed to start a thread")
+        // Until its end, not only that of its work: it has privileges that are given up next.
+        let ended = visitor.context("failed to start a thread")?.join();
+        ended.map_err(|_| anyhow!("the thread that visits namespaces panicked"))
     })
 }
 
