@@ -210,10 +210,11 @@ impl Confinement {
         let Confinement { mut parts, kept, uses, without, entered: (own, entered), .. } = self;
         drop(own);
         parts.push(capabilities(&kept));
-        // The reporter's may be less than the others'; what is least counts for all.
-        let enclosures = entered.into_iter();
-        let least = enclosures.max_by_key(|part| part.had as u8);
-        parts.extend(least.filter(|_| !without.landlock));
+        // The reporter's may be less than the others'.
+        let mut enclosures: Vec<Part> = entered.into_iter().collect();
+        enclosures.sort_by(|one, other| one.detail.cmp(&other.detail));
+        enclosures.dedup();
+        parts.append(&mut enclosures);
         if !without.seccomp {
             parts.push(calls::restrict(uses));
         }

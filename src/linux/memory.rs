@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use humansize::{BINARY, SizeFormatter};
+use libbpf_rs::libbpf_sys::BPF_MAP_TYPE_RINGBUF;
 
 /// This process's and the kernel's memory, in words.
 pub(super) fn figure() -> String {
@@ -37,8 +38,12 @@ fn of_kernel(infos: impl Iterator<Item = String>) -> u64 {
         };
         let id = field("map_id:").map(|id| ("map", id));
         let id = id.or_else(|| field("prog_id:").map(|id| ("program", id)));
+        // Before Linux 6.4 the kernel takes the sizes of keys and values for the memory, and a
+        // ring buffer has neither.
+        let ring = field("map_type:") == Some(BPF_MAP_TYPE_RINGBUF.into());
+        let least = field("max_entries:").filter(|_| ring).unwrap_or(0);
         if let (Some(id), Some(size)) = (id, field("memlock:")) {
-            sizes.insert(id, size);
+            sizes.insert(id, size.max(least));
         }
     }
     sizes.values().sum()
@@ -54,7 +59,8 @@ mod tests {
         let program = "prog_type:\t26\nmemlock:\t4096\nprog_id:\t7\n";
         let link = "link_type:\ttracing\nlink_id:\t3\nprog_id:\t7\n";
         let file = "pos:\t0\nflags:\t02\n";
-        let infos = [map, map, program, link, file].map(str::to_owned);
-        assert_eq!(of_kernel(infos.into_iter()), 12_288);
+        let ring = "map_type:\t27\nmax_entries:\t65536\nmemlock:\t0\nmap_id:\t8\n";
+        let infos = [map, map, program, link, file, ring].map(str::to_owned);
+        assert_eq!(of_kernel(infos.into_iter()), 12_288 + 65_536);
     }
 }

@@ -45,6 +45,7 @@ pub(super) fn unheld(link: &Link) -> Result<Option<String>> {
         let visitor = visitor
             .spawn_scoped(scope, || visit_namespaces(!may_enter, |path| enter(path, link)))
             .context("failed to start a thread")?;
+        // Until its end, not only that of its work: it has privileges that are given up next.
         let missed = visitor.join().map_err(|_| anyhow!("the look-up of sockets panicked"))?;
         Ok(missed.words())
     })

@@ -202,7 +202,14 @@ fn rules(uses: Uses) -> Result<Rules, BackendError> {
         permit(&mut rules, libc::SYS_bpf, vec![is(0, u64::from(command))?])?;
     }
     // Not TIOCSTI, which types for the user of a terminal.
-    for request in [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX] {
+    for request in [
+        libc::TCGETS,
+        libc::TCGETS2,
+        libc::TIOCGWINSZ,
+        libc::FIONREAD,
+        libc::FIONBIO,
+        libc::FIOCLEX,
+    ] {
         permit(&mut rules, libc::SYS_ioctl, vec![is(1, low(request as c_int))?])?;
     }
     for option in [libc::PR_SET_NAME, libc::PR_SET_VMA] {

@@ -84,7 +84,9 @@ fn restrict(reach: &Reach) -> Result<Part> {
             let version = effective_abi as u32;
             let parts = match version {
                 ..4 => "files; not the network (Linux 6.7), not signals (Linux 6.12)",
+                4..6 if reach.network => "files; not signals (Linux 6.12)",
                 4..6 => "files, network; not signals (Linux 6.12)",
+                6.. if reach.network => "files, signals; not the network, for the user database",
                 6.. => "files, network, signals",
             };
             let detail = format!("version {version}: {parts}");
