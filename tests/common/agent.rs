@@ -266,11 +266,6 @@ impl Agent {
         self.ask_for(&command, 6 * patience());
     }
 
-    /// The same, in the background and without an account.
-    pub fn churn_on(&mut self, server: SocketAddr, connections: u32) {
-        self.ask(&format!("churn-on {server} {connections}"));
-    }
-
     /// Ends the process without closing its sockets first.
     pub fn exit(mut self) {
         self.conversation.hang_up();
@@ -447,10 +442,6 @@ impl Held {
             "udp-drain" => return Ok(udp::drain(&self.udp[&word(words)]).0.to_string()),
             "serve-churn" => return Ok(churn::serve(word(words), word(words))?.to_string()),
             "churn" => churn::run(word(words), word(words), &word::<String>(words))?,
-            "churn-on" => {
-                let (server, connections) = (word(words), word(words));
-                thread::spawn(move || churn::run(server, connections, "/dev/null"));
-            }
             _ => return Err(io::Error::other("unknown command")),
         }
         Ok(String::new())

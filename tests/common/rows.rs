@@ -29,10 +29,6 @@ impl Rows {
         Rows(unsafe { launch(columns, more).prepare(prepare) }.start())
     }
 
-    pub fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
     /// The rows of this connection so far.
     pub fn of(&self, ends: Ends) -> Vec<Value> {
         let text = text_of(ends);

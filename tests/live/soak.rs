@@ -37,7 +37,7 @@ pub fn tests() -> Vec<Test> {
 /// How long it takes: `TCPTOP_TEST_SOAK`, or a few seconds.
 fn length() -> Duration {
     let seconds = env::var("TCPTOP_TEST_SOAK").ok();
-    Duration::from_secs(seconds.map_or(4, |text| text.parse().expect("TCPTOP_TEST_SOAK")))
+    Duration::from_secs(seconds.map_or(3, |text| text.parse().expect("TCPTOP_TEST_SOAK")))
 }
 
 /// The columns that are read, in this order.
@@ -416,7 +416,7 @@ fn soak(length: Duration) {
         rotate(&mut ledger);
         ledger.tcp.is_empty()
     });
-    tcptop.stop(libc::SIGTERM).check_log(&log, interval);
+    let ended = tcptop.stop(libc::SIGTERM);
     ledger.take(&log);
     let differences = ledger.differences();
     let some = &differences[..differences.len().min(5)];
@@ -440,6 +440,7 @@ fn soak(length: Duration) {
     } else {
         println!("{words}")
     }
+    ended.check_log(&log, interval);
     assert!(growth.is_none(), "{words}");
 }
 
