@@ -38,6 +38,7 @@ mod live {
     mod programs;
     mod refused;
     mod shared_places;
+    mod shutdown;
     mod slow;
     mod terminal;
     mod udp;
@@ -124,6 +125,7 @@ mod live {
             udp::tests(),
             cleanup::tests(),
             churn::tests(),
+            shutdown::tests(),
         ];
         // The sharing tests first, together, so that the shared tcptop starts seldom.
         let (sharing, others): (Vec<Test>, Vec<Test>) =

@@ -145,7 +145,7 @@ fn missing_and_reported() -> (i64, i64) {
 }
 
 /// How many closed connections the summary says were lost.
-fn lost_closes(ended: &Ended) -> i64 {
+pub fn lost_closes(ended: &Ended) -> i64 {
     let causes = ended.lost().split(", ").filter(|cause| cause.contains("closed connections"));
     causes
         .map(|cause| cause.split(' ').next().and_then(|n| n.parse::<i64>().ok()).expect("a number"))
