@@ -257,7 +257,7 @@ fn beside_others() {
         }
     }
     let runs = between.runs();
-    for hook in ["inet_sock_set_state", "sock_recv_length"] {
+    for hook in ["inet_sock_set_state", "egress"] {
         let ran = runs.iter().any(|(name, count)| *name == hook && *count > 0);
         assert!(ran, "{hook} has not run: {runs:?}");
     }
