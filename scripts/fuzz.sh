@@ -12,7 +12,7 @@ export RUSTC_BOOTSTRAP=1
 seconds=${1:-60}
 shift || true
 # Nobody can read a larger corpus, and the tests try it in seconds.
-most=150
+most=60
 [ $# -gt 0 ] || mapfile -t all < <(cargo fuzz list)
 for target in "${@:-${all[@]}}"; do
     echo "== $target, $seconds s"

@@ -41,6 +41,7 @@ mod live {
     mod programs;
     mod refused;
     mod shared_places;
+    mod shutdown;
     mod slow;
     mod soak;
     mod terminal;
@@ -131,6 +132,7 @@ mod live {
             udp::tests(),
             cleanup::tests(),
             churn::tests(),
+            shutdown::tests(),
             soak::tests(),
         ];
         // The sharing tests first, together, so that the shared tcptop starts seldom.

@@ -155,9 +155,14 @@ fn missing_and_reported() -> (i64, i64) {
     let printed = churn.printed_in(&ended.output);
     let invented = missing(&printed, &expected);
     assert_eq!(invented.0, 0, "{invented:#?}");
+    (missing(&expected, &printed).0, lost_closes(&ended))
+}
+
+/// How many closed connections the summary says were lost.
+pub fn lost_closes(ended: &Ended) -> i64 {
     let losses = ended.losses();
     let lost = ["ring_full", "channel_full"].map(|cause| losses.get(cause).copied().unwrap_or(0));
-    (missing(&expected, &printed).0, lost.iter().sum::<u64>() as i64)
+    lost.iter().sum::<u64>() as i64
 }
 
 /// Connections end faster than tcptop, which has little room and runs half of the time, can
