@@ -14,17 +14,19 @@ trap 'rm -f "$output"' EXIT
 
 case ${TCPTOP_KERNELS_ARCH:-amd64} in
 # A processor without AVX and the like: emulating it is a quarter less work than `max`.
-amd64) machine=(qemu-system-x86_64 -machine q35 -cpu Nehalem) tty=ttyS0 ;;
+# no_timer_check: on a busy machine a kernel may see no tick in time while it boots, and panic.
+amd64) machine=(qemu-system-x86_64 -machine q35 -cpu Nehalem) tty=ttyS0 options=no_timer_check ;;
 # impdef: pointer authentication with the architecture's own cipher would make the
 # emulation several times slower.
-arm64) machine=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on") tty=ttyAMA0 ;;
+arm64) machine=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on") tty=ttyAMA0 options= ;;
 esac
 
 status=0
-timeout --foreground -k 5 "$seconds" "${machine[@]}" -accel tcg,thread=multi -smp 2 -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
+timeout --foreground -k 5 "$seconds" "${machine[@]}" -accel tcg,thread=multi -smp "${TCPTOP_KERNELS_PROCESSORS:-2}" \
+    -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
     -nodefaults -no-user-config -display none -no-reboot \
     -kernel "$kernel/vmlinuz" -initrd "$initramfs" \
-    -append "console=$tty panic=-1 oops=panic quiet mitigations=off" \
+    -append "console=$tty panic=-1 oops=panic quiet mitigations=off $options" \
     -chardev "file,id=console,path=$console" -serial chardev:console \
     -chardev "file,id=output,path=$output" -serial chardev:output </dev/null >&2 || status=$?
 

@@ -3,6 +3,7 @@
 
     initramfs.py guest   OUT INIT [PROGRAM[:PATH] ...]
     initramfs.py modules OUT KERNEL MODULE ...
+    initramfs.py files   OUT FILE:PATH ...
 
 guest    busybox, INIT as /init, and the programs with their shared libraries: at
          PATH in the guest, else at the same path as on the host.  For another
@@ -12,10 +13,12 @@ modules  the named modules of the kernel in the directory KERNEL, and the module
          that they depend on; /etc/modules lists them in the order to load them.
          A module that is built into the kernel, or that the kernel does not have,
          is left out.
+files    other files, as they are.
 
 The kernel accepts several archives one after the other, so each part can be made
 and kept separately.
 """
+import functools
 import gzip
 import lzma
 import os
@@ -63,11 +66,18 @@ class Archive:
 def stripped(program, scratch):
     """A copy without debug information, of which a test binary has a hundred megabytes."""
     copy = os.path.join(scratch, os.path.basename(program))
-    done = subprocess.run(["strip", "-o", copy, program], stderr=subprocess.DEVNULL, check=False)
+    done = subprocess.run([os.environ.get("STRIP", "strip"), "-o", copy, program], stderr=subprocess.DEVNULL, check=False)
     return copy if done.returncode == 0 else program      # a script, for instance
 
 
 FOREIGN = os.environ.get("TCPTOP_GUEST_ROOT", "")
+
+
+@functools.cache
+def foreign_files():
+    """Where each shared library of FOREIGN is, by its name."""
+    return {name: os.path.join(directory, name) for directory, _, names in sorted(os.walk(FOREIGN))
+            for name in names if ".so" in name}
 
 
 def foreign_libraries(program):
@@ -77,13 +87,13 @@ def foreign_libraries(program):
     places = re.findall(r"program interpreter: (.+)\]", lines)
     while wanted:
         name = wanted.pop()
-        for directory, _, names in sorted(os.walk(FOREIGN)):
-            if name in names and name not in found:
-                found[name] = os.path.join(directory, name)
-                lines = subprocess.run(["readelf", "-d", found[name]], capture_output=True, text=True, check=True).stdout
-                wanted += re.findall(r"\(NEEDED\).*\[(.+)\]", lines)
-        if name not in found:
+        if name in found:
+            continue
+        if name not in foreign_files():
             sys.exit(f"initramfs.py: {program} needs {name}, which is not in {FOREIGN}")
+        found[name] = foreign_files()[name]
+        lines = subprocess.run(["readelf", "-d", found[name]], capture_output=True, text=True, check=True).stdout
+        wanted += re.findall(r"\(NEEDED\).*\[(.+)\]", lines)
     for name, path in found.items():
         interpreter = [place for place in places if os.path.basename(place) == name]
         yield path, interpreter[0] if interpreter else os.path.join("/lib", os.path.basename(os.path.dirname(path)), name)
@@ -160,8 +170,14 @@ def modules(out, kernel, *wanted):
         archive.text("etc/modules", "".join(f"/lib/modules/{name}.ko\n" for name in order))
 
 
+def files(out, *items):
+    with Archive(out) as archive:
+        for item in items:
+            archive.copy(*item.split(":"))
+
+
 if __name__ == "__main__":
-    commands = {"guest": guest, "modules": modules}
+    commands = {"guest": guest, "modules": modules, "files": files}
     if len(sys.argv) < 4 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

@@ -1,7 +1,7 @@
 #!/bin/bash
 # install.sh [COMMAND:PACKAGE]... — installs what matrix.sh needs: QEMU, a static busybox
 # for the guest, the keys that Debian's kernels are signed with, and the tools of the
-# tests; also each PACKAGE whose COMMAND is missing.  For Debian and Ubuntu.
+# tests; also each PACKAGE whose COMMAND (or file) is missing.  For Debian and Ubuntu.
 set -euo pipefail
 
 packages=()
@@ -10,7 +10,7 @@ command -v qemu-system-x86_64 >/dev/null || packages+=(qemu-system-x86)
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
 command -v python3 >/dev/null || packages+=(python3)
 for tool in ip:iproute2 setcap:libcap2-bin setpriv:util-linux iperf3:iperf3 gawk:gawk strip:binutils "$@"; do
-    command -v "${tool%:*}" >/dev/null || packages+=("${tool#*:}")
+    command -v "${tool%:*}" >/dev/null || [ -e "${tool%:*}" ] || packages+=("${tool#*:}")
 done
 [ ${#packages[@]} -gt 0 ] || exit 0
 
@@ -24,13 +24,15 @@ root=()
 get() { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >&2; }
 
 get update
-# If parts of QEMU were installed from backports, the release's own QEMU would remove
-# them.  Then install from backports, and use this source for this installation only.
-if ! apt-get -s --no-install-recommends install "${packages[@]}" | grep '^Remv' >&2; then
+# If parts of QEMU were installed from backports, the release's own packages of QEMU do not
+# fit them, or would remove them.  Then install from backports, and use this source for this
+# installation only.
+if plan=$(apt-get -s --no-install-recommends install "${packages[@]}" 2>&1) && ! grep -q '^Remv' <<<"$plan"; then
     get install "${packages[@]}"
     exit 0
 fi
-echo "That would remove packages: trying backports" >&2
+echo "$plan" >&2
+echo "The release's own packages do not fit what is installed: trying backports" >&2
 # shellcheck source=/dev/null
 . /etc/os-release
 private=$(mktemp -d)
