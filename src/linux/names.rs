@@ -19,7 +19,7 @@ mod executables;
 mod files;
 mod runtimes;
 mod units;
-mod users;
+pub(super) mod users;
 
 use std::fs;
 use std::io;
