@@ -35,7 +35,11 @@ fi
 TCPTOP_SOURCES=$PWD
 TCPTOP_TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 export TCPTOP_SOURCES TCPTOP_TARGET
-export RUSTC_WRAPPER=$PWD/scripts/rustc.sh "LIBBPF_SYS_LIBRARY_PATH_$NAME=$libraries"
+export RUSTC_WRAPPER=$PWD/scripts/rustc.sh
+# build.rs has libbpf too, for this machine.
+host=$(uname -m)_unknown_linux_gnu
+export "LIBBPF_SYS_LIBRARY_PATH_$host=$(dirname "$(realpath "$(cc -print-file-name=libelf.a)")")"
+export "LIBBPF_SYS_LIBRARY_PATH_$NAME=$libraries"
 export "CARGO_TARGET_${NAME^^}_RUSTFLAGS=${flags[*]}"
 cargo build --release --locked --features static --target "$target" >&2
 echo "$TCPTOP_TARGET/$target/release/tcptop"
