@@ -10,17 +10,15 @@ SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
 # The kernel type information that vmlinux/vmlinux.h is generated from
 BTF        ?= /sys/kernel/btf/vmlinux
 
-# Files that the binary generates on installation, below PREFIX
-MAN_PAGE  := share/man/man8/tcptop.8
-BASH_COMP := share/bash-completion/completions/tcptop
-ZSH_COMP  := share/zsh/site-functions/_tcptop
-FISH_COMP := share/fish/vendor_completions.d/tcptop.fish
-GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
+# What make build writes beside the binary, and install copies: manual page and completions
+SHARE     := $(TARGET_DIR)/release/share
+PAGES     := man/man8/tcptop.8 bash-completion/completions/tcptop \
+	zsh/site-functions/_tcptop fish/vendor_completions.d/tcptop.fish
 
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 fuzz soak bench bench-smoke memory instructions vmlinux man install uninstall
+.PHONY: help deps run binary build check test test-kernels test-arm64 fuzz soak bench bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,11 +26,14 @@ help: ## List the targets
 deps: ## Install the tools and libraries that building tcptop needs
 	@scripts/install-deps.sh
 
-run: build ## Do deps and build, then start tcptop as root (ARGS="--port 443")
+run: binary ## Do deps, build the release binary, then start tcptop as root (ARGS="--port 443")
 	@$(SUDO) $(BIN) $(ARGS)
 
-build: deps ## Do deps, then build the release binary
+binary: deps
 	@$(CARGO) build --release --locked
+
+build: binary ## Do deps, then build the release binary, its manual page and completions
+	@$(CARGO) run --quiet --locked --no-default-features --example generate $(SHARE)
 
 check: ## Check format, lints and structure, of the BPF programs too
 	@scripts/install-deps.sh --test
@@ -46,7 +47,7 @@ test: ## Do check and run all tests (the live ones as root)
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: build ## Boot Debian's kernels and older ones, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
+test-kernels: binary ## Boot Debian's kernels and older ones, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 
@@ -54,7 +55,7 @@ test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doct
 	@kernels/arm64.sh $(KERNELS)
 
 SECONDS ?= 600
-soak: build ## Load tcptop for ten minutes: every byte must be in its log, and it must not grow (SECONDS=3600 ARGS="--udp-flows 1000")
+soak: binary ## Load tcptop for ten minutes: every byte must be in its log, and it must not grow (SECONDS=3600 ARGS="--udp-flows 1000")
 	@$(SUDO) env "PATH=$$PATH" TCPTOP_BIN="$(BIN)" TCPTOP_TEST_SOAK=$(SECONDS) TCPTOP_TEST_ARGS="$(ARGS)" "$(LIVE)" soak::
 
 fuzz: ## Look for inputs that break tcptop, half an hour for each kind (SECONDS=60; TARGETS="table formats")
@@ -81,24 +82,28 @@ instructions: deps ## Record how large the BPF programs are on this kernel, in t
 	@$(SUDO) env BLESS=1 "$(LIVE)" programs::instructions
 	@grep "^$$(uname -r | sed 's/\([0-9]*\.[0-9]*\).*/\1/')-" tests/instructions.txt
 
-memory: build ## Find the least memory limit (MemoryMax= of systemd) under which tcptop works here (ARGS="--tcp")
+memory: binary ## Find the least memory limit (MemoryMax= of systemd) under which tcptop works here (ARGS="--tcp")
 	@$(SUDO) scripts/memory.sh $(BIN) $(ARGS)
 
 vmlinux: ## Generate vmlinux/vmlinux.h again (from the running kernel, or BTF=FILE)
 	python3 vmlinux/generate.py --btf $(BTF)
 
-man: build ## Write the manual page to target/tcptop.8
-	@$(BIN) --generate man > $(TARGET_DIR)/tcptop.8
-
-# Does not depend on build: `sudo make install` would run cargo as root.
-install: ## Install the built binary, its manual page and completions (PREFIX, DESTDIR)
-	@test -x $(BIN) || { echo "nothing to install yet: make build" >&2; exit 1; }
+# Does not depend on build: `sudo make install` would run cargo as root. Runs nothing that
+# was built, which may be for another processor.
+install: ## Install what make build has made: binary, manual page, completions (PREFIX, DESTDIR)
+	@test -x $(BIN) && test -e $(SHARE)/man || { echo "nothing to install yet: make build" >&2; exit 1; }
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tcptop
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(dir $(GENERATED)))
-	$(BIN) --generate man > $(DESTDIR)$(PREFIX)/$(MAN_PAGE)
-	$(BIN) --generate bash > $(DESTDIR)$(PREFIX)/$(BASH_COMP)
-	$(BIN) --generate zsh > $(DESTDIR)$(PREFIX)/$(ZSH_COMP)
-	$(BIN) --generate fish > $(DESTDIR)$(PREFIX)/$(FISH_COMP)
+	$(foreach page,$(PAGES),install -D -m 644 $(SHARE)/$(page) $(DESTDIR)$(PREFIX)/share/$(page) &&) true
 
 uninstall: ## Remove the files that install wrote
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tcptop $(GENERATED))
+	rm -f $(DESTDIR)$(PREFIX)/bin/tcptop $(addprefix $(DESTDIR)$(PREFIX)/share/,$(PAGES))
+
+dist: ## Make static binaries, packages, tarballs and their checksums below target/dist (ARCHS="x86_64 aarch64")
+	@scripts/install-deps.sh --dist
+	@scripts/dist.sh $(ARCHS)
+
+dist-test: ## Install, start, upgrade and remove what dist has made, in root file systems of its own
+	@scripts/dist-test.sh
+
+contrib-test: ## Run contrib's units, logrotate and cron under a real systemd, in an emulated machine
+	@contrib/test.sh

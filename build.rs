@@ -25,6 +25,10 @@ mod linux {
     /// Programs that benches/ compares tcptop with.
     const REFERENCE: &str = "benches/overhead/reference.bpf.c";
 
+    /// Otherwise the type information names the directory of the sources, and each directory
+    /// makes another binary.
+    const NO_PATHS: &str = "-ffile-compilation-dir=.";
+
     pub(crate) fn main() -> Result<()> {
         skeleton(SOURCE, "tcptop.skel.rs")?;
         if env::var_os("CARGO_FEATURE_BENCH_REFERENCE").is_some() {
@@ -63,7 +67,7 @@ mod linux {
         let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
         SkeletonBuilder::new()
             .source(source)
-            .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3"])
+            .clang_args(["-Ibpf", "-Ivmlinux", "-Wall", "-Werror", "-mcpu=v3", NO_PATHS])
             .reference_obj(true)
             // Nobody reads the generated code, so it is not formatted: cat leaves it
             // unchanged. rustup's rustfmt fails where the component is not installed.

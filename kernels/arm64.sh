@@ -1,5 +1,5 @@
 #!/bin/bash
-# arm64.sh [KERNEL...] — tests tcptop on another processor: builds it for arm64, boots
+# arm64.sh [KERNEL...] — tests tcptop on another processor: builds the static tcptop for arm64, boots
 # Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU and runs `tcptop --doctor`
 # there.  The doctor proves that every signal counts an exchange of known bytes: first
 # with the hooks that tcptop chooses, then with those of the lowest rank.  On 6.1 fentry
@@ -14,34 +14,11 @@ cd "$here/.."
 [ $# -gt 0 ] || set -- 6.1 6.12 newest
 export TCPTOP_KERNELS_ARCH=arm64
 
-"$here/install.sh" qemu-system-aarch64:qemu-system-arm aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
-    aarch64-linux-gnu-ar:binutils-aarch64-linux-gnu
-rustup target list --installed | grep -qx aarch64-unknown-linux-gnu || rustup target add aarch64-unknown-linux-gnu
-
+"$here/install.sh" qemu-system-aarch64:qemu-system-arm
 store=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
 kernels=$("$here/get.sh" "$@" | sed 's/.*\///')
-root=$store/arm64-root
-if [ ! -e "$root/complete" ]; then
-    rm -rf "$root" "$root.debs"
-    mkdir -p "$root" "$root.debs"
-    # From the same Debian release as this host and its cross compiler.
-    # shellcheck source=/dev/null
-    . /etc/os-release
-    get() { (cd "$root.debs" && APT_CONFIG=$store/apt-arm64/conf apt-get download -qq "${@/%//$VERSION_CODENAME}"); }
-    get busybox-static libc6 libgcc-s1 libelf-dev zlib1g zlib1g-dev
-    get libelf1 2>/dev/null || get libelf1t64
-    for package in "$root.debs"/*.deb; do dpkg-deb -x "$package" "$root"; done
-    touch "$root/complete"
-fi
-
-libraries=$root/usr/lib/aarch64-linux-gnu
-CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar \
-    CFLAGS_aarch64_unknown_linux_gnu="-I$root/usr/include" \
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-L$libraries -Clink-arg=-Wl,-rpath-link,$root/lib/aarch64-linux-gnu" \
-    PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$libraries/pkgconfig \
-    cargo build --release --locked --target aarch64-unknown-linux-gnu
-binary=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/tcptop
+root=$("$here/get.sh" -p aarch64 busybox-static)
+binary=$(scripts/static.sh aarch64)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,5 +1,8 @@
 #!/bin/bash
-# get.sh SERIES... — fetch Debian's newest kernel of each series (6.1, 6.12, ...;
+# get.sh SERIES...
+# get.sh -p x86_64|aarch64 PACKAGE...
+#
+# The first form: fetch Debian's newest kernel of each series (6.1, 6.12, ...;
 # `newest` is the newest series of all) and unpack it below the cache:
 #
 #   SERIES/vmlinuz  SERIES/modules/  SERIES/abi (the package's name for it)
@@ -10,8 +13,18 @@
 # Prints the directory of each kernel, one a line; its last part is the series, with the
 # number instead of `newest`.  A kernel in the cache is not fetched again.  The machine's
 # own apt sources stay as they are.
+#
+# The second form: unpack packages for another processor, of the same Debian release as this
+# host, into one directory, and print it.
 set -euo pipefail
 
+if [ "${1:-}" = -p ]; then
+    case $2 in
+    x86_64) TCPTOP_KERNELS_ARCH=amd64 ;;
+    aarch64) TCPTOP_KERNELS_ARCH=arm64 ;;
+    *) echo "get.sh: no Debian packages for $2" >&2; exit 2 ;;
+    esac
+fi
 cache=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
 arch=${TCPTOP_KERNELS_ARCH:-amd64}
 apt=$cache/apt-$arch
@@ -118,6 +131,23 @@ fetch() { # series
     rm -rf "$work"
 }
 
+unpack() { # PACKAGE...: into the root for this processor
+    local root=$cache/$arch-root name
+    # shellcheck source=/dev/null
+    . /etc/os-release
+    for name; do
+        [ ! -e "$root/unpacked/$name" ] || continue
+        configure
+        work=$(mktemp -d "$cache/fetch.XXXXXX")
+        (cd "$work" && apt-get download -qq "$name/$VERSION_CODENAME" >&2)
+        mkdir -p "$root/unpacked"
+        dpkg-deb -x "$work"/*.deb "$root"
+        touch "$root/unpacked/$name"
+        rm -rf "$work"
+    done
+    echo "$root"
+}
+
 packages=
 list() { # what Debian has
     [ -z "$packages" ] || return 0
@@ -129,6 +159,10 @@ list() { # what Debian has
 work=
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$store"
+if [ "${1:-}" = -p ]; then
+    unpack "${@:3}"
+    exit
+fi
 for series; do
     if [ "$series" = newest ]; then
         list

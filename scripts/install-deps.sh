@@ -1,6 +1,6 @@
 #!/bin/sh
-# install-deps.sh [--test|--bench|--peers] — the packages needed to build tcptop, and
-# those that its tests or its benchmarks (with or without its peers) use.  Says nothing
+# install-deps.sh [--test|--bench|--peers|--dist] — the packages needed to build tcptop, and
+# those that its tests, its benchmarks (with or without its peers) or its packages use.  Says nothing
 # if none is missing.  Installs missing packages on Debian and Ubuntu; elsewhere it
 # only prints their names (status 1).
 set -eu
@@ -10,6 +10,7 @@ case ${1:-} in
 --test) wanted_for=' build test ' ;;
 --bench) wanted_for=' build bench ' ;;
 --peers) wanted_for=' build bench peers ' ;;
+--dist) wanted_for=' build dist ' ;;
 *)
     sed -n '2,5s/^# //p' "$0" >&2
     exit 2
@@ -59,12 +60,21 @@ bench  command:nginx      a_real_server_to_measure         nginx            ngin
 bench  command:wrk        its_load                         wrk              wrk                  wrk            wrk         wrk
 peers  command:nethogs    a_peer_to_measure                nethogs          nethogs              nethogs        nethogs     nethogs
 peers  command:iftop      a_peer_to_measure                iftop            iftop                iftop          iftop       iftop
+dist   static:elf         inside_the_static_binary         libelf-dev       elfutils-libelf-devel-static libelf-devel-static libelf elfutils-dev
+dist   static:z           inside_the_static_binary         zlib1g-dev       zlib-static          zlib-devel-static zlib     zlib-static
+dist   static:zstd        newer_libelf_needs_it            libzstd-dev      libzstd-static       libzstd-devel-static zstd  zstd-static
+dist   command:git        lists_the_sources                git              git                  git            git         git
+dist   command:xz         compresses_the_packages          xz-utils         xz                   xz             xz          xz
+dist   command:lintian    checks_the_package               lintian          lintian              lintian        lintian     lintian
+dist   command:rpm        checks_the_package               rpm              rpm                  rpm            rpm-tools   rpm
+dist   command:mmdebstrap root_file_systems_for_the_tests  mmdebstrap       mmdebstrap           mmdebstrap     mmdebstrap  mmdebstrap
 END
 }
 
 present() {
     case $1 in
     command:*) command -v "${1#command:}" >/dev/null ;;
+    static:*) command -v cc >/dev/null && [ -e "$(cc -print-file-name="lib${1#static:}.a")" ] ;;
     library:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#library:}" ;;
     esac
 }

@@ -48,7 +48,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
-use nix::unistd::{User, pipe2};
+use nix::unistd::pipe2;
 
 use crate::connection::Needs;
 use crate::event::NetworkCollector;
@@ -60,8 +60,8 @@ use collector::{CHANNEL, LinuxCollector};
 use confine::{Confinement, Entry, Without};
 pub use doctor::Report;
 pub use files::open_to_append;
-use names::HostNames;
 pub use names::cgroup_root;
+use names::{HostNames, users};
 use plan::Provider;
 use signals::{End, Signals};
 pub use standard::standard_output_is_open;
@@ -318,11 +318,11 @@ fn numbers(
 
 /// As chown(1) does: a name comes before a number.
 fn user_id(name: &str) -> Result<u32> {
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => name
-            .parse()
-            .map_err(|_| anyhow!("no user is named '{name}' here; `getent passwd` lists them")),
+    match users::by_name(name) {
+        Ok(Some(user)) => Ok(user.uid),
+        Ok(None) => {
+            name.parse().map_err(|_| anyhow!("no user is named '{name}' here; {}", users::DATABASE))
+        }
         Err(error) => Err(anyhow!("failed to look up the user '{name}': {error}")),
     }
 }

@@ -21,7 +21,7 @@ mod files;
 pub(super) mod properties;
 mod runtimes;
 mod units;
-mod users;
+pub(super) mod users;
 
 use std::fs;
 use std::io;

@@ -7,12 +7,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Uid, User};
 use rustc_hash::FxHashMap;
 
 use super::cache::Cache;
 use super::files::{Budget, Tree};
 use super::runtimes::{self, Named};
+use super::users;
 
 /// The largest file that describes one container.
 const ONE: u64 = 1 << 20;
@@ -112,7 +112,7 @@ impl Containers {
 
 /// The home of a user of this host.
 pub(super) fn home(uid: u32) -> Option<PathBuf> {
-    Some(User::from_uid(Uid::from_raw(uid)).ok()??.dir)
+    Some(users::by_id(uid).ok()??.home)
 }
 
 /// The user whose session a cgroup is in: `/user.slice/user-UID.slice/…` (systemd-logind).

@@ -1,0 +1,65 @@
+#!/bin/bash
+# test.sh [KERNEL] — runs contrib's units, logrotate and cron jobs where they belong: boots
+# an emulated machine with Debian 13, systemd and the Debian package that `make dist` has
+# made (kernel: Debian's 6.12), and there starts, rotates, upgrades and removes tcptop.
+#
+# As root, on Debian or Ubuntu.  Prints "N passed, N failed"; status 1 if anything failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "$(id -u)" -eq 0 ] || { echo "test.sh: run it as root: it makes a root file system" >&2; exit 1; }
+
+kernels/install.sh mmdebstrap:mmdebstrap
+kernel=$(kernels/get.sh "${1:-6.12}")
+deb=$(realpath "${CARGO_TARGET_DIR:-target}")/dist/tcptop_$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)-1_amd64.deb
+[ -e "$deb" ] || { echo "test.sh: no $deb yet: make dist" >&2; exit 1; }
+
+cache=${TCPTOP_DIST:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-dist}
+base=$cache/systemd-trixie.tar
+if [ ! -e "$base" ]; then
+    mkdir -p "$cache"
+    mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,dbus,logrotate,cron,perl-base,kmod,procps \
+        trixie "$base.new"
+    mv "$base.new" "$base"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf --one-file-system "$work"' EXIT
+root=$work/root
+mkdir "$root"
+tar -xf "$base" -C "$root" --exclude='./usr/share/doc/*' --exclude='./usr/share/locale/*' --exclude='./var/lib/apt/lists/*' \
+    --exclude='./var/cache/apt/*'
+cp "$deb" "$root/root/tcptop.deb"
+# A newer version of the package, to upgrade to.
+dpkg-deb -R "$deb" "$work/newer"
+sed -i 's/^Version: .*/&+newer/' "$work/newer/DEBIAN/control"
+dpkg-deb --root-owner-group -b "$work/newer" "$root/root/newer.deb" >/dev/null
+chroot "$root" dpkg -i /root/tcptop.deb >/dev/null
+
+cp contrib/cron/tcptop "$root/etc/cron.d/tcptop"
+cp contrib/cron/logrotate "$root/etc/logrotate.d/tcptop-cron"
+# The mail that cron sends.  The second job proves that it would be seen.
+printf '#!/bin/sh\ncat >>/var/mail/sent\n' >"$root/usr/sbin/sendmail"
+chmod 755 "$root/usr/sbin/sendmail"
+echo '@reboot root echo this is mail' >"$root/etc/cron.d/proof"
+chmod 644 "$root"/etc/cron.d/* "$root"/etc/logrotate.d/*
+
+cp contrib/test-guest.sh "$root/root/job"
+cp scripts/checks.sh "$root/root/checks.sh"
+cat >"$root/etc/systemd/system/job.service" <<'END'
+[Unit]
+After=multi-user.target
+[Service]
+ExecStartPre=stty -F /dev/ttyS1 raw -echo
+ExecStart=/bin/bash /root/job
+ExecStopPost=/bin/sh -c 'printf "\nguest: exit %%s\n" "$EXIT_STATUS"; sleep 1; poweroff -f'
+StandardOutput=file:/dev/ttyS1
+StandardError=inherit
+END
+mkdir -p "$root/etc/systemd/system/graphical.target.wants"
+ln -sf ../job.service "$root/etc/systemd/system/graphical.target.wants/job.service"
+ln -sf /usr/lib/systemd/systemd "$root/init"
+rm -f "$root/etc/resolv.conf"
+(cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initramfs"
+rm -rf "$root"
+
+TCPTOP_KERNELS_MEMORY=${TCPTOP_KERNELS_MEMORY:-3072} kernels/boot.sh "$kernel" "$work/initramfs" "$work/console" "${TCPTOP_TEST_SECONDS:-1800}"
