@@ -13,6 +13,7 @@
 //!    ├ plan       which hook serves which need
 //!    └ losses     reads what the kernel side lost
 //!
+//! verify         compares totals with sock_diag
 //! names          looks up devices, cgroups, containers, users, programs for the reporter
 //! ```
 
@@ -33,6 +34,7 @@ mod sampling;
 mod seed;
 mod signals;
 mod standard;
+mod verify;
 mod wire;
 
 use std::fs;
@@ -59,6 +61,7 @@ pub use names::cgroup_root;
 use plan::Provider;
 use signals::{End, Signals};
 pub use standard::standard_output_is_open;
+pub use verify::Verification;
 
 /// This host, and the settings for collecting on it.
 pub struct Host {
@@ -261,6 +264,14 @@ impl Host {
     /// Where the exchange on loopback cannot be made.
     pub fn examine(self) -> Result<Report> {
         doctor::examine(self.settings, self.without)
+    }
+
+    /// Compares the totals of TCP connections with what the kernel says over `sock_diag`(7).
+    ///
+    /// # Errors
+    /// Where nothing can be compared.
+    pub fn verify(self) -> Result<Verification> {
+        verify::verify(self.settings, self.without, self.notice)
     }
 }
 

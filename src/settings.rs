@@ -426,6 +426,14 @@ pub struct More {
     #[arg(long)]
     pub doctor: bool,
 
+    /// Compare the totals of TCP connections with the kernel's, over sock_diag
+    ///
+    /// Asks the kernel as ss(8) does, before and after tcptop samples, at the start and again
+    /// an interval later. Status 0 where each total lies between the two answers, and 1 where
+    /// one does not; then each such connection is shown, with the error in bytes.
+    #[arg(long)]
+    pub verify: bool,
+
     /// Let libbpf and the kernel's verifier talk on stderr
     #[arg(short, long)]
     pub verbose: bool,

@@ -41,6 +41,7 @@ mod live {
     mod slow;
     mod terminal;
     mod udp;
+    mod verify;
     mod view;
     mod who;
 
@@ -114,6 +115,7 @@ mod live {
             json::tests(),
             cron::tests(),
             filters::tests(),
+            verify::tests(),
             view::tests(),
             who::tests(),
             podman::tests(),
