@@ -27,6 +27,8 @@ pub enum Task {
     Stream(Box<Settings>),
     /// To report which hooks work on this kernel, and prove it.
     Doctor(Box<Settings>),
+    /// Compare the totals with those of the kernel.
+    Verify(Box<Settings>),
     /// To list the columns.
     Columns,
     /// To print its manual page or a shell's completions.
@@ -146,14 +148,23 @@ const MORE: &str = "More";
 /// `--doctor` examines the host and shows no connections.
 const FOR_THE_DOCTOR: [&str; 4] = ["doctor", "asked_format", "without", "verbose"];
 
+/// The same for `--verify`, which compares all connections.
+const TO_VERIFY: [&str; 4] = ["verify", "interval", "without", "verbose"];
+
 fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
     if let Some(generated) = arguments.generate {
         return Ok(Task::Generate(generated));
     }
     let settings = Box::new(arguments.settings);
     if settings.more.doctor {
-        let format = settings.output.asked_format;
-        return for_the_doctor(matches, format).map(|()| Task::Doctor(settings));
+        only(&FOR_THE_DOCTOR, "--doctor", matches)?;
+        return match settings.output.asked_format {
+            None | Some(FormatName::Json) => Ok(Task::Doctor(settings)),
+            _ => Err(conflict("--doctor writes text or, with --format json, JSON")),
+        };
+    }
+    if settings.more.verify {
+        return only(&TO_VERIFY, "--verify", matches).map(|()| Task::Verify(settings));
     }
     if settings.output.columns == Some(columns::LIST_ALL.into()) {
         return Ok(Task::Columns);
@@ -169,21 +180,20 @@ fn was_typed(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
-/// Refuses options that were typed with `--doctor` and have no effect there.
-fn for_the_doctor(matches: &ArgMatches, format: Option<FormatName>) -> Result<(), clap::Error> {
+/// Refuses options that were typed with this `task` and are not among its `own`.
+fn only(own: &[&str], task: &str, matches: &ArgMatches) -> Result<(), clap::Error> {
     let mut command = command();
     command.build();
     let useless = command.get_arguments().find(|argument| {
         let id = argument.get_id().as_str();
-        !FOR_THE_DOCTOR.contains(&id) && was_typed(matches, id)
+        !own.contains(&id) && was_typed(matches, id)
     });
-    if let Some(argument) = useless {
-        return Err(conflict(&format!("the argument '--doctor' cannot be used with '{argument}'")));
+    match useless {
+        Some(argument) => {
+            Err(conflict(&format!("the argument '{task}' cannot be used with '{argument}'")))
+        }
+        None => Ok(()),
     }
-    if !matches!(format, None | Some(FormatName::Json)) {
-        return Err(conflict("--doctor writes text or, with --format json, JSON"));
-    }
-    Ok(())
 }
 
 fn conflict(reason: &str) -> clap::Error {
@@ -309,6 +319,7 @@ mod tests {
         assert_eq!(settings("--format json --log x").output.format(), FormatName::Json);
         assert!(settings("--timestamp").output.timestamp);
         assert!(matches!(typed("--doctor"), Ok(Task::Doctor(_))));
+        assert!(matches!(typed("--verify --interval 0.5"), Ok(Task::Verify(_))));
         assert!(matches!(typed("--doctor -v --format json --without x"), Ok(Task::Doctor(_))));
         for (name, what) in [
             ("man", Generated::Man),
@@ -460,6 +471,7 @@ mod tests {
                 "error: --log writes no lines; let the shell write the file: tcptop > FILE",
             ),
             ("--log=", "error: a value is required for '--log <FILE>' but none was supplied"),
+            ("--verify --tcp", "error: the argument '--verify' cannot be used with '--tcp'"),
             ("--doctor --tcp", "error: the argument '--doctor' cannot be used with '--tcp'"),
             (
                 "--doctor --ready-file x",

@@ -14,6 +14,7 @@
 //!    └ losses     reads what the kernel side lost
 //!
 //! confine        gives up what root may do
+//! verify         compares totals with sock_diag
 //! names          looks up devices, cgroups, containers, users, programs for the reporter
 //! ```
 
@@ -39,6 +40,7 @@ mod sampling;
 mod seed;
 mod signals;
 mod standard;
+mod verify;
 mod wire;
 
 use std::fs;
@@ -65,6 +67,7 @@ use names::{HostNames, users};
 use plan::Provider;
 use signals::{End, Signals};
 pub use standard::standard_output_is_open;
+pub use verify::Verification;
 
 /// This host, and the settings for collecting on it.
 pub struct Host {
@@ -281,6 +284,14 @@ impl Host {
     /// Where the exchange on loopback cannot be made.
     pub fn examine(self) -> Result<Report> {
         doctor::examine(self.settings, self.without, self.unconfined)
+    }
+
+    /// Compares the totals of TCP connections with what the kernel says over `sock_diag`(7).
+    ///
+    /// # Errors
+    /// Where nothing can be compared.
+    pub fn verify(self) -> Result<Verification> {
+        verify::verify(self.settings, self.without, self.notice)
     }
 }
 

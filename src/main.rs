@@ -53,6 +53,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Stream(settings) => stream(*settings),
         Task::Doctor(settings) => doctor(*settings),
+        Task::Verify(settings) => verify(*settings),
         Task::Generate(what) => {
             print(&what.text())?;
             Ok(ExitCode::SUCCESS)
@@ -126,6 +127,24 @@ fn doctor(settings: Settings) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     report.failure().map_or(Ok(ExitCode::FAILURE), Err)
+}
+
+fn verify(settings: Settings) -> Result<ExitCode> {
+    let host = platform(settings, Needs::empty());
+    if !host.is_privileged() {
+        return Ok(not_privileged(&host));
+    }
+    host.check_kernel()?;
+    let result = host.verify()?;
+    result.left_out.iter().for_each(|words| notice(words));
+    let mut text = String::new();
+    for difference in &result.differences {
+        text += &format!("{difference}\n");
+    }
+    let (compared, wrong) = (result.compared, result.differences.len());
+    text += &format!("{compared} totals compared, {wrong} differ, lost: {}\n", result.lost);
+    print(text.as_bytes())?;
+    Ok(if result.agrees() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The platform with these settings. A value that it does not know is a mistake in the

@@ -334,5 +334,9 @@ fn see_also(roff: &mut Roff) {
         bold("udp"),
         roman("(7)"),
     ]);
-    paragraph(roff, "--doctor reports which kernel hooks tcptop uses on this host.");
+    paragraph(
+        roff,
+        "--doctor reports which kernel hooks tcptop uses on this host. --verify compares its totals \
+         with those that ss -i shows.",
+    );
 }

@@ -434,6 +434,14 @@ pub struct More {
     #[arg(long)]
     pub doctor: bool,
 
+    /// Compare the totals of TCP connections with the kernel's, over sock_diag
+    ///
+    /// Asks the kernel as ss(8) does, before and after tcptop samples, at the start and again
+    /// an interval later. Status 0 where each total lies between the two answers, and 1 where
+    /// one does not; then each such connection is shown, with the error in bytes.
+    #[arg(long)]
+    pub verify: bool,
+
     /// Tell what tcptop gives up, and its memory; let libbpf and the verifier talk
     ///
     /// On stderr. The memory is that of the process and of the kernel's BPF maps and programs.

@@ -46,6 +46,7 @@ mod live {
     mod soak;
     mod terminal;
     mod udp;
+    mod verify;
     mod view;
     mod who;
 
@@ -120,6 +121,7 @@ mod live {
             json::tests(),
             cron::tests(),
             filters::tests(),
+            verify::tests(),
             view::tests(),
             who::tests(),
             podman::tests(),

@@ -37,17 +37,15 @@ pub(super) fn held(link: &Link) -> Result<()> {
 /// Where the iterator cannot be read in tcptop's own namespace.
 pub(super) fn unheld(link: &Link) -> Result<Option<String>> {
     iterate::run(link).context("failed to list the TCP sockets")?;
-    // With the capability, only a process with even more privileges cannot be read. Others are
-    // in its namespace, which is mostly tcptop's own.
-    let may_enter = privileges::has(Capability::CAP_SYS_ADMIN);
     thread::scope(|scope| {
         let visitor = thread::Builder::new().name("namespaces".into());
         let visitor = visitor
-            .spawn_scoped(scope, || visit_namespaces(!may_enter, |path| enter(path, link)))
+            .spawn_scoped(scope, || visit_others(|path| enter(path, link)))
             .context("failed to start a thread")?;
         // Until its end, not only that of its work: it has privileges that are given up next.
         let missed = visitor.join().map_err(|_| anyhow!("the look-up of sockets panicked"))?;
-        Ok(missed.words())
+        Ok(missed
+            .map(|places| format!("cannot see older connections that no process holds {places}")))
     })
 }
 
@@ -58,9 +56,17 @@ fn enter(path: &Path, link: &Link) -> io::Result<()> {
     iterate::run(link)
 }
 
+/// Calls `enter` for each network namespace that has a process, except tcptop's own. The
+/// calling thread may be in another one afterwards. Returns where it failed, and why.
+pub(super) fn visit_others(enter: impl FnMut(&Path) -> io::Result<()>) -> Option<String> {
+    // With the capability, only a process with even more privileges cannot be read. Others are
+    // in its namespace, which is mostly tcptop's own.
+    visit_namespaces(!privileges::has(Capability::CAP_SYS_ADMIN), enter).words()
+}
+
 /// Calls `enter` for each network namespace that has a process, except tcptop's own. With
 /// `unreadable`, a process whose namespace cannot be read counts as missed.
-fn visit_namespaces(unreadable: bool, enter: impl Fn(&Path) -> io::Result<()>) -> Missed {
+fn visit_namespaces(unreadable: bool, mut enter: impl FnMut(&Path) -> io::Result<()>) -> Missed {
     let mut known = HashSet::new();
     known.extend(names::own_network_namespace().map(u64::from));
     let mut missed = Missed::default();
@@ -125,8 +131,7 @@ impl Missed {
             count => format!(" and {} more", count - 1),
         };
         Some(format!(
-            "cannot see older connections that no process holds in the network namespace of \
-             {}{more}: {error}; CAP_SYS_ADMIN is needed for it, or root",
+            "in the network namespace of {}{more}: {error}; CAP_SYS_ADMIN is needed for it, or root",
             path.display()
         ))
     }

@@ -12,7 +12,7 @@ use crate::common::agent::Agent;
 use crate::common::churn::{Entry, read_account};
 use crate::common::netns::Netns;
 use crate::common::sock::Ends;
-use crate::common::tcptop::{Output, Tcptop};
+use crate::common::tcptop::{Ended, Output, Tcptop};
 use crate::common::wait::load;
 
 use super::{Test, figures, left_out, test};

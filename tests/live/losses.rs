@@ -39,7 +39,7 @@ fn end(tcptop: Tcptop) -> Ended {
 }
 
 /// A network namespace whose sockets have no memory for options.
-fn without_option_memory(what: &str) -> Option<Netns> {
+pub fn without_option_memory(what: &str) -> Option<Netns> {
     const OPTION: &str = "net/core/optmem_max";
     let netns = Netns::new();
     // Before Linux 6.9 there is one for all namespaces.
