@@ -58,6 +58,8 @@ END
 mkdir -p "$root/etc/systemd/system/graphical.target.wants"
 ln -sf ../job.service "$root/etc/systemd/system/graphical.target.wants/job.service"
 ln -sf /usr/lib/systemd/systemd "$root/init"
+# Nobody logs in; systemd would wait for a device that does not come.
+ln -sf /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
 rm -f "$root/etc/resolv.conf"
 (cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initramfs"
 rm -rf "$root"

@@ -72,6 +72,9 @@ done
 # --- sources, with all crates ----------------------------------------------------------
 name=tcptop-$version
 mkdir "$work/$name"
+if [ -e .git ]; then
+    git diff --quiet HEAD || echo "dist.sh: the packages have changes that the sources have not: they are not committed" >&2
+fi
 if [ -e .git ]; then git archive HEAD; else tar -c --exclude=./target .; fi | tar -x -C "$work/$name"
 if [ ! -d "$work/$name/vendor" ]; then
     (cd "$work/$name" && mkdir -p .cargo && cargo vendor --locked --quiet --versioned-dirs >.cargo/config.toml)
