@@ -18,7 +18,7 @@ else
 fi
 # Any version from 14 on: .clang-format avoids the settings on which they disagree.
 clang-format --dry-run -Werror bpf/*.[ch] benches/overhead/*.bpf.c
-cargo clippy --locked --all-targets --all-features -- -D warnings
+cargo clippy --locked --all-targets --features bench-reference -- -D warnings
 # Each header of bpf/ compiles on its own, and src/ follows the rules of ARCHITECTURE.md.
 cargo test --locked --quiet --test bpf --test house
 # The code outside src/linux builds, and passes its tests, without libbpf.
