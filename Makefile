@@ -20,7 +20,7 @@ GENERATED := $(MAN_PAGE) $(BASH_COMP) $(ZSH_COMP) $(FISH_COMP)
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 fuzz bench bench-smoke instructions vmlinux man install uninstall
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize bench bench-smoke instructions vmlinux man install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doct
 fuzz: ## Look for inputs that break tcptop, half an hour for each kind (SECONDS=60; TARGETS="table formats")
 	@scripts/install-deps.sh --test
 	@scripts/fuzz.sh $(or $(SECONDS),1800) $(TARGETS)
+
+sanitize: ## Run the unit tests and, as root, a live test with the address sanitizer
+	@scripts/install-deps.sh --test
+	@scripts/sanitize.sh
 
 # Runs the executable that cargo builds from benches/overhead: $(call overhead,bench,...)
 # with the release's optimisation, $(call overhead,test,...) with that of the tests. It is
