@@ -18,7 +18,7 @@ PAGES     := man/man8/tcptop.8 bash-completion/completions/tcptop \
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run binary build check test test-kernels test-arm64 fuzz soak bench bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
+.PHONY: help deps run binary build check test test-kernels test-arm64 fuzz sanitize soak bench bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ soak: binary ## Load tcptop for ten minutes: every byte must be in its log, and 
 fuzz: ## Look for inputs that break tcptop, half an hour for each kind (SECONDS=60; TARGETS="table formats")
 	@scripts/install-deps.sh --test
 	@scripts/fuzz.sh $(or $(SECONDS),1800) $(TARGETS)
+
+sanitize: ## Run the unit tests and, as root, a live test with the address sanitizer
+	@scripts/install-deps.sh --test
+	@scripts/sanitize.sh
 
 # Runs the executable that cargo builds from benches/overhead: $(call overhead,bench,...)
 # with the release's optimisation, $(call overhead,test,...) with that of the tests. It is
