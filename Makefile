@@ -46,12 +46,12 @@ test: ## Do check and run all tests (the live ones as root)
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: build ## Boot Debian's kernels and older ones, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
+test-kernels: build ## Boot Debian's kernels and older ones, 5.10 to the newest, and run live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 
-test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doctor prove that tcptop counts there
-	@kernels/arm64.sh $(KERNELS)
+test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and run live tests there (KERNELS, FULL)
+	@kernels/arm64.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f)
 
 # Runs the executable that cargo builds from benches/overhead: $(call overhead,bench,...)
 # with the release's optimisation, $(call overhead,test,...) with that of the tests. It is
