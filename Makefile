@@ -47,16 +47,15 @@ test: ## Do check and run all tests (the live ones as root)
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: binary ## Boot Debian's kernels and older ones, 5.10 to the newest, and run the live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
+test-kernels: binary ## Boot Debian's kernels and older ones, 5.10 to the newest, and run live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 
-test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and let --doctor prove that tcptop counts there
-	@kernels/arm64.sh $(KERNELS)
+test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and run live tests there (KERNELS, FULL)
+	@kernels/arm64.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f)
 
-SECONDS ?= 600
 soak: binary ## Load tcptop for ten minutes: every byte must be in its log, and it must not grow (SECONDS=3600 ARGS="--udp-flows 1000")
-	@$(SUDO) env "PATH=$$PATH" TCPTOP_BIN="$(BIN)" TCPTOP_TEST_SOAK=$(SECONDS) TCPTOP_TEST_ARGS="$(ARGS)" "$(LIVE)" soak::
+	@$(SUDO) env "PATH=$$PATH" TCPTOP_BIN="$(BIN)" TCPTOP_TEST_SOAK=$(or $(SECONDS),600) TCPTOP_TEST_ARGS="$(ARGS)" "$(LIVE)" soak::
 
 fuzz: ## Look for inputs that break tcptop, half an hour for each kind (SECONDS=60; TARGETS="table formats")
 	@scripts/install-deps.sh --test

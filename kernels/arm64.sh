@@ -1,61 +1,59 @@
 #!/bin/bash
-# arm64.sh [KERNEL...] — tests tcptop on another processor: builds the static tcptop for arm64, boots
-# Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU and runs `tcptop --doctor`
-# there.  The doctor proves that every signal counts an exchange of known bytes: first
-# with the hooks that tcptop chooses, then with those of the lowest rank.  On 6.1 fentry
-# loads but cannot be attached, so tcptop has to choose the next hook by itself.
+# arm64.sh [-k KERNELS] [OPTION of matrix.sh]... [-- ARGUMENT...] — tests tcptop on another
+# processor: builds tcptop and its live tests for arm64, and gives them to matrix.sh, which
+# boots Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU and runs them there.
+# On 6.1 fentry loads but cannot be attached (that came to arm64 with 6.4), so tcptop has to
+# choose the next hook by itself.
 #
-# For Debian and Ubuntu with Rust from rustup.  Prints a table, then "N passed,
-# N failed"; status 1 if anything failed.
+# For Debian and Ubuntu with Rust from rustup.  Prints what matrix.sh prints, and ends with
+# its status.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 cd "$here/.."
-[ $# -gt 0 ] || set -- 6.1 6.12 newest
 export TCPTOP_KERNELS_ARCH=arm64
 
-"$here/install.sh" qemu-system-aarch64:qemu-system-arm
+options=(-k "6.1 6.12 newest")
+while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+[ $# -eq 0 ] || shift
+
+"$here/install.sh" qemu-system-aarch64:qemu-system-arm aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+    aarch64-linux-gnu-strip:binutils-aarch64-linux-gnu /usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross
+rustup target list --installed | grep -qx aarch64-unknown-linux-gnu || rustup target add aarch64-unknown-linux-gnu
+
+# --- the guest's tools and libraries, and those that the build links ------------------------
 store=${TCPTOP_KERNELS:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-kernels}
-kernels=$("$here/get.sh" "$@" | sed 's/.*\///')
-root=$("$here/get.sh" -p aarch64 busybox-static)
-binary=$(scripts/static.sh aarch64)
+root=$store/arm64-guest
+if [ ! -e "$root/complete" ]; then
+    "$here/get.sh" newest >/dev/null # writes apt's configuration for that processor
+    rm -rf "$root" "$root.debs"
+    mkdir -p "$root" "$root.debs/partial"
+    # From the same Debian release as this host and its cross compiler.
+    # shellcheck source=/dev/null
+    . /etc/os-release
+    export APT_CONFIG=$store/apt-arm64/conf
+    apt-get install -qq -y --download-only --no-install-recommends -t "$VERSION_CODENAME" \
+        -o "Dir::Cache::archives=$root.debs" busybox-static dash coreutils util-linux findutils \
+        iproute2 libcap2-bin iperf3 gawk dnsmasq-base bind9-dnsutils libgcc-s1 zlib1g >&2
+    # Without what they depend on: the C library's headers are the cross compiler's.
+    (cd "$root.debs" && apt-get download -qq "libelf-dev/$VERSION_CODENAME" "zlib1g-dev/$VERSION_CODENAME")
+    unset APT_CONFIG
+    for package in "$root.debs"/*.deb; do dpkg-deb -x "$package" "$root"; done
+    rm -rf "$root.debs"
+    touch "$root/complete"
+fi
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-lowest="--without fentry/ip_send_skb --without tp_btf/tcp_sendmsg_locked"
-lowest+=" --without tp_btf/sock_send_length --without fentry/tcp_sendmsg"
-cat >"$work/job" <<JOB
-#!/bin/sh
-uname -rm
-tcptop --doctor; echo "best: status \$?"
-tcptop --doctor $lowest; echo "lowest: status \$?"
-JOB
-TCPTOP_GUEST_ROOT=$root "$here/initramfs.py" guest "$work/guest" "$here/init.sh" \
-    "$binary:usr/bin/tcptop" "$work/job:job"
+# --- tcptop and its tests -----------------------------------------------------------------------
+libraries=$root/usr/lib/aarch64-linux-gnu
+export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar \
+    CFLAGS_aarch64_unknown_linux_gnu="-I$root/usr/include" \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-L$libraries -Clink-arg=-Wl,-rpath-link,$root/lib/aarch64-linux-gnu" \
+    PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$libraries/pkgconfig
+target=(--locked --target aarch64-unknown-linux-gnu)
+cargo build --release "${target[@]}"
+tests=$(cargo test --no-run --test live --message-format=json "${target[@]}" |
+    sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-passed=0 failed=0
-check() { # what, whether it holds
-    if [ "$2" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
-    printf '%-8s %-44s %s\n' "$kernel" "$1" "$([ "$2" = 0 ] && echo ok || echo FAILED)" >>"$work/table"
-}
-holds() { grep -qE "$1" "$work/out" && echo 0 || echo 1; }
-for kernel in $kernels; do
-    "$here/initramfs.py" modules "$work/modules" "$store/arm64/$kernel" veth
-    cat "$work/guest" "$work/modules" >"$work/initramfs"
-    "$here/boot.sh" "$store/arm64/$kernel" "$work/initramfs" "$work/console" 600 >"$work/out" 2>&1 || true
-    sed "s/^/[$kernel] /" "$work/out"
-    check "arm64" "$(holds "^$(sed 's/[.+]/\\&/g' "$store/arm64/$kernel/abi") aarch64")"
-    check "best hooks: every signal" "$(holds '^best: status 0')"
-    check "lowest hooks: every signal" "$(holds '^lowest: status 0')"
-    if [ "$kernel" = 6.1 ]; then
-        check "fentry refused when attached" "$(holds 'not fentry/ip_send_skb: attach: ')"
-        check "moved down: iter/task_file, cgroup_skb" \
-            "$(sed '/^best: /q' "$work/out" | grep -cE '(owner +iter/task_file|UDP +cgroup_skb) +ok' | grep -qx 2 && echo 0 || echo 1)"
-    else
-        check "UDP by fentry" "$(sed '/^best: /q' "$work/out" | grep -qE 'UDP +fentry/ip_send_skb +ok' && echo 0 || echo 1)"
-    fi
-done
-echo
-cat "$work/table"
-printf '\n%d passed, %d failed\n' $passed $failed
-[ $failed -eq 0 ]
+TCPTOP_GUEST_ROOT=$root STRIP=aarch64-linux-gnu-strip exec "$here/matrix.sh" "${options[@]}" \
+    "${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/tcptop" "$tests" "$@"

@@ -294,11 +294,12 @@ gawk -F '\t' -v kernels="$kernels" '
     }' "$work/results" || failed=yes
 [ -z "$left_out" ] || echo "left out, because no directory TCPTOP_KERNELS_BUILT has them:$left_out"
 if [ -z "$full" ] && [ $# -eq 0 ]; then
-    words() { tr -s ' \n' ' ' <<<"$1"; }
+    words() { xargs <<<"$1"; }
     between=$(for kernel in $kernels; do [ "$(where "$kernel")" != between ] || printf '%s ' "$kernel"; done)
     echo "left out, because no guest has what they need: $(words "$absent")"
     echo "left out (unless -f), the same on every kernel: $(words "$same")"
     echo "left out (unless -f) with hooks of lower rank: $(words "$once")"
+    between=${between% }
     if [ -n "$between" ]; then
         echo "left out (unless -f) on $between: $(words "$ends")"
         echo "left out (unless -f) on $between with cgroup_skb: $(words "$start"); with cgroup_skb and iter/task_file: all"

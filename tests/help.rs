@@ -265,10 +265,13 @@ fn refused<'a>(commands: &[Vec<&'a str>]) -> Vec<String> {
     commands.iter().filter(parse).map(|arguments| arguments.join(" ")).collect()
 }
 
-/// tcptop accepts every example of the help, the manual page and the README.
+/// tcptop accepts every example of the help, the manual page, the README and docs/.
 #[test]
 fn examples_are_accepted() {
-    let (help, manual, readme) = (printed(&["--help"]), manual(), file("README.md"));
+    let (help, manual) = (printed(&["--help"]), manual());
+    let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
+    let docs = docs.map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("text"));
+    let readme: String = docs.chain([file("README.md")]).collect();
     let code = |text: &str| text.split("```").skip(1).step_by(2).collect::<String>();
     let examples = |help: &str| {
         let (_, examples) = help.split_once("Examples:").expect("examples");
@@ -289,7 +292,8 @@ fn examples_are_accepted() {
     assert_eq!(refused(&of_readme), [] as [&str; 0], "README");
     // The check sees what it is for.
     let renamed = readme.replace("--duration", "--during");
-    assert_eq!(refused(&commands(renamed.lines())).len(), 2);
+    let with_it = of_readme.iter().filter(|words| words.contains(&"--duration")).count();
+    assert_eq!((refused(&commands(renamed.lines())).len(), with_it > 0), (with_it, true));
 }
 
 /// The README names the packages that `make deps` installs.
