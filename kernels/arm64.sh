@@ -50,9 +50,9 @@ export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_lin
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-L$libraries -Clink-arg=-Wl,-rpath-link,$root/lib/aarch64-linux-gnu" \
     PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$libraries/pkgconfig
-target=(--locked --target aarch64-unknown-linux-gnu)
-cargo build --release "${target[@]}"
-tests=$(cargo test --no-run --test live --message-format=json "${target[@]}" |
+target=(--target aarch64-unknown-linux-gnu)
+cargo build --release --locked "${target[@]}"
+tests=$(cargo test --locked --no-run --test live --message-format=json "${target[@]}" |
     sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
 TCPTOP_GUEST_ROOT=$root STRIP=aarch64-linux-gnu-strip exec "$here/matrix.sh" "${options[@]}" \

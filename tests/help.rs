@@ -251,7 +251,7 @@ fn commands<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Vec<&'a str>> {
     let arguments = |line: &'a str| {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();
-        words.find(|word| *word == "tcptop" || word.ends_with("/tcptop"))?;
+        words.find(|word| *word == "tcptop" || word.ends_with("bin/tcptop"))?;
         Some(words.take_while(|word| !word.starts_with(['|', '>', ';'])).collect())
     };
     lines.filter_map(arguments).collect()
