@@ -98,6 +98,7 @@ impl Host {
             })
             .collect::<Result<_>>()?;
         return_memory();
+        clock::learn_offset();
         Ok(Host { settings, needs, without, unconfined, confinement: None, notice })
     }
 

@@ -20,6 +20,12 @@ pub(super) fn monotonic() -> Result<u64> {
     Ok(shown.wrapping_sub(namespace_offset_ns() as u64))
 }
 
+/// Must be called before tcptop is confined: it may not read the offset of its time
+/// namespace then.
+pub(super) fn learn_offset() {
+    namespace_offset_ns();
+}
+
 /// What a time namespace adds to the clock of its processes, but not to that of the BPF
 /// programs: 0 outside of one (time_namespaces(7)).
 fn namespace_offset_ns() -> i64 {

@@ -273,7 +273,7 @@ impl<'object> Hooks<'object> {
 /// variables of [`Hooks::control`]; user space writes both.
 fn freeze(skel: &TcptopSkel<'_>) -> Result<()> {
     let maps = &skel.maps;
-    let own = [&maps.sockets, &maps.losses, &maps.receivers];
+    let own = [&maps.sockets, &maps.udp_sockets, &maps.losses, &maps.receivers];
     let of_udp = [&maps.flows, &maps.flow_sockets, &maps.taken_slots];
     own.into_iter().chain(of_udp).try_for_each(|map| {
         let frozen = MapHandle::try_from(map).and_then(|map| map.freeze());

@@ -36,7 +36,7 @@ fn parse(line: &str) -> BTreeMap<String, Value> {
         serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     assert_eq!(object["schema"], 1, "{line}");
     if object["event"] == "lost" {
-        assert_eq!(object.len(), 3 + CAUSES.len(), "{line}");
+        assert_eq!(object.len(), 4 + CAUSES.len(), "{line}");
         assert!(CAUSES.iter().all(|(cause, _)| object[*cause].is_u64()), "{line}");
         return object;
     }
