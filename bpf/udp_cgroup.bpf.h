@@ -151,7 +151,8 @@ static __always_inline void udp_packet(struct __sk_buff *skb, bool out)
 		return;
 	if (headers == NO_HEADER) {
 		if (packet_is_of_udp_socket(skb))
-			lost(TCPTOP_LOST_UNREADABLE, gso_datagrams(skb->len, skb->gso_segs, skb->gso_size));
+			lost(TCPTOP_LOST_UNREADABLE,
+			     gso_datagrams(skb->len, skb->gso_segs, skb->gso_size));
 		return;
 	}
 	if (!udp_wanted(&key))
