@@ -18,7 +18,7 @@ PAGES     := man/man8/tcptop.8 bash-completion/completions/tcptop \
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run binary build check test test-kernels test-arm64 fuzz sanitize soak bench bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,14 +26,12 @@ help: ## List the targets
 deps: ## Install the tools and libraries that building tcptop needs
 	@scripts/install-deps.sh
 
-run: binary ## Do deps, build the release binary, then start tcptop as root (ARGS="--port 443")
+run: build ## Do deps and build, then start tcptop as root (ARGS="--port 443")
 	@$(SUDO) $(BIN) $(ARGS)
 
-binary: deps
-	@$(CARGO) build --release --locked
-
-build: binary ## Do deps, then build the release binary, its manual page and completions
-	@$(CARGO) run --quiet --locked --no-default-features --example generate $(SHARE)
+build: deps ## Do deps, then build the release binary, its manual page and completions
+	@$(CARGO) build --release --locked --bins --example generate
+	@$(TARGET_DIR)/release/examples/generate $(SHARE)
 
 check: ## Check format, lints and structure, of the BPF programs too
 	@scripts/install-deps.sh --test
@@ -47,14 +45,14 @@ test: ## Do check and run all tests (the live ones as root)
 LIVE = $$($(CARGO) test --locked --no-run --test live --message-format=json \
 	| sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
-test-kernels: binary ## Boot Debian's kernels and older ones, 5.10 to the newest, and run live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
+test-kernels: build ## Boot Debian's kernels and older ones, 5.10 to the newest, and run live tests there (KERNELS="6.1 newest"; FULL=1: every test with every hook)
 	@kernels/install.sh
 	@kernels/matrix.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f) $(BIN) "$(LIVE)"
 
 test-arm64: deps ## Build for arm64, boot Debian's arm64 kernels, and run live tests there (KERNELS, FULL)
 	@kernels/arm64.sh $(if $(KERNELS),-k "$(KERNELS)") $(if $(FULL),-f)
 
-soak: binary ## Load tcptop for ten minutes: every byte must be in its log, and it must not grow (SECONDS=3600 ARGS="--udp-flows 1000")
+soak: build ## Load tcptop for ten minutes: every byte must be in its log, and it must not grow (SECONDS=3600 ARGS="--udp-flows 1000")
 	@$(SUDO) env "PATH=$$PATH" TCPTOP_BIN="$(BIN)" TCPTOP_TEST_SOAK=$(or $(SECONDS),600) TCPTOP_TEST_ARGS="$(ARGS)" "$(LIVE)" soak::
 
 fuzz: ## Look for inputs that break tcptop, half an hour for each kind (SECONDS=60; TARGETS="table formats")
@@ -85,7 +83,7 @@ instructions: deps ## Record how large the BPF programs are on this kernel, in t
 	@$(SUDO) env BLESS=1 "$(LIVE)" programs::instructions
 	@grep "^$$(uname -r | sed 's/\([0-9]*\.[0-9]*\).*/\1/')-" tests/instructions.txt
 
-memory: binary ## Find the least memory limit (MemoryMax= of systemd) under which tcptop works here (ARGS="--tcp")
+memory: build ## Find the least memory limit (MemoryMax= of systemd) under which tcptop works here (ARGS="--tcp")
 	@$(SUDO) scripts/memory.sh $(BIN) $(ARGS)
 
 vmlinux: ## Generate vmlinux/vmlinux.h again (from the running kernel, or BTF=FILE)
