@@ -41,6 +41,7 @@ test   command:gawk       reads_lines_and_CSV_in_the_tests gawk             gawk
 test   command:python3    reads_CSV_and_JSON_in_the_tests  python3          python3              python3        python      python3
 test   command:sqlite3    reads_CSV_in_the_tests           sqlite3          sqlite               sqlite3        sqlite      sqlite
 test   command:jq         reads_JSON_in_the_tests          jq               jq                   jq             jq          jq
+test   command:jsonschema checks_JSON_in_the_tests       python3-jsonschema python3-jsonschema python3-jsonschema python-jsonschema py3-jsonschema
 test   command:promtool   checks_the_file_for_Prometheus  prometheus        golang-github-prometheus golang-github-prometheus-prometheus prometheus prometheus
 test   command:prometheus-node-exporter serves_it_in_the_tests prometheus-node-exporter golang-github-prometheus-node-exporter golang-github-prometheus-node_exporter prometheus-node-exporter prometheus-node-exporter
 test   command:logrotate  rotates_logs_in_the_tests        logrotate        logrotate            logrotate      logrotate   logrotate

@@ -18,6 +18,7 @@ mod conflicts;
 
 use crate::manual::{EXAMPLES, EXIT_STATUSES, Example, ExitStatus};
 use crate::output::columns::wide_names;
+use crate::output::schema;
 use crate::settings::{FormatName, Settings};
 
 /// What tcptop is asked to do.
@@ -46,6 +47,8 @@ pub enum Generated {
     Zsh,
     /// Completions for fish
     Fish,
+    /// The JSON Schema of --format json
+    Schema,
 }
 
 impl Generated {
@@ -56,6 +59,7 @@ impl Generated {
             Generated::Bash => completion::script(Shell::Bash),
             Generated::Zsh => completion::script(Shell::Zsh),
             Generated::Fish => completion::script(Shell::Fish),
+            Generated::Schema => schema::schema().into_bytes(),
         }
     }
 }
@@ -326,6 +330,7 @@ mod tests {
             ("bash", Generated::Bash),
             ("zsh", Generated::Zsh),
             ("fish", Generated::Fish),
+            ("schema", Generated::Schema),
         ] {
             assert_eq!(typed(&format!("--generate {name}")).ok(), Some(Task::Generate(what)));
             assert!(!what.text().is_empty());

@@ -22,6 +22,7 @@ pub mod fit;
 pub mod grouped;
 pub mod json;
 pub mod lines;
+pub mod schema;
 pub mod style;
 pub mod tame;
 pub mod text;

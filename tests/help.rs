@@ -204,6 +204,21 @@ fn the_readme_has_every_column() {
     }
 }
 
+/// docs/ has the JSON Schema of this version; `BLESS=1` writes it.
+#[test]
+fn the_json_schema_is_published() {
+    let schema = printed(&["--generate", "schema"]);
+    if std::env::var_os("BLESS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tcptop.schema.json");
+        fs::write(path, &schema).expect("the schema");
+    }
+    assert_eq!(file("docs/tcptop.schema.json"), schema);
+    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    for column in COLUMNS {
+        assert_eq!(schema["properties"][column.name]["type"][0], column.kind.name());
+    }
+}
+
 const LINES_HEAD: &str = "| field | column | |\n|---|---|---|\n";
 const CSV_HEAD: &str = "| column | type | unit | |\n|---|---|---|---|\n";
 

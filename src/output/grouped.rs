@@ -151,6 +151,11 @@ pub fn totals() -> impl Iterator<Item = &'static Column> {
     TOTALS.into_iter().filter_map(column)
 }
 
+/// The columns that only groups have: keys and totals.
+pub(super) fn own() -> impl Iterator<Item = &'static Column> {
+    KEYS.iter().chain(totals())
+}
+
 /// The columns of numbers that can be keys.
 const NUMBERS: [&str; 5] = ["pid", "local_port", "remote_port", "netns", "uid"];
 

@@ -26,7 +26,8 @@ use super::text::{Cents, Host, Short};
 use super::{Document, Format, Interval, Page, timestamp};
 use crate::loss::{Loss, LossCause};
 
-const SCHEMA: u32 = 1;
+/// Increased when a key is removed or changes its meaning.
+pub(super) const SCHEMA: u32 = 1;
 
 /// Intervals as JSON lines.
 pub struct JsonLogger {

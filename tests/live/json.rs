@@ -15,7 +15,7 @@ use crate::common::churn::read_account;
 use crate::common::columns::{CAUSES, COLUMNS};
 use crate::common::program;
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, loopback, reset};
-use crate::common::tcptop::{Launch, Tcptop};
+use crate::common::tcptop::{Launch, Output, Tcptop};
 use crate::common::wait::until_true;
 
 use super::{Test, left_out, long, test};
@@ -24,6 +24,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("json::schema", schema),
         test("json::for_other_programs", for_other_programs),
+        test("json::published_schema", published_schema),
         test("json::lost_datagrams", lost_datagrams),
         test("json::log_file", log_file),
         test("json::stopped_reader", stopped_reader),
@@ -214,6 +215,57 @@ for line in sys.stdin:
         assert_eq!(of(program::output_of("python3", &["-c", PYTHON], &text)), 1);
     } else {
         left_out("json::for_other_programs", "no python3 here");
+    }
+}
+
+/// Python's validator accepts what tcptop writes, with all kinds of columns and events, and
+/// refuses what it never writes.
+fn published_schema() {
+    const VALIDATE: &str = r#"
+import json, sys
+from jsonschema import Draft202012Validator
+lines = [json.loads(line) for line in sys.stdin]
+Draft202012Validator.check_schema(lines[0])
+validator = Draft202012Validator(lines[0])
+known = set(lines[0]["properties"]) | set(lines[0]["then"]["properties"])
+for line in lines[1:]:
+    if validator.is_valid(line) and set(line) <= known:
+        print(line["event"])
+"#;
+    if !program::is_there("jsonschema") {
+        return left_out("json::published_schema", "no jsonschema here");
+    }
+    let schema: Value =
+        serde_json::from_str(include_str!("../../docs/tcptop.schema.json")).expect("JSON");
+    let wide = "+exe,user,unit,cwnd,limited_by,connect_us,delivery_rate,congestion,drops,pod";
+    let timeout = ["--interval", "0.1", "--udp-timeout", "0.2", "--format", "json"];
+    let mut lines = vec![schema.to_string()];
+    for (arguments, last) in [
+        (&["--columns", wide][..], r#""event":"expired""#),
+        (&["--by", "process,remote"][..], r#""event":"group""#),
+        (&["--udp-flows", "16"][..], r#""event":"lost""#),
+    ] {
+        let tcptop = Tcptop::start(&[&timeout[..], arguments].concat());
+        let pair = Pair::new(Family::V6);
+        pair.exchange(10, 20);
+        pair.close();
+        let server = UdpSocket::bind((loopback(1), 0)).expect("bind");
+        for _ in 0..40 {
+            let client = UdpSocket::bind((loopback(1), 0)).expect("bind");
+            client.send_to(b"x", server.local_addr().expect("bound")).expect("send");
+        }
+        let there = |output: &Output| output.lines.iter().any(|line| line.contains(last));
+        tcptop.wait(last, |output| there(output).then_some(()));
+        lines.extend(tcptop.stop(libc::SIGINT).output.lines);
+    }
+    let written = lines.len() - 1;
+    lines.push(r#"{"schema":1,"event":"sample","bytes_in":"many"}"#.into());
+    lines.push(r#"{"schema":1,"event":"lost"}"#.into());
+    lines.push(r#"{"schema":2,"event":"sample"}"#.into());
+    let valid = program::output_of("python3", &["-c", VALIDATE], &lines.join("\n"));
+    assert_eq!(valid.lines().count(), written);
+    for event in ["sample", "closed", "expired", "group", "lost"] {
+        assert!(valid.lines().any(|line| line == event), "no {event}");
     }
 }
 
