@@ -67,10 +67,11 @@ shift 2
 # On no kernel of a guest: what is the same on every kernel, and so is shown by the kernel of
 # whoever runs `make test`: options, formats, files of output, terminals.
 same="lines:: control:: csv:: disk:: json:: cron:: view:: groups:: terminal:: shared_places:: filters:: columns:: soak:: shutdown::
-    while_tcptop_rests one_step_down"
+    while_tcptop_rests one_step_down faults::killed_under_load faults::rotation_storm faults::fork_bomb more_than_the_ring_holds"
 # Only on the lowest kernel and the newest: what depends on the kernel by its age at most
 # (capabilities, refusals, names), and what shows at length what shorter tests show too.
 ends="privilege:: refused:: who:: cleanup:: doctor::text_and_json_agree doctor::attached_but_silent doctor::ordinary_user
+    confined:: verify:: losses:: churn::skipped_state_changes programs::beside_others netns::more_than netns::cannot
     existing::busy existing::listeners existing::lifetime existing::thousands existing::shared_by_processes
     identity::from_the_first_row netns::same_addresses netns::tcptop_within_one
     measure::steady_rate measure::among_thousands ghosts::the_full_pass

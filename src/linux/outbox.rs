@@ -50,7 +50,8 @@ pub(super) struct Outbox {
 struct Waiting {
     events: Vec<CollectorEvent>,
     lost: Loss,
-    /// The ids of connections without storage.
+    /// The sockets of connections without storage. Not their cookies: before Linux 6.13 an
+    /// accepted socket gets another one after the hook.
     untracked: HashSet<u64>,
     /// True where one of them should not wait until a batch is full.
     urgent: bool,
@@ -63,7 +64,7 @@ impl Waiting {
         if self.untracked.len() >= BACKLOG {
             self.untracked.clear();
         }
-        let known = !self.untracked.insert(sample.id.cookie);
+        let known = !self.untracked.insert(sample.key.object);
         if known && again {
             return;
         }
@@ -304,21 +305,20 @@ mod tests {
     #[test]
     fn a_connection_without_storage_counts_once() {
         let (outbox, receiver) = outbox(8);
-        let untracked = |cookie, again| {
-            let Some(CollectorEvent::Expired(Closed { mut sample, .. })) = event(cookie) else {
+        let untracked = |object, again| {
+            let Some(CollectorEvent::Expired(Closed { sample, .. })) = event(object) else {
                 panic!("another event");
             };
-            sample.id.cookie = cookie;
             outbox.take(Some(CollectorEvent::Untracked { sample, again }));
         };
         // Seen by a hook, by the next hook and by a look-up; then a connection of the same
         // socket, and one of another that only the look-up has seen.
-        for (cookie, again) in [(1, false), (1, true), (1, true), (1, false), (2, true), (2, true)]
+        for (object, again) in [(1, false), (1, true), (1, true), (1, false), (2, true), (2, true)]
         {
-            untracked(cookie, again);
+            untracked(object, again);
         }
         assert_eq!(outbox.take_lost()[LossCause::StorageFull], 3);
-        (3..100).for_each(|cookie| untracked(cookie, false));
+        (3..100).for_each(|object| untracked(object, false));
         assert_eq!(outbox.take_lost()[LossCause::StorageFull], 97);
         outbox.end_interval(tick(), nothing).unwrap();
         let told = receiver.recv().unwrap().len() as u64 - 1;

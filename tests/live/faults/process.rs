@@ -294,6 +294,15 @@ fn serve(listener: &TcpListener, over: &AtomicBool) -> Vec<(Ends, u64)> {
     }
 }
 
+/// Sets the flag at the end of its scope.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Processes that fork as long as they may, each of which connects and sends, and are killed
 /// in the midst of it: every connection is exact. Another tcptop starts meanwhile.
 fn fork_bomb() {
@@ -314,6 +323,8 @@ fn fork_bomb() {
     let over = AtomicBool::new(false);
     let (account, pids) = thread::scope(|scope| {
         let server = scope.spawn(|| serve(&listener, &over));
+        // Also if an assertion fails: the scope waits for the server.
+        let _end = OnDrop(&over);
         let mut agent = Agent::new("bomb");
         Cgroup::enter(&cgroup.directory(), agent.pid).expect("a member");
         agent.bomb(address);
