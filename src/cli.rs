@@ -295,7 +295,7 @@ mod tests {
         assert_eq!((times.intervals(), times.duration), (Some(3), Some(Duration::from_secs(90))));
         assert!(output.raw && output.timestamp && !output.wide && !output.append);
         assert_eq!((output.color, output.format()), (ColorChoice::Never, FormatName::Lines));
-        assert!(more.strict && more.verbose && !more.doctor);
+        assert!(more.strict && more.verbose == 1 && !more.doctor);
         assert!(groups.by.is_empty() && groups.groups == 65_536);
     }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, ValueEnum};
 
 pub mod choice;
 mod query;
@@ -442,11 +442,11 @@ pub struct More {
     #[arg(long)]
     pub verify: bool,
 
-    /// Tell what tcptop gives up, and its memory; let libbpf and the verifier talk
+    /// Tell what tcptop gives up, and its memory; -vv: let libbpf and the verifier talk
     ///
     /// On stderr. The memory is that of the process and of the kernel's BPF maps and programs.
-    #[arg(short, long)]
-    pub verbose: bool,
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
 }
 
 const DAY: u32 = 86_400;

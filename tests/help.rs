@@ -39,7 +39,9 @@ fn options(help: &str) -> BTreeSet<String> {
     let defines = |line: &&str| line.trim_start().starts_with('-') && line.starts_with("  ");
     let words = |line: &str| {
         let end = line.trim_start().find("  ").unwrap_or(line.trim_start().len());
-        let words = line.trim_start()[..end].split([' ', ',']).map(str::to_owned);
+        let words = line.trim_start()[..end].split([' ', ',']);
+        // An option that can be repeated.
+        let words = words.map(|word| word.trim_end_matches("...").to_owned());
         words.filter(|word| word.starts_with('-')).collect::<Vec<_>>()
     };
     // "- rate: ..." is a value.

@@ -84,7 +84,7 @@ impl From<Error> for Stop {
 
 impl NetworkCollector for LinuxCollector {
     fn run(&mut self, batches: Sender<Batch>) -> Result<()> {
-        programs::set_verbose(self.settings.more.verbose);
+        programs::set_verbose(self.settings.more.verbose > 1);
         raise_priority();
         let mut storage = [MaybeUninit::uninit(), MaybeUninit::uninit()];
         let room = |place, usual| Room::of(&self.settings.more.room, place).unwrap_or(usual);
@@ -172,7 +172,7 @@ impl Running<'_> {
         // now on. The listing finds all others.
         seed::held(&self.hooks.seed_held)?;
         if let Some(link) = &self.hooks.seed_unheld {
-            if let Some(words) = seed::unheld(link)? {
+            if let Some(words) = seed::unheld(link)?.filter(|_| !self.settings.output.quiet) {
                 (self.notice)(&words);
             }
         }
@@ -215,7 +215,7 @@ impl Running<'_> {
         };
         // Counters are read per processor. libbpf reads how many there are from a file, once.
         num_possible_cpus().context("failed to count the processors")?;
-        let verbose = self.settings.more.verbose;
+        let verbose = self.settings.more.verbose > 0;
         let memory = verbose.then(memory::figure);
         let parts = confinement.finish().context("failed to give up privileges")?;
         if verbose {

@@ -85,6 +85,7 @@ fn visit_namespaces(unreadable: bool, mut enter: impl FnMut(&Path) -> io::Result
         let namespace = match fs::metadata(&path) {
             Ok(meta) => meta.ino(),
             Err(error) if unreadable && !has_ended(&error) => {
+                missed.unreadable = true;
                 missed.add(path, error);
                 continue;
             }
@@ -116,6 +117,8 @@ struct Missed {
     count: usize,
     /// The first one, and why.
     first: Option<(PathBuf, io::Error)>,
+    /// True where the namespace of a process could not be read.
+    unreadable: bool,
 }
 
 impl Missed {
@@ -126,6 +129,12 @@ impl Missed {
 
     fn words(&self) -> Option<String> {
         let (path, error) = self.first.as_ref()?;
+        if self.unreadable {
+            // Which of the processes are in other namespaces is not known.
+            return Some(
+                "in other network namespaces: CAP_SYS_ADMIN is needed for it, or root".to_owned(),
+            );
+        }
         let more = match self.count {
             1 => String::new(),
             count => format!(" and {} more", count - 1),

@@ -40,6 +40,8 @@ pub(super) enum Part {
     Protocol,
     /// The word PID before its number.
     Label,
+    /// The number of the process, whose name stays.
+    Pid,
     /// How many connections of a group opened, closed and failed.
     Counts,
     /// Bytes so far.
@@ -77,6 +79,7 @@ pub(super) const OF_CLOSED: &[Part] = &[
     Part::Date,
     Part::Protocol,
     Part::Label,
+    Part::Pid,
 ];
 
 impl Part {

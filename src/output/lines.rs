@@ -185,8 +185,10 @@ impl LineLogger {
         limited(remote, fit, true, out);
         out.put(b" (");
         limited(&Name(owner.map(|owner| &owner.name)), fit, false, out);
-        out.put(if fit.lacks(Part::Label) { b", " } else { b", PID " });
-        OrDash(owner.map(|owner| owner.pid)).write(out);
+        if !fit.lacks(Part::Pid) {
+            out.put(if fit.lacks(Part::Label) { b", " } else { b", PID " });
+            OrDash(owner.map(|owner| owner.pid)).write(out);
+        }
         out.put(b") in=");
         style.size(counters.bytes_in, out);
         out.put(b" out=");

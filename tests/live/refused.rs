@@ -83,7 +83,7 @@ fn user_namespace() {
     assert_eq!(ended.stderr, format!("tcptop: error: {error}\n"));
     check(launch(&["--once"]), &error);
     check(launch(&["--udp", "--once"]), &error);
-    check_verbose(launch(&["--once", "-v"]), &error);
+    check_verbose(launch(&["--once", "-vv"]), &error);
     assert_eq!(ended.status.code(), Some(1));
     let refused = ended.output.lines.iter().filter(|line| line.trim_start().starts_with("not "));
     for line in refused.clone().filter(|line| !line.contains("left out by --without")) {
@@ -163,7 +163,7 @@ fn seccomp(errno: i32) {
         move |arguments: &[&str]| launch(arguments, move || forbid(libc::SYS_bpf, None, errno));
     check(under(&["--once"]), &error);
     check(under(&["--udp", "--once"]), &error);
-    check_verbose(under(&["--once", "-v"]), &error);
+    check_verbose(under(&["--once", "-vv"]), &error);
 }
 
 /// If there is another cause, the message does not blame the filter.
@@ -185,7 +185,7 @@ fn seccomp_that_permits_bpf() {
 fn without_types() {
     const ERROR: &str = "this kernel has no type information (/sys/kernel/btf/vmlinux); run one \
         that is built with CONFIG_DEBUG_INFO_BTF, as current distributions' are";
-    for arguments in [&["--once"][..], &["--once", "-v"], &["--doctor"]] {
+    for arguments in [&["--once"][..], &["--once", "-vv"], &["--doctor"]] {
         let without = launch(arguments, || {
             mounts::private()?;
             mounts::hide(Path::new("/sys/kernel/btf"))

@@ -1,5 +1,5 @@
 -- Where a fleet's tcptops write to: `tcptop --format json --columns
--- +exe,user,unit,container_name,pod,syn_retrans,connect_us --interval 60`.
+-- +user,unit,syn_retrans,connect_us --interval 60`, and exe, container_name, pod where wanted.
 --
 -- The shipper inserts whole lines into tcptop_lines, which keeps nothing: two views take them
 -- apart. So a tcptop with more columns, or with fewer, needs no other shipper; a key that

@@ -79,7 +79,10 @@ fn restrict(reach: &Reach) -> Result<Part> {
     let status = created.restrict_self()?;
     Ok(match status.landlock {
         LandlockStatus::NotEnabled => Part::no(NAME, "not enabled at the boot (lsm=landlock,…)"),
-        LandlockStatus::NotImplemented => Part::no(NAME, "this kernel has none (Linux 5.13)"),
+        LandlockStatus::NotImplemented => Part::no(
+            NAME,
+            "this kernel has none (Linux 5.13), or a filter of system calls refuses it",
+        ),
         LandlockStatus::Available { effective_abi, .. } => {
             let version = effective_abi as u32;
             let parts = match version {
