@@ -5,6 +5,7 @@
 
 #include "filter.bpf.h"
 #include "recent.bpf.h"
+#include "tcp.bpf.h"
 #include "tracked.bpf.h"
 
 #define PF_KTHREAD 0x00200000
@@ -19,6 +20,16 @@ static __always_inline bool works_for_another(struct sock *sk, struct task_struc
 		return false;
 	socket = untrusted(struct sock, sk)->sk_socket;
 	return socket && socket->file;
+}
+
+/* The socket is older than tcptop, and no look-up has found it: it may be in a network
+ * namespace that no process is in. NULL if it is not one to track. */
+static __noinline struct tracked *tcp_seed_used(struct sock *sk)
+{
+	if (!sk)
+		return NULL;
+	tcp_seed(sk, NULL);
+	return bpf_sk_storage_get(&sockets, sk, NULL, 0);
 }
 
 /*
@@ -39,8 +50,11 @@ static __always_inline void tcp_use_seen(struct sock *sk, bool locked)
 	if (used_just_now(number, task))
 		return;
 	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!tracked)
-		return;
+	if (!tracked) {
+		tracked = tcp_seed_used(sk);
+		if (!tracked)
+			return;
+	}
 	mark_active(tracked);
 	if (owner_is_known(&tracked->owner, task, EVIDENCE_USES)) {
 		remember_use(number, &tracked->owner, task);

@@ -86,9 +86,10 @@ impl Textfile {
             _ => Path::new("."),
         };
         let mut builder = tempfile::Builder::new();
-        // The exporter is another user.
-        let readable = fs::Permissions::from_mode(0o644);
-        builder.prefix(".tcptop-").suffix(".tmp").permissions(readable).tempfile_in(directory)
+        let file = builder.prefix(".tcptop-").suffix(".tmp").tempfile_in(directory)?;
+        // The exporter is another user, whatever the umask is.
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        Ok(file)
     }
 
     /// Replaces the file.

@@ -24,7 +24,7 @@ use super::columns::CAUSES;
 use super::share::{self, Lent};
 use super::sock::{Ends, readable_bytes};
 use super::times;
-use super::wait::{patience, until, until_true};
+use super::wait::{patience, slowness, until, until_true};
 
 /// The arguments of most tests: exact numbers, short intervals.
 pub const QUICK: [&str; 4] = ["--tcp", "--raw", "--interval", "0.1"];
@@ -445,7 +445,10 @@ impl Ended {
         assert!(self.status.success(), "{:?}: {}", self.status, self.stderr);
         self.output.check_contract();
         assert!(self.stderr.lines().all(|line| line.starts_with("tcptop: ")), "{}", self.stderr);
-        assert_eq!(self.lost(), "nothing");
+        // Where the kernel preempts programs, it says how many it skipped, which is more than
+        // were missed; in an emulated guest that is often. The rows themselves are compared.
+        let is_bound = |cause: &&str| *cause == "state_skipped" && slowness() > 1;
+        assert!(self.losses().keys().all(is_bound), "{}", self.lost());
     }
 }
 

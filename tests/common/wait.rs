@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How many times slower than usual this machine is (`TCPTOP_TEST_SLOW`), if it is emulated.
-fn slowness() -> u32 {
+pub fn slowness() -> u32 {
     env::var("TCPTOP_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 

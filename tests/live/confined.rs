@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, Stdio};
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         test("confined::users", users),
         test("confined::files_of_another_user", files_of_another_user),
         test("confined::files_of_root", files_of_root),
+        test("confined::link_to_the_log", link_to_the_log),
         test("confined::told", told),
     ]
 }
@@ -201,6 +202,20 @@ fn files_of_root() {
     assert!(status.contains("\nUid:\t0\t0\t0\t0\n"), "{status}");
     assert_eq!(owner(&log), 0);
     check_kept(&tcptop, &[Capability::CAP_DAC_OVERRIDE]);
+    tcptop.stop(libc::SIGTERM).check_log(&log, "0.1");
+}
+
+/// FILE is a link, and logrotate renames the link: a new file takes its place.
+fn link_to_the_log() {
+    let (directory, log) = place();
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    symlink(elsewhere.path().join("real"), &log).expect("a link");
+    let tcptop = launch(&with_log(&log, &["--tcp", "--interval", "0.1"]), None).start();
+    fs::rename(&log, directory.path().join("old")).expect("rename");
+    tcptop.signal(libc::SIGHUP);
+    let pair = Pair::new(Family::V4);
+    Log::wait(&log, "a row", |log| log.rows_of(pair.ends).next().map(|_| ()));
+    assert!(fs::symlink_metadata(&log).expect("a file").is_file());
     tcptop.stop(libc::SIGTERM).check_log(&log, "0.1");
 }
 

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -54,14 +55,14 @@ fn restrict(reach: &Reach) -> Result<Part> {
     }
     let appending =
         AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg;
-    let places = reach.appends.iter().map(|path| (path, appending));
+    let appended = reach.appends.iter().map(|path| (path, appending));
     let replacing = reach.replaces.iter().map(|path| (path, appending | AccessFs::RemoveFile));
-    for (path, access) in places.chain(replacing) {
-        let place = place(path).with_context(|| path.display().to_string())?;
-        let Some((place, whole)) = place else { continue };
+    for (path, access) in appended.chain(replacing) {
         let files = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
-        let access = if whole { access } else { access & files };
-        rules.push(beneath(&place, access).with_context(|| place.display().to_string())?);
+        for (place, whole) in places(path).with_context(|| path.display().to_string())? {
+            let access = if whole { access } else { access & files };
+            rules.push(beneath(&place, access).with_context(|| place.display().to_string())?);
+        }
     }
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -108,20 +109,23 @@ fn beneath(path: &Path, access: BitFlags<AccessFs>) -> io::Result<PathBeneath<Pa
 }
 
 /// What must be open to write to a file: its directory, so that it can be made anew
-/// (`true`); a device or a FIFO itself, whose directory has others. Nothing for what came
-/// as a descriptor (`/dev/stdout`): that stays open.
-fn place(path: &Path) -> io::Result<Option<(PathBuf, bool)>> {
+/// (`true`), and that of the link to it; of a device only itself, since its directory has
+/// others. Nothing for what came as a descriptor (`/dev/stdout`): that stays open.
+fn places(path: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
     let here = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let file = match fs::metadata(path) {
-        Ok(meta) if meta.is_file() => fs::canonicalize(path)?,
-        Ok(_) => return Ok(fs::canonicalize(path).ok().map(|file| (file, false))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Some((here.to_owned(), true)));
+    let mut places = vec![(here.to_owned(), true)];
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => {
+            let file = fs::canonicalize(path)?;
+            places.extend(file.parent().map(|parent| (parent.to_owned(), true)));
         }
+        Ok(meta) if meta.file_type().is_fifo() && fs::canonicalize(path).is_ok() => {}
+        Ok(_) => return Ok(fs::canonicalize(path).into_iter().map(|file| (file, false)).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
-    };
-    Ok(Some((file.parent().unwrap_or(here).to_owned(), true)))
+    }
+    Ok(places)
 }
