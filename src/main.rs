@@ -17,6 +17,7 @@ use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
 use tcptop::linux::{Host, open_to_append, standard_output_is_open};
 use tcptop::names::NoNames;
+use tcptop::output::destination::put_whole;
 use tcptop::output::fit::Screen;
 use tcptop::output::tame::{Instead, Tame};
 use tcptop::output::textfile::Textfile;
@@ -155,7 +156,7 @@ fn platform(settings: Settings, needs: Needs) -> Host {
 }
 
 fn print(text: &[u8]) -> Result<()> {
-    to_stdout(|stdout| stdout.write_all(text))
+    to_stdout(|stdout| put_whole(stdout, text))
 }
 
 /// Writes to the standard output. A reader that has gone away is not an error.

@@ -12,6 +12,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::Document;
 
@@ -122,8 +124,7 @@ impl Destination {
 /// Writes and flushes to the standard output, and names it in an error. `BrokenPipe` stays
 /// as it is.
 fn put(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    let result = out.write_all(bytes).and_then(|()| out.flush());
-    result.map_err(|error| match error.kind() {
+    put_whole(out, bytes).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => error,
         kind => io::Error::new(kind, format!("cannot write to the standard output: {error}")),
     })
@@ -275,7 +276,26 @@ fn failure(path: &Path, verb: &str, error: io::Error) -> io::Error {
     io::Error::new(kind, format!("cannot {verb} {}: {error}", path.display()))
 }
 
-/// As [`Write::write_all`], but the error includes how many bytes were written.
+/// Writes and flushes. A slow reader is waited for, also where another program has made the
+/// pipe that it shares with tcptop non-blocking.
+///
+/// # Errors
+/// Those of writing.
+pub fn put_whole(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    write_all(out, bytes).map_err(|(_, error)| error)?;
+    loop {
+        match out.flush() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+}
+
+/// How long to wait for a reader before its pipe is tried again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// As [`Write::write_all`], but it waits for room, and the error includes how many bytes were
+/// written.
 fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while written < bytes.len() {
@@ -283,6 +303,7 @@ fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error
             Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
             Ok(count) => written += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
             Err(error) => return Err((written, error)),
         }
     }
@@ -382,6 +403,37 @@ mod tests {
         fn text(&self) -> String {
             fs::read_to_string(&self.path).unwrap()
         }
+    }
+
+    /// A pipe that is non-blocking, and full every other time.
+    #[derive(Default)]
+    struct Narrow {
+        taken: Vec<u8>,
+        full: bool,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.full = !self.full;
+            if self.full {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let count = bytes.len().min(3);
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.full = !self.full;
+            if self.full { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_of_a_non_blocking_pipe_is_waited_for() {
+        let mut narrow = Narrow::default();
+        put_whole(&mut narrow, b"0123456789").unwrap();
+        assert_eq!(narrow.taken, b"0123456789");
     }
 
     #[test]
