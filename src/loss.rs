@@ -98,10 +98,15 @@ impl Loss {
         self.0.iter().all(|&count| count == 0)
     }
 
-    /// True where the end of a connection may be among it.
+    /// True where the end of a connection may be among it, and was counted.
     pub fn hides_ends(&self) -> bool {
-        let causes = [LossCause::RingFull, LossCause::ChannelFull, LossCause::StateSkipped];
-        causes.into_iter().any(|cause| self[cause] > 0)
+        [LossCause::RingFull, LossCause::ChannelFull].into_iter().any(|cause| self[cause] > 0)
+    }
+
+    /// True where the kernel may have skipped the end of a connection. Mostly it has not: its
+    /// count is more than was missed.
+    pub fn may_miss_ends(&self) -> bool {
+        self[LossCause::StateSkipped] > 0
     }
 
     /// The causes whose count is not zero, with their counts.

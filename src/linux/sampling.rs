@@ -89,6 +89,9 @@ pub(super) struct Sampling {
     ticks: u64,
     /// True where close records were lost: the next tick samples every socket.
     resync: bool,
+    /// For how many ticks more every socket is sampled, because the kernel may have skipped an
+    /// end: a connection that is missing twice is ended.
+    looks: u8,
     /// The slice that is sampled next, and when its time began, in nanoseconds of
     /// CLOCK_MONOTONIC.
     next_slice: u32,
@@ -106,7 +109,9 @@ impl Sampling {
     /// Called when a tick begins, at `now_ns`.
     pub(super) fn begin(&mut self, now_ns: u64, moment: Moment) -> Instructions {
         let many = self.tracked > SMALL_TABLE;
-        let sweep = self.resync
+        let every = self.resync || self.looks > 0;
+        self.looks = self.looks.saturating_sub(1);
+        let sweep = every
             || self.holders_only
             || moment != Moment::Between
             || !(many && self.marking)
@@ -116,7 +121,7 @@ impl Sampling {
         if moment == Moment::Listing {
             self.sliced_ns = now_ns;
         }
-        let sample = match (self.resync, moment) {
+        let sample = match (every, moment) {
             (true, _) => Slices::ALL,
             (false, Moment::Between) if sweep => self.slices(now_ns),
             _ => Slices::NONE,
@@ -152,6 +157,9 @@ impl Sampling {
     /// whose close record was lost would otherwise stay in the table for ever.
     pub(super) fn end(&mut self, lost: &Loss) {
         self.resync = lost.hides_ends();
+        if lost.may_miss_ends() {
+            self.looks = 2;
+        }
     }
 
     /// The slices whose turn has come, as many as one tick should sample.

@@ -13,7 +13,7 @@ use crate::common::churn::{Entry, read_account};
 use crate::common::netns::Netns;
 use crate::common::sock::Ends;
 use crate::common::tcptop::{Ended, Output, Tcptop};
-use crate::common::wait::load;
+use crate::common::wait::{load, slowness};
 
 use super::{Test, figures, left_out, test};
 
@@ -207,7 +207,9 @@ fn saturated(room: &str, cause: &str) {
     let losses = ended.losses();
     let lost = losses.get(cause).copied().unwrap_or(0) as i64;
     assert_eq!(offered, printed + lost, "{}", ended.stderr);
-    assert!(losses.len() == 1 && lost > 0 && printed > 0, "{printed} printed, {losses:?}");
+    // Where the kernel preempts programs: an upper bound, of which nothing came true.
+    let causes = losses.keys().filter(|cause| slowness() == 1 || **cause != "state_skipped");
+    assert!(causes.count() == 1 && lost > 0 && printed > 0, "{printed} printed, {losses:?}");
     assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
     figures(format_args!("{room}: {offered} ends = {printed} printed + {lost} lost"));
 }
