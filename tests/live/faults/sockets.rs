@@ -211,7 +211,9 @@ const QUEUES: [i32; 2] = [1, 2];
 /// and made again with the same state, also without one. The peer notices nothing.
 fn repair() {
     let tcptop = Tcptop::share(&QUICK);
-    let pair = Pair::new(Family::V4);
+    // Nobody else takes the port there.
+    let netns = Netns::new();
+    let pair = netns.run(|| Pair::new(Family::V4));
     pair.exchange(1000, 2000);
     await_acked(&pair.client);
     await_acked(&pair.server);
@@ -227,7 +229,7 @@ fn repair() {
     });
     drop(pair.client);
     tcptop.wait_closed(&[ends]);
-    let again = unconnected(ends.remote, None);
+    let again = netns.run(|| unconnected(ends.remote, None));
     set_repair(&again, true);
     set_int(&again, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
     for (queue, sequence) in QUEUES.into_iter().zip(sequences) {
