@@ -99,6 +99,13 @@ impl BadLink {
         });
         Pair::accept(&self.listener, client)
     }
+
+    /// Makes the link a good one. For what is sent once only, as a reset is.
+    pub fn mend(&self) {
+        for netns in [&self.near, &self.far] {
+            netns.run(|| run("tc", "qdisc del dev veth0 root")).expect("tc");
+        }
+    }
 }
 
 /// Runs iproute2 in the namespace of the calling thread.
