@@ -79,6 +79,7 @@ impl Load for Churn {
             attempts: client.value,
             wall: server.wall,
             cpu: client.cpu + server.cpu,
+            ..Run::default()
         })
     }
 }

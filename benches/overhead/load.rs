@@ -32,6 +32,9 @@ pub struct Run {
     pub wall: Duration,
     /// CPU time of the generators' threads, without those that poll.
     pub cpu: Cpu,
+    /// How late the slowest hundredth and the slowest thousandth of the operations were at
+    /// least, if that was measured.
+    pub tail: Option<[Duration; 2]>,
 }
 
 impl Run {
@@ -56,7 +59,7 @@ impl Run {
         let numbers: Vec<u64> = line.split(' ').map_while(|word| word.parse().ok()).collect();
         let [operations, attempts, wall, user, system] = numbers[..] else { return None };
         let [wall, user, system] = [wall, user, system].map(Duration::from_nanos);
-        Some(Run { operations, attempts, wall, cpu: Cpu { user, system } })
+        Some(Run { operations, attempts, wall, cpu: Cpu { user, system }, tail: None })
     }
 }
 
@@ -87,7 +90,8 @@ pub fn both<A: Send, B: Send>(
     })
 }
 
-fn accounted<T>(cpu: usize, work: impl FnOnce() -> io::Result<T>) -> Side<T> {
+/// Does a thread's work on its processor. Where that fails, the whole load does.
+pub fn accounted<T>(cpu: usize, work: impl FnOnce() -> io::Result<T>) -> Side<T> {
     let accounted = || {
         machine::pin(cpu)?;
         let (start, before) = (Instant::now(), Cpu::of_thread()?);

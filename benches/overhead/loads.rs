@@ -7,10 +7,10 @@ use anyhow::{Context, Result, anyhow};
 use crate::load::{Load, Run};
 use crate::reexec;
 use crate::role::Role;
-use crate::{churn, machine, servers, tcp, udp};
+use crate::{churn, machine, servers, tail, tcp, udp};
 
 /// All loads, in the order in which they are measured.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 13] = [
     "tcp-pingpong",
     "tcp-pingpong-1cpu",
     "tcp-bulk",
@@ -22,13 +22,18 @@ pub const NAMES: [&str; 11] = [
     "udp-answer",
     "redis",
     "nginx",
+    "redis-tail",
+    "nginx-tail",
 ];
 
-/// Starts a load; `Err` with the reason if this machine cannot run it.
-pub fn start(name: &str) -> Result<Result<Box<dyn Load>, String>> {
+/// Starts a load; `Err` with the reason if this machine cannot run it. `idle`: how many
+/// other sockets are open while a tail is measured.
+pub fn start(name: &str, idle: usize) -> Result<Result<Box<dyn Load>, String>> {
     Ok(match name {
         "redis" => servers::Redis::start()?.map(|load| Box::new(load) as Box<dyn Load>),
         "nginx" => servers::Nginx::start()?.map(|load| Box::new(load) as Box<dyn Load>),
+        "redis-tail" => tail::Tail::redis(idle)?.map(|load| Box::new(load) as Box<dyn Load>),
+        "nginx-tail" => tail::Tail::nginx(idle)?.map(|load| Box::new(load) as Box<dyn Load>),
         _ => Ok(Box::new(Generator(Role::start(&["load", name])?))),
     })
 }

@@ -192,24 +192,23 @@ impl HostCpu {
     }
 }
 
-/// A figure of `/proc/PID/status` in KiB.
+/// A figure of `/proc/PID/status` in bytes.
 pub fn memory(pid: u32, field: &str) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-        .and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok())
-        .with_context(|| format!("no {field} in {path}"))
+    bytes(&format!("/proc/{pid}/status"), field)
 }
 
-/// `MemAvailable` in bytes.
-pub fn available_memory() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("failed to read /proc/meminfo")?;
+/// A figure of `/proc/meminfo` in bytes.
+pub fn host_memory(field: &str) -> Result<u64> {
+    bytes("/proc/meminfo", field)
+}
+
+fn bytes(path: &str, field: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("failed to read {path}"))?;
     let kilobytes: u64 = text
         .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))
-        .and_then(|value| value.parse().ok())
-        .context("no MemAvailable in /proc/meminfo")?;
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok())
+        .with_context(|| format!("no {field} in {path}"))?;
     Ok(kilobytes * 1024)
 }
 

@@ -9,7 +9,7 @@
 //! * `pairs` and `scale`, which measure;
 //! * `report`;
 //! * `loads`, the list of loads, and `subject`;
-//! * each load; `load`, which all loads use;
+//! * each load; `load`, which all loads use, and `idle`;
 //! * `role`, `process` and `machine`.
 //!
 //! Everything runs in a separate network namespace, so that the host's traffic and settings
@@ -20,6 +20,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod churn;
+mod idle;
 mod load;
 mod loads;
 mod machine;
@@ -36,6 +37,7 @@ mod scale;
 mod servers;
 mod statistics;
 mod subject;
+mod tail;
 mod tcp;
 mod udp;
 
@@ -83,7 +85,7 @@ fn play(words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["load", name] => loads::play(name),
-        ["idle", port, sockets] => scale::play_idle(port.parse()?, sockets.parse()?),
+        ["idle", port, sockets] => idle::play(port.parse()?, sockets.parse()?),
         ["active", port, sockets, period] => {
             let period = Duration::from_millis(period.parse()?);
             scale::play_active(port.parse()?, sockets.parse()?, period)

@@ -22,11 +22,12 @@ const SMOKE_WITH_ALL: [&str; 2] = ["tcp-pingpong", "udp-flood"];
 
 pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let subjects = working_subjects(options, report)?;
+    let idle = if options.smoke { 1_000 } else { 100_000 };
     for name in loads::NAMES {
         if !options.loads.is_empty() && !options.loads.iter().any(|asked| asked == name) {
             continue;
         }
-        match loads::start(name).with_context(|| format!("{name} did not start"))? {
+        match loads::start(name, idle).with_context(|| format!("{name} did not start"))? {
             Err(reason) => report.leave_out(name, &reason),
             Ok(mut load) => {
                 report.progress(&format!("load {name}"));

@@ -206,6 +206,16 @@ impl Report {
             rows.extend(self.groups().into_iter().map(|(load, subject)| self.row(load, subject)));
             text.push_str(&table(&rows));
         }
+        let tails: Vec<_> =
+            self.groups().into_iter().filter_map(|group| self.tail(group)).collect();
+        if !tails.is_empty() {
+            text.push_str("\n## The slowest requests, on : off\n\nAs above. Lower is better.\n\n");
+            let header =
+                ["load", "with", "99 % without", "ratio", "99.9 % without", "ratio of that"];
+            let mut rows = vec![header.map(str::to_owned)];
+            rows.extend(tails);
+            text.push_str(&table(&rows));
+        }
         if !self.programs.is_empty() {
             text.push_str(
                 "\n## BPF programs\n\nFrom a run of each load with the kernel's statistics on, \
@@ -253,17 +263,39 @@ impl Report {
         ]
     }
 
+    /// `None` if the load has no tail.
+    fn tail(&self, (load, subject): (&'static str, Subject)) -> Option<[String; 6]> {
+        self.of(load, subject).all(|pair| pair.on.run.tail.is_some()).then(|| {
+            let late = |measured: &Measured, share: usize| {
+                measured.run.tail.map_or(f64::NAN, |tail| tail[share].as_secs_f64() * 1e6)
+            };
+            let off = |share| {
+                let without = self.of(load, subject).map(|pair| late(&pair.off, share));
+                format!("{:.0} us", median(without))
+            };
+            let ratio = |share| {
+                let ratios = self.of(load, subject);
+                Spread::of(ratios.map(|pair| pair.ratio(|measured| late(measured, share))))
+                    .map_or("-".to_owned(), spread)
+            };
+            [load.to_owned(), subject.about.to_owned(), off(0), ratio(0), off(1), ratio(1)]
+        })
+    }
+
     fn csv(&self) -> String {
         let mut text = String::from(
             "load,subject,pair,side,operations,attempts,wall_ns,user_ns,system_ns,\
-             host_system_ns,host_steal_ns,subject_cpu_ns\n",
+             host_system_ns,host_steal_ns,subject_cpu_ns,p99_ns,p999_ns\n",
         );
         for pair in &self.pairs {
             for (side, measured) in [("off", &pair.off), ("on", &pair.on)] {
                 let run = &measured.run;
+                let late = |share: usize| {
+                    run.tail.map_or(String::new(), |tail| tail[share].as_nanos().to_string())
+                };
                 let _ = writeln!(
                     text,
-                    "{},{},{},{side},{},{},{},{},{},{},{},{}",
+                    "{},{},{},{side},{},{},{},{},{},{},{},{},{},{}",
                     pair.load,
                     pair.subject.name,
                     pair.number,
@@ -275,6 +307,8 @@ impl Report {
                     measured.host.system.as_nanos(),
                     measured.host.steal.as_nanos(),
                     measured.subject.as_nanos(),
+                    late(0),
+                    late(1),
                 );
             }
         }

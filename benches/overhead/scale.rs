@@ -1,11 +1,7 @@
 //! The costs that grow with the number of sockets: a tick, the start, the memory.
-//!
-//! Sockets are counted as tcptop lists them: both ends of a connection are on this host, so
-//! a connection is two sockets.
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
@@ -13,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::idle::{Sockets, connections};
 use crate::machine;
 use crate::options::Options;
 use crate::process::Process;
@@ -20,9 +17,6 @@ use crate::reexec;
 use crate::report::Report;
 use crate::role::{self, Role};
 use crate::statistics::median;
-
-/// Sockets in a process, at most.
-const GROUP: usize = 18_000;
 
 /// Sockets with traffic in every interval.
 const ACTIVE: usize = 1_000;
@@ -33,8 +27,7 @@ const FEW: usize = 100;
 /// Kernel memory that a socket with its descriptor takes, rounded up.
 const SOCKET_BYTES: u64 = 6 * 1024;
 
-/// Ports below the ephemeral ones: one for the active sockets, then one for each
-/// group of idle ones.
+/// Below the ephemeral ports and those of the idle sockets.
 const PORT: u16 = 1024;
 
 pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
@@ -91,19 +84,46 @@ fn memory(options: &Options, report: &mut Report) -> Result<()> {
         for _ in 0..3 {
             tcptop.next_interval()?;
         }
-        let kilobytes = machine::memory(tcptop.process.id(), "VmRSS")?;
+        let bytes = machine::memory(tcptop.process.id(), "VmRSS")?;
         tcptop.stop()?;
         sockets.close()?;
         report.add_figure(
             &format!("resident memory with {count} connections"),
-            format!("{kilobytes} KiB"),
+            format!("{} KiB", bytes / 1024),
             "VmRSS after three intervals",
-            &[kilobytes as f64],
+            &[bytes as f64],
         );
-        resident.push(kilobytes as f64);
+        resident.push(bytes as f64);
     }
-    let each = (resident[1] - resident[0]) * 1024.0 / 9_900.0;
+    let each = (resident[1] - resident[0]) / 9_900.0;
     report.add_figure("resident memory per connection", format!("{each:.0} bytes"), "", &[each]);
+    kernel_memory(options, report)
+}
+
+/// What the kernel takes for the storage that the programs attach to each socket.
+fn kernel_memory(options: &Options, report: &mut Report) -> Result<()> {
+    let count = if options.smoke { 1_000 } else { 100_000 };
+    let sockets = Sockets::open(count)?;
+    let each: Vec<f64> = (0..options.ticks.min(3))
+        .map(|_| {
+            let mut tcptop = Follower::start(options, &["--all"])?;
+            tcptop.next_interval()?;
+            tcptop.next_interval()?;
+            let with = machine::host_memory("Slab")?;
+            tcptop.stop()?;
+            // The kernel frees it a grace period later, and this is the time that it gets,
+            // not a wait for something.
+            thread::sleep(interval(options));
+            Ok((with as f64 - machine::host_memory("Slab")? as f64) / count as f64)
+        })
+        .collect::<Result<_>>()?;
+    sockets.close()?;
+    report.add_figure(
+        "kernel memory per tracked socket",
+        format!("{:.0} bytes", median(each.iter().copied())),
+        &format!("Slab of /proc/meminfo, with {count} sockets and after tcptop has ended"),
+        &each,
+    );
     Ok(())
 }
 
@@ -111,7 +131,7 @@ fn ticks(options: &Options, report: &mut Report) -> Result<()> {
     let smallest = options.sizes.iter().copied().min().unwrap_or_default();
     let mut base = None;
     for &size in &options.sizes {
-        if size as u64 * SOCKET_BYTES > machine::available_memory()? / 10 * 8 {
+        if size as u64 * SOCKET_BYTES > machine::host_memory("MemAvailable")? / 10 * 8 {
             report.leave_out(&format!("{size} idle sockets"), "not enough memory");
             continue;
         }
@@ -187,27 +207,6 @@ fn ss(options: &Options, report: &mut Report, sockets: usize) -> Result<()> {
     Ok(())
 }
 
-/// Idle sockets, in as many processes as it takes.
-struct Sockets(Vec<Role>);
-
-impl Sockets {
-    fn open(count: usize) -> Result<Sockets> {
-        let mut roles = Vec::new();
-        let mut left = count;
-        while left > 0 {
-            let group = left.min(GROUP);
-            let port = PORT + 1 + u16::try_from(roles.len())?;
-            roles.push(Role::start(&["idle", &port.to_string(), &group.to_string()])?);
-            left -= group;
-        }
-        Ok(Sockets(roles))
-    }
-
-    fn close(self) -> Result<()> {
-        self.0.into_iter().try_for_each(Role::end)
-    }
-}
-
 /// Sockets with traffic four times per interval.
 struct Active(Role);
 
@@ -218,13 +217,6 @@ impl Active {
             Role::start(&["active", &PORT.to_string(), &count.to_string(), &period.to_string()])?;
         Ok(Active(role))
     }
-}
-
-/// The role that keeps idle sockets.
-pub fn play_idle(port: u16, sockets: usize) -> Result<()> {
-    let _open = connections(port, sockets)?;
-    reexec::say("ready")?;
-    reexec::serve(|_| bail!("nothing to ask"))
 }
 
 /// The role that sends 64 bytes over each of its connections every so often.
@@ -239,24 +231,6 @@ pub fn play_active(port: u16, sockets: usize, period: Duration) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// This many sockets: both ends of half as many connections. They end with a reset, so that
-/// a million of them can go away without waiting for each other.
-fn connections(port: u16, sockets: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
-    machine::limit_descriptors()?;
-    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    let listener = TcpListener::bind(address).context("failed to listen")?;
-    (0..sockets / 2)
-        .map(|_| {
-            let client = TcpStream::connect(address).context("failed to connect")?;
-            let (server, _) = listener.accept().context("failed to accept")?;
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-            nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &linger)
-                .context("failed to set SO_LINGER")?;
-            Ok((client, server))
-        })
-        .collect()
 }
 
 /// A tcptop whose output is read as it comes.

@@ -29,14 +29,13 @@ pub struct Redis {
 impl Redis {
     /// `Err` with the reason where it is not installed.
     pub fn start() -> Result<Result<Redis, String>> {
-        if let Some(missing) = missing(&["redis-server", "redis-benchmark"]) {
+        if let Some(missing) = missing("redis-benchmark") {
             return Ok(Err(missing));
         }
-        let directory = TempDir::new().context("failed to make a directory")?;
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        command.args(["--port", &REDIS.to_string()]).arg("--dir").arg(directory.path());
-        let server = Server::start(command, REDIS, directory)?;
+        let server = match redis()? {
+            Ok(server) => server,
+            Err(missing) => return Ok(Err(missing)),
+        };
         let mut redis = Redis { server, speed: 20_000.0 };
         // A first run measures the speed of this machine.
         redis.run(Duration::from_millis(100))?;
@@ -83,17 +82,10 @@ http {
 impl Nginx {
     /// `Err` with the reason where it is not installed.
     pub fn start() -> Result<Result<Nginx, String>> {
-        if let Some(missing) = missing(&["nginx", "wrk"]) {
+        if let Some(missing) = missing("wrk") {
             return Ok(Err(missing));
         }
-        let directory = TempDir::new().context("failed to make a directory")?;
-        let path = directory.path().to_str().context("an odd name of a directory")?;
-        let file = directory.path().join("nginx.conf");
-        let text = NGINX_CONFIGURATION.replace("PATH", path).replace("PORT", &NGINX.to_string());
-        fs::write(&file, text).context("failed to write nginx's configuration")?;
-        let mut command = Command::new(which("nginx").context("it was there")?);
-        command.arg("-p").arg(path).arg("-c").arg(&file).args(["-e", "stderr"]);
-        Ok(Ok(Nginx { server: Server::start(command, NGINX, directory)? }))
+        Ok(nginx()?.map(|server| Nginx { server }))
     }
 }
 
@@ -126,8 +118,36 @@ impl Load for Nginx {
     }
 }
 
+/// `redis-server`; `Err` with the reason where it is not installed.
+pub fn redis() -> Result<Result<Server, String>> {
+    if let Some(missing) = missing("redis-server") {
+        return Ok(Err(missing));
+    }
+    let directory = TempDir::new().context("failed to make a directory")?;
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--port", &REDIS.to_string()]).arg("--dir").arg(directory.path());
+    Server::start(command, REDIS, directory).map(Ok)
+}
+
+/// nginx with an answer of two bytes; `Err` with the reason where it is not installed.
+pub fn nginx() -> Result<Result<Server, String>> {
+    let Some(nginx) = which("nginx") else {
+        return Ok(Err("nginx is not installed".to_owned()));
+    };
+    let directory = TempDir::new().context("failed to make a directory")?;
+    let path = directory.path().to_str().context("an odd name of a directory")?;
+    let file = directory.path().join("nginx.conf");
+    let text = NGINX_CONFIGURATION.replace("PATH", path).replace("PORT", &NGINX.to_string());
+    fs::write(&file, text).context("failed to write nginx's configuration")?;
+    let mut command = Command::new(nginx);
+    command.arg("-p").arg(path).arg("-c").arg(&file).args(["-e", "stderr"]);
+    Server::start(command, NGINX, directory).map(Ok)
+}
+
 /// A server on the second processor; its clients get the first.
-struct Server {
+pub struct Server {
+    pub port: u16,
     process: Process,
     cpus: [usize; 2],
     _directory: TempDir,
@@ -141,30 +161,39 @@ impl Server {
         process.await_that("open port", || {
             Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())
         })?;
-        Ok(Server { process, cpus, _directory: directory })
+        Ok(Server { port, process, cpus, _directory: directory })
+    }
+
+    /// Its CPU time so far, to be passed to [`Server::cpu_since`].
+    pub fn cpu(&self) -> Result<(Cpu, Duration)> {
+        let server = self.process.id();
+        Ok((Cpu::of_process(server)?, machine::exact_cpu(server)?))
+    }
+
+    /// The sum is exact, the split into user and system time is not.
+    pub fn cpu_since(&self, (before, exact_before): (Cpu, Duration)) -> Result<Cpu> {
+        let (now, exact) = self.cpu()?;
+        let mut cpu = now.since(before);
+        cpu.user = (exact - exact_before).saturating_sub(cpu.system);
+        Ok(cpu)
     }
 
     /// Runs a client to its end. Returns its output, and the CPU time of client and server.
     fn with_client(&self, mut command: Command) -> Result<(String, Run)> {
         let output = tempfile::NamedTempFile::new().context("failed to make a file")?;
         command.stdin(Stdio::null()).stdout(output.reopen()?);
-        let server = self.process.id();
-        let (start, before) = (Instant::now(), Cpu::of_process(server)?);
-        let exact_before = machine::exact_cpu(server)?;
+        let (start, before) = (Instant::now(), self.cpu()?);
         let mut client = Process::spawn(command, Some(self.cpus[0]))?;
         let (status, client) = client.finish()?;
         let text = fs::read_to_string(output.path()).context("failed to read a file")?;
         if !status.success() {
             bail!("a benchmark client failed ({status}): {text}");
         }
-        let mut cpu = Cpu::of_process(server)?.since(before);
-        // The sum is exact, the split into user and system time is not.
-        cpu.user = (machine::exact_cpu(server)? - exact_before).saturating_sub(cpu.system);
-        Ok((text, Run { wall: start.elapsed(), cpu: cpu + client, ..Run::default() }))
+        let cpu = self.cpu_since(before)? + client;
+        Ok((text, Run { wall: start.elapsed(), cpu, ..Run::default() }))
     }
 }
 
-fn missing(programs: &[&str]) -> Option<String> {
-    let program = programs.iter().find(|program| which(program).is_none())?;
-    Some(format!("{program} is not installed"))
+fn missing(program: &str) -> Option<String> {
+    which(program).is_none().then(|| format!("{program} is not installed"))
 }

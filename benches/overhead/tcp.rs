@@ -59,6 +59,7 @@ impl Load for PingPong {
             attempts: client.value,
             wall: client.wall,
             cpu: client.cpu + server.cpu,
+            ..Run::default()
         })
     }
 }
@@ -108,6 +109,7 @@ impl Load for Bulk {
             // The reader's time: bytes that it has not read do not count as transferred.
             wall: server.wall,
             cpu: client.cpu + server.cpu,
+            ..Run::default()
         })
     }
 }
@@ -170,6 +172,7 @@ impl Load for Many {
             attempts: client.value,
             wall: server.wall,
             cpu: client.cpu + server.cpu,
+            ..Run::default()
         })
     }
 }

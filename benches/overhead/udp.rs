@@ -127,6 +127,7 @@ impl Load for Flood {
             attempts: sender.value,
             wall: sender.wall,
             cpu: sender.cpu,
+            ..Run::default()
         })
     }
 }
@@ -193,6 +194,7 @@ impl Load for Answer {
             attempts: client.value,
             wall: client.wall,
             cpu: client.cpu + server.cpu,
+            ..Run::default()
         })
     }
 }
