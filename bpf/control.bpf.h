@@ -52,6 +52,7 @@ struct tcptop_settings {
 	__u64 ring_bytes; /* size of the ring; here, since each query of the ring is a call */
 	__u64 flow_seed; /* random, so that nobody can aim flows at one group of the table */
 	__u64 flow_timeout_ns; /* a UDP flow expires after this long without a datagram */
+	__u32 pool_places; /* how many places of the pool are used: all, but in tests */
 	__u32 flow_mask; /* number of slots in the flow table, a power of two, minus 1 */
 	__u32 jiffy_us; /* length of a jiffy, rounded down as the kernel does for TCP_INFO */
 	bool count_tcp;
@@ -87,7 +88,7 @@ struct tcptop_settings {
 	__u32 filter_cgroup_count;
 	struct tcptop_cgroup_name filter_cgroups[FILTER_CGROUPS];
 };
-const volatile struct tcptop_settings settings;
+const volatile struct tcptop_settings settings = { .pool_places = ~0U };
 
 /*
  * One thread of user space writes these in place while the programs run; the programs

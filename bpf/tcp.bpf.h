@@ -6,6 +6,7 @@
 #include "filter.bpf.h"
 #include "loss.bpf.h"
 #include "pass.bpf.h"
+#include "pool.bpf.h"
 #include "recent.bpf.h"
 #include "ring.bpf.h"
 #include "sock.bpf.h"
@@ -121,15 +122,16 @@ static __always_inline void fill_tcp(struct tcptop_event *event, struct sock *sk
 	fill_sock(event, sk);
 }
 
-/* The part of a record that only a longer one has. `state` and `failed`: the
- * connection's state, before its end if it ends, and whether it ends in SYN_SENT. */
+/* The part of a record that only a longer one has. `place`: as in tcp_sample(). `failed`:
+ * the connection ends in SYN_SENT. */
 static __always_inline void fill_tcp_rest(struct tcptop_event *event, struct sock *sk,
 					  struct tcp_sock *tp, struct tracked *tracked,
-					  __u32 first_seq, bool failed)
+					  const __u64 *place, __u32 first_seq, bool failed)
 {
 	struct tcptop_detailed *detailed = (struct tcptop_detailed *)event;
 
-	fill_identity(&detailed->identity, sk, event->local_port, first_seq);
+	detailed->identity.cookie = place ? sock_known_cookie(sk) : sock_cookie(sk);
+	detailed->identity.part = tcp_connection_part(event->local_port, first_seq);
 	if (settings.drops)
 		event->drops = 1 + sock_drops(sk);
 	if (!settings.detail)
@@ -173,13 +175,17 @@ static __noinline void tcp_untracked(struct sock *sk, __u8 state, bool again)
  * program may have seen this already. */
 static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer, bool again)
 {
-	struct tracked fresh = {};
-	struct tracked *tracked;
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct tracked *tracked, *pooled = NULL;
+	struct tracked fresh = {};
 
 	if (!tp)
 		return;
-	tracked = tracked_create(sk, &fresh);
+	tracked = tracked_of(sk);
+	if (!tracked)
+		tracked = pooled = pool_claim(sk);
+	if (!tracked)
+		tracked = tracked_create(sk, &fresh);
 	if (!tracked) {
 		/* Without a listener's storage its children only lack the owner, for a while. */
 		if (state != TCP_LISTEN)
@@ -198,23 +204,43 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer,
 	tcp_set_base(tracked, sk, tp, state);
 	owner_set(&tracked->owner, bpf_get_current_task_btf(),
 		  settings.holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
+	if (!pooled)
+		return;
+	if (longer)
+		sock_cookie(sk); /* a visitor of the pool cannot ask for it */
+	pool_publish(sk);
 }
 
 /*
- * The last ACK of a handshake has made a new socket, the listener's child. Its storage
- * is a copy of the listener's: the owner is kept, everything else is reset. The kernel's
+ * The last ACK of a handshake has made a new socket, the listener's child. The owner is the
+ * listener's for now. A listener that has storage left the child a copy of it. The kernel's
  * counters of the child began at 0.
+ *
+ * The longer records need the socket's cookie, which the kernel sets later. So with these no
+ * child has a place in the pool.
  */
-static __always_inline void tcp_child_begins(struct sock *sk, __u8 state, bool again)
+static __always_inline void tcp_child_begins(struct sock *sk, __u8 state, bool longer, bool again)
 {
+	struct tracked *tracked, *pooled = NULL;
+	const struct tracked *listener = NULL;
 	struct tracked fresh = {};
-	struct tracked *tracked;
 
-	tracked = tracked_create(sk, &fresh);
+	/* That of an earlier socket at this address, if its end was missed. */
+	pool_release(sk);
+	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!tracked) {
+		listener = pooled_listener(sk);
+		if (!longer)
+			tracked = pooled = pool_claim(sk);
+	}
+	if (!tracked)
+		tracked = tracked_create(sk, &fresh);
 	if (!tracked) {
 		tcp_untracked(sk, state, again);
 		return;
 	}
+	if (listener)
+		tracked->owner = listener->owner;
 	tracked->state = state;
 	tracked->base_bytes_in = 0;
 	tracked->base_bytes_out = 0;
@@ -228,6 +254,8 @@ static __always_inline void tcp_child_begins(struct sock *sk, __u8 state, bool a
 	forget_recent_use(tcp_socket_number(sk));
 	tracked->active = 1;
 	tracked->born_ns = bpf_ktime_get_ns();
+	if (pooled)
+		pool_publish(sk);
 }
 
 /* Marks the socket, so that the next tick reports its new state even if no process
@@ -240,7 +268,7 @@ static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, bool longe
 		tcp_connected(sk);
 	if (!control.marks_matter)
 		return;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	tracked = tracked_of(sk);
 	if (tracked)
 		mark_active(tracked);
 }
@@ -264,7 +292,7 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, bool longer
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp || !tcp_shown(sk, tcp_local_port(tp)))
 		return;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	tracked = tracked_of(sk);
 	if (!tracked)
 		return;
 	tracked->state = TCP_CLOSE;
@@ -283,7 +311,7 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, bool longer
 	event->time_ns = bpf_ktime_get_ns();
 	fill_tcp(event, sk, tp, tracked);
 	if (longer)
-		fill_tcp_rest(event, sk, tp, tracked, tcp_first_seq(tp, old_state),
+		fill_tcp_rest(event, sk, tp, tracked, NULL, tcp_first_seq(tp, old_state),
 			      old_state == TCP_SYN_SENT);
 	bpf_ringbuf_submit(event, wake_when_filling());
 }
@@ -326,24 +354,25 @@ static __always_inline bool tcp_is_idle(struct sock *sk, struct tracked *tracked
 	       !owner_changed_since_sample(&tracked->owner) && !tcp_is_timed(tp, longer);
 }
 
-static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked, bool longer)
+/* `place`: the socket's in the pool; NULL if it has storage. */
+static __always_inline void tcp_sample(struct sock *sk, struct tcp_sock *tp,
+				       struct tracked *tracked, __u64 *place, bool longer)
 {
 	__u8 state = sk->__sk_common.skc_state;
+	__u64 born_ns = tracked->born_ns;
 	struct tcptop_event *event;
-	struct tcp_sock *tp;
 	__u32 progress, first_seq = 0;
 	__u16 version;
 
 	if (state == TCP_CLOSE || state == TCP_LISTEN)
 		return;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return;
 	/* skc_num, since it shares the cache line of skc_state; inet_sport does not. */
 	if (!tcp_shown(sk, bpf_htons(sk->__sk_common.skc_num))) {
-		/* It stays unwanted until it connects again. Without storage, later passes
-		 * do not visit it. */
-		bpf_sk_storage_delete(&sockets, sk);
+		/* It stays unwanted until it connects again. Later passes do not visit it. */
+		if (place)
+			pool_take_away(place, sk);
+		else
+			bpf_sk_storage_delete(&sockets, sk);
 		return;
 	}
 	if (tracked->owner.evidence < EVIDENCE_HOLDS && state != TCP_SYN_SENT &&
@@ -382,7 +411,7 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 	event->time_ns = 0;
 	fill_tcp(event, sk, tp, tracked);
 	if (longer) {
-		fill_tcp_rest(event, sk, tp, tracked, first_seq, false);
+		fill_tcp_rest(event, sk, tp, tracked, place, first_seq, false);
 		/* An ACK came in between the two counters. It takes hundreds of instructions to
 		 * get here, so this shows all but the longest of such moments. */
 		if (tcp_first_seq(tp, state) != first_seq) {
@@ -391,11 +420,46 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 			return;
 		}
 	}
+	/* The connection has ended meanwhile: its end has been told of. */
+	if (place && !pool_still_has(place, sk, tracked, born_ns)) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return;
+	}
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	tracked->sampled_progress = progress;
 	tracked->sampled_state = state;
 	tracked->owner.sampled_version = version;
 	tracked->sampled_epoch = socket_epoch;
+}
+
+/* Samples the sockets that have a place in the pool: a pass's last part. */
+static __always_inline void sample_pool(bool longer)
+{
+	int index;
+
+	bpf_for(index, 0, POOL_SIZE)
+	{
+		__u64 *place = &pool_sockets[index];
+		struct tracked *tracked = &pool[index].tracked;
+		void *address = (void *)*place;
+		struct tcp_sock *tp;
+		struct sock *sk;
+
+		if ((__u64)address <= PLACE_BEING_FILLED)
+			continue;
+		sk = bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct sock));
+		if (sk->sk_prot_creator != pool[index].creator)
+			continue;
+		socket_pass.visited++;
+		if (control.marked_only && !tracked->active)
+			continue;
+		if (tcp_is_idle(sk, tracked, longer)) {
+			mark_idle(tracked);
+			continue;
+		}
+		tp = bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct tcp_sock));
+		tcp_sample(sk, tp, tracked, place, longer);
+	}
 }
 
 /*
@@ -408,8 +472,8 @@ static __always_inline void tcp_sample(struct sock *sk, struct tracked *tracked,
 static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder)
 {
 	__u8 state = sk->__sk_common.skc_state;
+	struct tracked *tracked, *pooled = NULL;
 	struct tracked fresh = {};
-	struct tracked *tracked;
 	struct tcp_sock *tp;
 
 	if (state == TCP_CLOSE)
@@ -420,13 +484,18 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 	/* A listener is always kept: the peers that it will accept are not known yet. */
 	if (state != TCP_LISTEN && !tcp_shown(sk, tcp_local_port(tp)))
 		return;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	tracked = tracked_of(sk);
 	if (!tracked) {
 		fresh.born_ns = bpf_ktime_get_ns();
 		fresh.flags = TCPTOP_PARTIAL;
 		if (!settings.lifetime)
 			tcp_set_base(&fresh, sk, tp, state);
-		tracked = tracked_create(sk, &fresh);
+		if (state == TCP_LISTEN)
+			tracked = pooled = pool_claim(sk);
+		if (pooled)
+			*pooled = fresh;
+		else
+			tracked = tracked_create(sk, &fresh);
 		if (!tracked) {
 			/* Each process that holds the socket leads here, and each look-up. */
 			if (state != TCP_LISTEN)
@@ -437,6 +506,8 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 	}
 	if (holder && tracked->owner.evidence < EVIDENCE_USES)
 		owner_set(&tracked->owner, holder, EVIDENCE_HOLDS);
+	if (pooled)
+		pool_publish(sk);
 }
 
 #endif

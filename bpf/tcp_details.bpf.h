@@ -9,7 +9,7 @@
 #include "control.bpf.h"
 #include "kernel.bpf.h"
 #include "sock.bpf.h"
-#include "tracked.bpf.h"
+#include "pool.bpf.h"
 
 /* include/net/tcp.h, enum tcp_chrono: what the kernel counts the time of at the moment. */
 #define TCP_CHRONO_UNSPEC 0
@@ -49,11 +49,9 @@ static __always_inline __u32 tcp_first_seq(struct tcp_sock *tp, __u8 state)
 
 /* The port makes it most unlikely that a socket which connects again and again finds the
  * same number after four billion bytes. */
-static __always_inline void fill_identity(struct tcptop_identity *identity, struct sock *sk,
-					  __u16 local_port, __u32 first_seq)
+static __always_inline __u64 tcp_connection_part(__u16 local_port, __u32 first_seq)
 {
-	identity->cookie = sock_cookie(sk);
-	identity->part = (__u64)local_port << 32 | first_seq;
+	return (__u64)local_port << 32 | first_seq;
 }
 
 /*
@@ -96,7 +94,7 @@ static __always_inline __u32 tcp_accept_us(struct tcp_sock *tp)
 /* The handshake is over. Runs before any other segment changes the counters. */
 static __always_inline void tcp_connected(struct sock *sk)
 {
-	struct tracked *tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	struct tracked *tracked = tracked_of(sk);
 	struct tcp_sock *tp;
 
 	if (!tracked || tracked->connected || tracked->flags & TCPTOP_PARTIAL)

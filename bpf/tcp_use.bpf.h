@@ -6,7 +6,7 @@
 #include "filter.bpf.h"
 #include "recent.bpf.h"
 #include "tcp.bpf.h"
-#include "tracked.bpf.h"
+#include "pool.bpf.h"
 
 #define PF_KTHREAD 0x00200000
 
@@ -49,7 +49,7 @@ static __always_inline void tcp_use_seen(struct sock *sk, bool locked)
 	task = bpf_get_current_task_btf();
 	if (used_just_now(number, task))
 		return;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	tracked = tracked_of(sk);
 	if (!tracked) {
 		tracked = tcp_seed_used(sk);
 		if (!tracked)

@@ -26,6 +26,7 @@
 #include "control.bpf.h"
 #include "event.h"
 #include "pass.bpf.h"
+#include "pool.bpf.h"
 #include "sock.bpf.h"
 #include "tcp.bpf.h"
 #include "tcp_use.bpf.h"
@@ -75,7 +76,7 @@ static __always_inline int tcp_changes(struct sock *sk, int old_state, int new_s
 	} else if (!is_beginning(old_state, new_state)) {
 		tcp_moves_on(sk, new_state, longer);
 	} else if (new_state == TCP_SYN_RECV) {
-		tcp_child_begins(sk, new_state, again);
+		tcp_child_begins(sk, new_state, longer, again);
 	} else {
 		tcp_begins(sk, new_state, longer, again);
 	}
@@ -94,8 +95,8 @@ static __always_inline int tcp_catch_missed(struct sock *sk, int old_state, int 
 		return 0;
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	/* A socket in CLOSE without storage has been forgotten, or was never tracked. */
+	tracked = tracked_of(sk);
+	/* A socket in CLOSE that is not tracked has been forgotten, or was never tracked. */
 	if (tracked ? tracked->state == new_state : new_state == TCP_CLOSE)
 		return 0;
 	return tcp_changes(sk, old_state, new_state, longer, true);
@@ -216,18 +217,22 @@ int BPF_PROG(tcp_receives, struct sock *sk)
 
 /*
  * Samples. Visits every socket that has storage, in all network namespaces, and puts a
- * sample of each one that changed into the ring. The last call has no storage; it writes
- * the totals of the pass, which are all that a reader of the descriptor gets. It misses
- * sockets without storage. It does not lock a socket, so it may read a total while the
- * kernel is updating it; the next sample is right again.
+ * sample of each one that changed into the ring. The last call has no storage; it visits
+ * the pool, and writes the totals of the pass, which are all that a reader of the
+ * descriptor gets. It misses sockets without storage and place. It does not lock a socket,
+ * so it may read a total while the kernel is updating it; the next sample is right again.
  */
 static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ctx, bool longer)
 {
 	struct sock *sk = ctx->sk;
 	struct tracked *tracked = ctx->value;
+	struct tcp_sock *tp;
 
-	if (!tracked)
+	if (!tracked) {
+		if (pool_usable())
+			sample_pool(longer);
 		return end_pass(ctx->meta->seq, &socket_pass, &socket_epoch);
+	}
 	/*
 	 * The kernel is freeing this socket: it has removed the owner from the storage, and
 	 * not yet the storage from the map (bpf_selem_unlink_storage_nolock()).
@@ -237,10 +242,13 @@ static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ct
 	socket_pass.visited++;
 	if (control.marked_only && !tracked->active)
 		return 0;
-	if (tcp_is_idle(sk, tracked, longer))
+	if (tcp_is_idle(sk, tracked, longer)) {
 		mark_idle(tracked);
-	else
-		tcp_sample(sk, tracked, longer);
+		return 0;
+	}
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		tcp_sample(sk, tp, tracked, NULL, longer);
 	return 0;
 }
 

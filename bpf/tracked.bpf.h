@@ -9,9 +9,9 @@
 #include <bpf/bpf_helpers.h>
 
 /*
- * Of a TCP socket. Lies in the socket's own storage, which the kernel frees with the socket, so nothing
- * leaks. The first 56 bytes share one cache line with 8 bytes of the kernel's. The owner
- * hook reads nothing else, nor does a visit that finds nothing new.
+ * Of a TCP socket. Lies in the pool (pool.bpf.h), or in the socket's own storage, which the
+ * kernel frees with the socket. There the first 56 bytes share one cache line with 8 bytes of
+ * the kernel's. The owner hook reads nothing else, nor does a visit that finds nothing new.
  */
 struct tracked {
 	struct owner owner;
@@ -51,7 +51,7 @@ struct {
 
 /*
  * Of a UDP socket. In a map of its own, since the sampling program visits the TCP sockets
- * only, and must not meet a socket that the kernel frees without a hook (forget()).
+ * only, and must not meet a socket that the kernel frees without a hook (storage_forget()).
  */
 struct udp_socket {
 	struct owner owner;
@@ -122,7 +122,7 @@ struct bpf_local_storage_elem___unlinked {
  * net/core/bpf_sk_storage.c). Storage that a program deletes keeps its link until no
  * iterator can see it, so there the programs delete it before the kernel does.
  */
-static __always_inline void forget(struct sock *sk)
+static __always_inline void storage_forget(struct sock *sk)
 {
 	if (bpf_core_field_exists(struct bpf_local_storage_elem___unlinked, state))
 		bpf_sk_storage_delete(&sockets, sk);

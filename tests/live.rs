@@ -37,6 +37,7 @@ mod live {
     mod owner;
     mod paths;
     mod podman;
+    mod pool;
     mod privilege;
     mod programs;
     mod refused;
@@ -102,6 +103,7 @@ mod live {
             exact::tests(),
             failed::tests(),
             ghosts::tests(),
+            pool::tests(),
             faults::tests(),
             paths::tests(),
             existing::tests(),

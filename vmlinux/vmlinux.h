@@ -138,9 +138,11 @@ struct cgroup_root;
 struct dst_entry;
 struct file;
 struct kernfs_node;
+struct list_head;
 struct net;
 struct net_device;
 struct numa_drop_counters;
+struct proto;
 struct seq_file;
 struct sock;
 struct sock_common;
@@ -258,6 +260,11 @@ struct bpf_iter_meta {
 	u64 seq_num;
 };
 _Static_assert(sizeof(struct bpf_iter_meta) == 24, "bpf_iter_meta");
+
+struct bpf_iter_num {
+	__u64 __opaque[1];
+};
+_Static_assert(sizeof(struct bpf_iter_num) == 8, "bpf_iter_num");
 
 struct bpf_sock {
 	__u32 bound_dev_if;
@@ -410,6 +417,7 @@ struct sock {
 	u16 sk_protocol;
 	u16 sk_type;
 	struct dst_entry *sk_dst_cache;
+	struct proto *sk_prot_creator;
 	struct sock_cgroup_data sk_cgrp_data;
 	struct numa_drop_counters *sk_drop_counters;
 };
@@ -428,6 +436,12 @@ struct kernfs_node {
 	char *name;
 	u64 id;
 };
+
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
+_Static_assert(sizeof(struct list_head) == 16, "list_head");
 
 struct minmax_sample {
 	u32 t;
@@ -516,6 +530,7 @@ struct tcp_sock {
 	u32 write_seq;
 	u32 mdev_us;
 	u64 tcp_wstamp_ns;
+	struct list_head tsorted_sent_queue;
 	u32 rcv_nxt;
 	u32 snd_nxt;
 	u32 snd_una;

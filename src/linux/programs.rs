@@ -418,9 +418,13 @@ fn open<'object>(
             maps.flow_sockets.set_max_entries(slots).context("failed to size the flow table")?;
         }
     }
+    let pool = room(Place::Pool);
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     let settings = &mut rodata.settings;
     settings.ring_bytes = knobs.ring_bytes.into();
+    if let Some(places) = pool {
+        settings.pool_places = places;
+    }
     settings.lifetime.write(knobs.settings.rows.lifetime);
     settings.holders_only.write(has(Provider::FileIterator));
     settings.count_tcp.write(knobs.tcp);

@@ -14,6 +14,8 @@ pub enum Place {
     Backlog,
     /// The programs for state changes of TCP sockets: 1 to 3 (`bpf/tcptop.bpf.c`).
     StatePrograms,
+    /// The pool of TCP connections that need no storage in their sockets: up to 4096.
+    Pool,
 }
 
 /// The room of one place.
@@ -40,12 +42,19 @@ impl FromStr for Room {
             "receivers" => Place::Receivers,
             "backlog" => Place::Backlog,
             "state-programs" => Place::StatePrograms,
-            _ => return Err("there are ring, receivers, backlog and state-programs".to_owned()),
+            "pool" => Place::Pool,
+            _ => {
+                return Err(
+                    "there are ring, receivers, backlog, state-programs and pool".to_owned()
+                );
+            }
         };
         match size.parse() {
-            Ok(size @ 1..) => Ok(Room { place, size }),
-            _ => Err("the size is not a whole number from 1 on".to_owned()),
+            Ok(0) if place != Place::Pool => Err("the size is not a whole number from 1 on"),
+            Ok(size) => Ok(Room { place, size }),
+            Err(_) => Err("the size is not a whole number"),
         }
+        .map_err(str::to_owned)
     }
 }
 
@@ -60,7 +69,9 @@ mod tests {
         assert_eq!(Room::of(&rooms, Place::Ring), Some(8192));
         assert_eq!(Room::of(&rooms, Place::Backlog), Some(7));
         assert_eq!(Room::of(&rooms, Place::Receivers), None);
-        for wrong in ["ring", "ring=", "ring=0", "ring=-1", "rink=1"] {
+        let none: Room = "pool=0".parse().unwrap();
+        assert_eq!(Room::of(&[none], Place::Pool), Some(0));
+        for wrong in ["ring", "ring=", "ring=0", "ring=-1", "rink=1", "pool=-1"] {
             assert!(wrong.parse::<Room>().is_err(), "{wrong}");
         }
     }

@@ -16,12 +16,12 @@ use super::{Test, figures, left_out, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
-        test("losses::no_option_memory", || no_option_memory(&QUICK)),
+        test("losses::no_option_memory", || no_option_memory(&[])),
         test("losses::no_option_memory_looked_up_again", || {
             let owners =
                 ["tp_btf/tcp_sendmsg_locked", "tp_btf/sock_send_length", "fentry/tcp_sendmsg"];
             let without = owners.iter().flat_map(|owner| ["--without", owner]);
-            no_option_memory(&QUICK.into_iter().chain(without).collect::<Vec<_>>());
+            no_option_memory(&without.collect::<Vec<_>>());
         }),
         test("losses::no_option_memory_udp", no_option_memory_udp),
         test("losses::full_receiver_table", full_receiver_table),
@@ -54,11 +54,13 @@ pub fn without_option_memory(what: &str) -> Option<Netns> {
 /// The kernel has no memory for the storage of a socket: each such connection counts once
 /// and is told with its addresses, whether it is older than tcptop or not, and however many
 /// descriptors it has. Listeners do not count.
-fn no_option_memory(arguments: &[&str]) {
+fn no_option_memory(more: &[&str]) {
     let Some(netns) = without_option_memory("losses::no_option_memory") else { return };
     let older = netns.run(|| Pair::new(Family::V4));
     let copies = [&older.client; 3].map(|socket| socket.try_clone().expect("dup"));
-    let tcptop = Tcptop::start(arguments);
+    // Without the pool, in which the younger connections need no storage.
+    let arguments: Vec<_> = QUICK.into_iter().chain(["--room", "pool=0"]).collect();
+    let tcptop = Tcptop::start(&[&arguments, more].concat());
     let (listener, address) = netns.run(|| sock::listen(Family::V6));
     let client = netns.run(|| {
         let client = sock::unconnected(address, Some((Ipv6Addr::LOCALHOST, 0).into()));
