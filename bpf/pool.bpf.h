@@ -59,29 +59,22 @@ static __always_inline struct tracked *tracked_of(struct sock *sk)
 	return bpf_sk_storage_get(&sockets, sk, NULL, 0);
 }
 
-/*
- * A place for a socket that is not tracked; NULL if there is none. All of it is 0. It
- * belongs to the socket from pool_publish() on.
- */
-static __always_inline struct tracked *pool_claim(struct sock *sk)
+/* Puts a socket that is not tracked into its place. False if the place is taken. */
+static __always_inline bool pool_put(struct sock *sk, const struct tracked *fresh)
 {
 	__u32 place;
 
 	if (!pool_usable())
-		return NULL;
+		return false;
 	place = place_of(tcp_socket_number(sk));
 	if (place >= settings.pool_places || pool_sockets[place] != PLACE_FREE ||
 	    __sync_val_compare_and_swap(&pool_sockets[place], PLACE_FREE, PLACE_BEING_FILLED) !=
 		    PLACE_FREE)
-		return NULL;
-	__builtin_memset(&pool[place].tracked, 0, sizeof(pool[place].tracked));
-	pool[place].creator = sk->sk_prot_creator;
-	return &pool[place].tracked;
-}
-
-static __always_inline void pool_publish(struct sock *sk)
-{
-	__sync_lock_test_and_set(&pool_sockets[place_of(tcp_socket_number(sk))], (__u64)sk);
+		return false;
+	pool[place].tracked = *fresh;
+	pool[place].creator = untrusted(struct sock, sk)->sk_prot_creator;
+	__sync_lock_test_and_set(&pool_sockets[place], (__u64)sk);
+	return true;
 }
 
 static __always_inline void pool_release(struct sock *sk)

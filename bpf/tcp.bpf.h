@@ -171,44 +171,39 @@ static __noinline void tcp_untracked(struct sock *sk, __u8 state, bool again)
 	bpf_ringbuf_submit(&record->event, wake_when_filling());
 }
 
+/* Stores what is known of a connection that just begins, or of a listener. False if there is
+ * neither place nor storage. `tracked`: what is known of an earlier connection of the socket,
+ * or of its listener; NULL for nothing. `pools`: it may have a place in the pool. */
+static __always_inline bool tcp_track(struct sock *sk, struct tracked *tracked,
+				      struct tracked *fresh, bool pools)
+{
+	forget_recent_use(tcp_socket_number(sk));
+	if (tracked) {
+		*tracked = *fresh;
+		return true;
+	}
+	return (pools && pool_put(sk, fresh)) || storage_create(&sockets, sk, fresh);
+}
+
 /* connect() or listen(): the socket begins a new connection, or to listen. `again`: another
  * program may have seen this already. */
 static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer, bool again)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	struct tracked *tracked, *pooled = NULL;
-	struct tracked fresh = {};
+	struct tracked fresh = { .state = state, .active = 1 };
 
 	if (!tp)
 		return;
-	tracked = tracked_of(sk);
-	if (!tracked)
-		tracked = pooled = pool_claim(sk);
-	if (!tracked)
-		tracked = tracked_create(sk, &fresh);
-	if (!tracked) {
-		/* Without a listener's storage its children only lack the owner, for a while. */
-		if (state != TCP_LISTEN)
-			tcp_untracked(sk, state, again);
-		return;
-	}
-	forget_recent_use(tcp_socket_number(sk));
-	tracked->born_ns = bpf_ktime_get_ns();
-	tracked->state = state;
-	tracked->active = 1;
-	tracked->flags = 0;
-	tracked->sampled_state = 0;
-	if (longer)
-		forget_handshake(tracked);
-	tracked->syn = state == TCP_SYN_SENT && !BPF_CORE_READ_BITFIELD(tp, repair);
-	tcp_set_base(tracked, sk, tp, state);
-	owner_set(&tracked->owner, bpf_get_current_task_btf(),
+	fresh.born_ns = bpf_ktime_get_ns();
+	fresh.syn = state == TCP_SYN_SENT && !BPF_CORE_READ_BITFIELD(tp, repair);
+	tcp_set_base(&fresh, sk, tp, state);
+	owner_set(&fresh.owner, bpf_get_current_task_btf(),
 		  settings.holders_only ? EVIDENCE_INHERITED : EVIDENCE_USES);
-	if (!pooled)
-		return;
 	if (longer)
 		sock_cookie(sk); /* a visitor of the pool cannot ask for it */
-	pool_publish(sk);
+	/* Without a listener's storage its children only lack the owner, for a while. */
+	if (!tcp_track(sk, tracked_of(sk), &fresh, true) && state != TCP_LISTEN)
+		tcp_untracked(sk, state, again);
 }
 
 /*
@@ -221,41 +216,20 @@ static __always_inline void tcp_begins(struct sock *sk, __u8 state, bool longer,
  */
 static __always_inline void tcp_child_begins(struct sock *sk, __u8 state, bool longer, bool again)
 {
-	struct tracked *tracked, *pooled = NULL;
-	const struct tracked *listener = NULL;
-	struct tracked fresh = {};
+	struct tracked fresh = { .state = state, .active = 1 };
+	const struct tracked *listener;
+	struct tracked *copied;
 
 	/* That of an earlier socket at this address, if its end was missed. */
 	pool_release(sk);
-	tracked = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!tracked) {
-		listener = pooled_listener(sk);
-		if (!longer)
-			tracked = pooled = pool_claim(sk);
-	}
-	if (!tracked)
-		tracked = tracked_create(sk, &fresh);
-	if (!tracked) {
-		tcp_untracked(sk, state, again);
-		return;
-	}
+	copied = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	listener = copied ? copied : pooled_listener(sk);
 	if (listener)
-		tracked->owner = listener->owner;
-	tracked->state = state;
-	tracked->base_bytes_in = 0;
-	tracked->base_bytes_out = 0;
-	tracked->base_segs_in = 0;
-	tracked->base_segs_out = 0;
-	tracked->base_retrans = 0;
-	tracked->syn = false;
-	tracked->flags = 0;
-	tracked->sampled_state = 0;
-	tracked->owner.evidence = EVIDENCE_INHERITED;
-	forget_recent_use(tcp_socket_number(sk));
-	tracked->active = 1;
-	tracked->born_ns = bpf_ktime_get_ns();
-	if (pooled)
-		pool_publish(sk);
+		fresh.owner = listener->owner;
+	fresh.owner.evidence = EVIDENCE_INHERITED;
+	fresh.born_ns = bpf_ktime_get_ns();
+	if (!tcp_track(sk, copied, &fresh, !longer))
+		tcp_untracked(sk, state, again);
 }
 
 /* Marks the socket, so that the next tick reports its new state even if no process
@@ -283,8 +257,9 @@ static __always_inline void tcp_moves_on(struct sock *sk, __u8 state, bool longe
  */
 static __always_inline void tcp_ends(struct sock *sk, int old_state, bool longer)
 {
-	struct tracked *tracked;
 	struct tcptop_event *event;
+	struct tracked *tracked;
+	struct tracked known;
 	struct tcp_sock *tp;
 
 	if (old_state == TCP_LISTEN || old_state == TCP_CLOSE)
@@ -296,10 +271,12 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, bool longer
 	if (!tracked)
 		return;
 	tracked->state = TCP_CLOSE;
+	/* A copy, since the verifier checks what follows for each place that it can come from. */
+	known = *tracked;
 	if (old_state == TCP_SYN_SENT && !tcp_local_port(tp))
 		return;
 	if (old_state == TCP_SYN_RECV && !sk->sk_err && !tp->bytes_received && !tp->bytes_sent &&
-	    !tracked->sampled_state)
+	    !known.sampled_state)
 		return;
 	event = record_reserve(longer, true);
 	if (!event) {
@@ -309,9 +286,9 @@ static __always_inline void tcp_ends(struct sock *sk, int old_state, bool longer
 	event->kind = TCPTOP_CLOSED;
 	event->state = old_state;
 	event->time_ns = bpf_ktime_get_ns();
-	fill_tcp(event, sk, tp, tracked);
+	fill_tcp(event, sk, tp, &known);
 	if (longer)
-		fill_tcp_rest(event, sk, tp, tracked, NULL, tcp_first_seq(tp, old_state),
+		fill_tcp_rest(event, sk, tp, &known, NULL, tcp_first_seq(tp, old_state),
 			      old_state == TCP_SYN_SENT);
 	bpf_ringbuf_submit(event, wake_when_filling());
 }
@@ -432,33 +409,63 @@ static __always_inline void tcp_sample(struct sock *sk, struct tcp_sock *tp,
 	tracked->sampled_epoch = socket_epoch;
 }
 
+static __always_inline void sample_place(__u32 index, bool longer)
+{
+	struct tracked *tracked;
+	struct tcp_sock *tp;
+	struct sock *sk;
+	void *address;
+
+	if (index >= POOL_SIZE)
+		return;
+	address = (void *)pool_sockets[index];
+	tracked = &pool[index].tracked;
+	if ((__u64)address <= PLACE_BEING_FILLED)
+		return;
+	sk = bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct sock));
+	if (sk->sk_prot_creator != pool[index].creator)
+		return;
+	socket_pass.visited++;
+	if (control.marked_only && !tracked->active)
+		return;
+	if (tcp_is_idle(sk, tracked, longer)) {
+		mark_idle(tracked);
+		return;
+	}
+	tp = bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct tcp_sock));
+	tcp_sample(sk, tp, tracked, &pool_sockets[index], longer);
+}
+
+/* Global functions, which the verifier checks once and not in each turn of the loop. */
+__noinline int pool_sample(__u32 index)
+{
+	if (pool_usable())
+		sample_place(index, false);
+	return 0;
+}
+
+__noinline int pool_sample_longer(__u32 index)
+{
+	if (pool_usable())
+		sample_place(index, true);
+	return 0;
+}
+
 /* Samples the sockets that have a place in the pool: a pass's last part. */
 static __always_inline void sample_pool(bool longer)
 {
 	int index;
 
+	if (!pool_usable())
+		return;
 	bpf_for(index, 0, POOL_SIZE)
 	{
-		__u64 *place = &pool_sockets[index];
-		struct tracked *tracked = &pool[index].tracked;
-		void *address = (void *)*place;
-		struct tcp_sock *tp;
-		struct sock *sk;
-
-		if ((__u64)address <= PLACE_BEING_FILLED)
+		if (pool_sockets[index] == PLACE_FREE)
 			continue;
-		sk = bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct sock));
-		if (sk->sk_prot_creator != pool[index].creator)
-			continue;
-		socket_pass.visited++;
-		if (control.marked_only && !tracked->active)
-			continue;
-		if (tcp_is_idle(sk, tracked, longer)) {
-			mark_idle(tracked);
-			continue;
-		}
-		tp = bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct tcp_sock));
-		tcp_sample(sk, tp, tracked, place, longer);
+		if (longer)
+			pool_sample_longer(index);
+		else
+			pool_sample(index);
 	}
 }
 
@@ -471,9 +478,9 @@ static __always_inline void sample_pool(bool longer)
  */
 static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder)
 {
+	struct tracked fresh = { .flags = TCPTOP_PARTIAL };
 	__u8 state = sk->__sk_common.skc_state;
-	struct tracked *tracked, *pooled = NULL;
-	struct tracked fresh = {};
+	struct tracked *tracked;
 	struct tcp_sock *tp;
 
 	if (state == TCP_CLOSE)
@@ -485,29 +492,19 @@ static __always_inline void tcp_seed(struct sock *sk, struct task_struct *holder
 	if (state != TCP_LISTEN && !tcp_shown(sk, tcp_local_port(tp)))
 		return;
 	tracked = tracked_of(sk);
-	if (!tracked) {
-		fresh.born_ns = bpf_ktime_get_ns();
-		fresh.flags = TCPTOP_PARTIAL;
-		if (!settings.lifetime)
-			tcp_set_base(&fresh, sk, tp, state);
-		if (state == TCP_LISTEN)
-			tracked = pooled = pool_claim(sk);
-		if (pooled)
-			*pooled = fresh;
-		else
-			tracked = tracked_create(sk, &fresh);
-		if (!tracked) {
-			/* Each process that holds the socket leads here, and each look-up. */
-			if (state != TCP_LISTEN)
-				tcp_untracked(sk, state, true);
-			return;
-		}
-		forget_recent_use(tcp_socket_number(sk));
+	if (tracked) {
+		if (holder && tracked->owner.evidence < EVIDENCE_USES)
+			owner_set(&tracked->owner, holder, EVIDENCE_HOLDS);
+		return;
 	}
-	if (holder && tracked->owner.evidence < EVIDENCE_USES)
-		owner_set(&tracked->owner, holder, EVIDENCE_HOLDS);
-	if (pooled)
-		pool_publish(sk);
+	fresh.born_ns = bpf_ktime_get_ns();
+	if (!settings.lifetime)
+		tcp_set_base(&fresh, sk, tp, state);
+	if (holder)
+		owner_set(&fresh.owner, holder, EVIDENCE_HOLDS);
+	/* Each process that holds the socket leads here, and each look-up. */
+	if (!tcp_track(sk, NULL, &fresh, state == TCP_LISTEN) && state != TCP_LISTEN)
+		tcp_untracked(sk, state, true);
 }
 
 #endif

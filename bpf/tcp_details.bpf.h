@@ -108,13 +108,6 @@ static __always_inline void tcp_connected(struct sock *sk)
 	tracked->connected = true;
 }
 
-static __always_inline void forget_handshake(struct tracked *tracked)
-{
-	tracked->connect_us = 0;
-	tracked->syn_retrans = 0;
-	tracked->connected = false;
-}
-
 /* `failed`: connect() ends without a connection. */
 static __always_inline void fill_handshake(struct tcptop_details *details, struct tcp_sock *tp,
 					   const struct tracked *tracked, bool failed)

@@ -229,8 +229,7 @@ static __always_inline int sample_socket(struct bpf_iter__bpf_sk_storage_map *ct
 	struct tcp_sock *tp;
 
 	if (!tracked) {
-		if (pool_usable())
-			sample_pool(longer);
+		sample_pool(longer);
 		return end_pass(ctx->meta->seq, &socket_pass, &socket_epoch);
 	}
 	/*

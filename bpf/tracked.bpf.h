@@ -104,11 +104,6 @@ static __always_inline void *storage_create(void *map, struct sock *sk, void *fr
 	return storage;
 }
 
-static __always_inline struct tracked *tracked_create(struct sock *sk, struct tracked *fresh)
-{
-	return storage_create(&sockets, sk, fresh);
-}
-
 /* A kernel whose storage of a socket that is freed loses its link to the socket first. */
 struct bpf_local_storage_elem___unlinked {
 	int state;

@@ -420,7 +420,8 @@ fn soak(length: Duration) {
     ledger.take(&log);
     let differences = ledger.differences();
     let some = &differences[..differences.len().min(5)];
-    assert!(some.is_empty(), "{} differences, such as {some:#?}", differences.len());
+    let told = ended.stderr.lines().last().unwrap_or_default();
+    assert!(some.is_empty(), "{} differences, such as {some:#?}; {told}", differences.len());
 
     let growth = Growth::of(&sizes);
     let last = sizes.last().expect("turns");
