@@ -18,7 +18,7 @@ PAGES     := man/man8/tcptop.8 bash-completion/completions/tcptop \
 export PATH := $(PATH):$(dir $(CARGO))
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-kernels bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,14 +67,19 @@ sanitize: ## Run the unit tests and, as root, a live test with the address sanit
 # with the release's optimisation, $(call overhead,test,...) with that of the tests. It is
 # built before the release binary, because cargo bench builds a tcptop of its own, which
 # unwinds on panic.
-overhead = exe=$$($(CARGO) $(1) --locked --no-run --features bench-reference --bench overhead \
+overhead_built = exe=$$($(CARGO) $(1) --locked --no-run --features bench-reference --bench overhead \
 	--message-format=json | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p') \
-	&& $(CARGO) build --release --locked \
+	&& $(CARGO) build --release --locked
+overhead = $(call overhead_built,$(1)) \
 	&& $(SUDO) env "PATH=$$PATH" "$$exe" --tcptop $(BIN) $(2) $(ARGS)
 
 bench: ## Measure what tcptop costs, half an hour (PEERS=1: also nethogs, iftop; ARGS="--pairs 3 --loads tcp-bulk")
 	@scripts/install-deps.sh $(if $(PEERS),--peers,--bench) || echo "measuring without the tools that could not be installed" >&2
 	@$(call overhead,bench,--output benches/results)
+
+bench-kernels: build ## Count the instructions that tcptop costs on Debian's kernels, which noise does not change (KERNELS="6.1 newest")
+	@kernels/install.sh
+	@$(call overhead_built,bench) && kernels/cost.sh $(if $(KERNELS),-k "$(KERNELS)") $(BIN) "$$exe" $(ARGS)
 
 bench-smoke: deps ## Check in seconds that bench still works
 	@$(call overhead,test,--smoke)

@@ -4,6 +4,9 @@
 # 124: the job took longer than SECONDS; 125: the guest died.  The kernel's messages go
 # to the file CONSOLE.
 #
+# With TCPTOP_KERNELS_COUNT, a nanosecond of the guest's time is an instruction of its one
+# processor.
+#
 # Always emulated (TCG): a stock kernel may fail to boot even if there is a /dev/kvm,
 # and these tests are about behaviour, not speed.
 set -euo pipefail
@@ -21,8 +24,11 @@ amd64) machine=(qemu-system-x86_64 -machine q35 -cpu Nehalem) tty=ttyS0 options=
 arm64) machine=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on") tty=ttyAMA0 options= ;;
 esac
 
+emulation=(-accel "tcg,thread=multi" -smp "${TCPTOP_KERNELS_PROCESSORS:-2}")
+[ -z "${TCPTOP_KERNELS_COUNT:-}" ] || emulation=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
+
 status=0
-timeout --foreground -k 5 "$seconds" "${machine[@]}" -accel tcg,thread=multi -smp "${TCPTOP_KERNELS_PROCESSORS:-2}" \
+timeout --foreground -k 5 "$seconds" "${machine[@]}" "${emulation[@]}" \
     -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
     -nodefaults -no-user-config -display none -no-reboot \
     -kernel "$kernel/vmlinuz" -initrd "$initramfs" \
