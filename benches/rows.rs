@@ -23,7 +23,7 @@ use tcptop::output::columns::{Common, Row};
 use tcptop::output::grouped::Keys;
 use tcptop::output::{Destination, Format, Interval, Writer};
 use tcptop::settings::{FormatName, Settings};
-use tcptop::table::ConnectionTable;
+use tcptop::table::{ClosedRecord, ConnectionRecord, ConnectionTable};
 
 const ROWS: u64 = 10_000;
 const ROUNDS: usize = 60;
@@ -106,6 +106,28 @@ fn timed(run: impl FnOnce()) -> f64 {
     start.elapsed().as_nanos() as f64 / ROWS as f64
 }
 
+/// Writes an interval with these rows, and takes the time.
+fn write(
+    writer: &mut Writer,
+    now_ns: u64,
+    rows: &[&ConnectionRecord],
+    closed: &[&ClosedRecord],
+) -> f64 {
+    let interval = Interval {
+        time: DateTime::UNIX_EPOCH,
+        now_ns,
+        rows,
+        closed,
+        groups: &[],
+        lost: &Loss::default(),
+        listing: false,
+        lifetime: false,
+        host: "alpha",
+        names: &mut FixedNames,
+    };
+    timed(|| writer.interval(interval).unwrap())
+}
+
 /// Ends of connections that no tick has seen, in batches as the collector sends them.
 fn short(round: u64) -> Vec<Batch> {
     let ends = (0..ROWS).map(|number| {
@@ -124,7 +146,6 @@ fn ends() {
     let format = tcptop::output::format(&settings, false, None);
     let mut writer = Writer::new(format, Destination::stream(io::sink()));
     let mut table = ConnectionTable::new(false);
-    let lost = Loss::default();
     let (mut taking, mut ticking, mut writing) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS as u64 {
         let batches = short(round);
@@ -137,19 +158,7 @@ fn ends() {
         ticking.push(timed(|| table.tick(now_ns, DateTime::UNIX_EPOCH)));
         let closed: Vec<_> = table.closed().iter().collect();
         assert_eq!(closed.len() as u64, ROWS);
-        let interval = Interval {
-            time: DateTime::UNIX_EPOCH,
-            now_ns,
-            rows: &[],
-            closed: &closed,
-            groups: &[],
-            lost: &lost,
-            listing: false,
-            lifetime: false,
-            host: "alpha",
-            names: &mut FixedNames,
-        };
-        writing.push(timed(|| writer.interval(interval).unwrap()));
+        writing.push(write(&mut writer, now_ns, &[], &closed));
     }
     report("end: taken", taking);
     report("end: ticked", ticking);
@@ -181,22 +190,7 @@ fn main() {
     assert_eq!(rows.len() as u64, ROWS);
     for (name, format) in formats() {
         let mut writer = Writer::new(format, Destination::stream(io::sink()));
-        let lost = Loss::default();
-        let rounds = (0..ROUNDS).map(|_| {
-            let interval = Interval {
-                time: DateTime::UNIX_EPOCH,
-                now_ns,
-                rows: &rows,
-                closed: &[],
-                groups: &[],
-                lost: &lost,
-                listing: false,
-                lifetime: false,
-                host: "alpha",
-                names: &mut FixedNames,
-            };
-            timed(|| writer.interval(interval).unwrap())
-        });
+        let rounds = (0..ROUNDS).map(|_| write(&mut writer, now_ns, &rows, &[]));
         report(&name, rounds.collect());
     }
     for by in ["process", "remote"] {
