@@ -23,7 +23,7 @@ use tcptop::output::columns::{Common, Row};
 use tcptop::output::grouped::Keys;
 use tcptop::output::{Destination, Format, Interval, Writer};
 use tcptop::settings::{FormatName, Settings};
-use tcptop::table::ConnectionTable;
+use tcptop::table::{ClosedRecord, ConnectionRecord, ConnectionTable};
 
 const ROWS: u64 = 10_000;
 const ROUNDS: usize = 60;
@@ -97,7 +97,7 @@ fn formats() -> Vec<(String, Box<dyn Format + Send>)> {
 
 fn report(what: &str, mut rounds: Vec<f64>) {
     rounds.sort_by(f64::total_cmp);
-    println!("{what:<12} {:7.1} {:7.1}", rounds[rounds.len() / 2], rounds[0]);
+    println!("{what:<14} {:7.1} {:7.1}", rounds[rounds.len() / 2], rounds[0]);
 }
 
 fn timed(run: impl FnOnce()) -> f64 {
@@ -106,16 +106,37 @@ fn timed(run: impl FnOnce()) -> f64 {
     start.elapsed().as_nanos() as f64 / ROWS as f64
 }
 
-/// Ends of connections that no tick has seen, in batches as the collector sends them.
-fn short(round: u64) -> Vec<Batch> {
-    let ends = (0..ROWS).map(|number| {
+/// Writes an interval with these rows, and takes the time.
+fn write(
+    writer: &mut Writer,
+    now_ns: u64,
+    rows: &[&ConnectionRecord],
+    closed: &[&ClosedRecord],
+) -> f64 {
+    let interval = Interval {
+        time: DateTime::UNIX_EPOCH,
+        now_ns,
+        rows,
+        closed,
+        groups: &[],
+        lost: &Loss::default(),
+        listing: false,
+        lifetime: false,
+        host: "alpha",
+        names: &mut FixedNames,
+    };
+    timed(|| writer.interval(interval).unwrap())
+}
+
+/// Ends of connections that no tick has seen.
+fn short(round: u64) -> Vec<Closed> {
+    let end = |number| {
         let mut sample = sample(number);
         sample.key.born_ns += round * 1_000_000_000;
         let closed_ns = sample.key.born_ns + 70_000;
-        CollectorEvent::Closed(Closed { sample, reason: CloseReason::Fin, closed_ns })
-    });
-    let ends: Vec<CollectorEvent> = ends.collect();
-    ends.chunks(1024).map(<[_]>::to_vec).collect()
+        Closed { sample, reason: CloseReason::Fin, closed_ns }
+    };
+    (0..ROWS).map(end).collect()
 }
 
 fn ends() {
@@ -124,10 +145,11 @@ fn ends() {
     let format = tcptop::output::format(&settings, false, None);
     let mut writer = Writer::new(format, Destination::stream(io::sink()));
     let mut table = ConnectionTable::new(false);
-    let lost = Loss::default();
     let (mut taking, mut ticking, mut writing) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS as u64 {
-        let batches = short(round);
+        let ends: Vec<_> = short(round).into_iter().map(CollectorEvent::Closed).collect();
+        // In batches, as the collector sends them.
+        let batches: Vec<Batch> = ends.chunks(256).map(<[_]>::to_vec).collect();
         let now_ns = 2_000_000_000 + round * 1_000_000_000;
         taking.push(timed(|| {
             for event in batches.into_iter().flatten() {
@@ -137,27 +159,74 @@ fn ends() {
         ticking.push(timed(|| table.tick(now_ns, DateTime::UNIX_EPOCH)));
         let closed: Vec<_> = table.closed().iter().collect();
         assert_eq!(closed.len() as u64, ROWS);
-        let interval = Interval {
-            time: DateTime::UNIX_EPOCH,
-            now_ns,
-            rows: &[],
-            closed: &closed,
-            groups: &[],
-            lost: &lost,
-            listing: false,
-            lifetime: false,
-            host: "alpha",
-            names: &mut FixedNames,
-        };
-        writing.push(timed(|| writer.interval(interval).unwrap()));
+        writing.push(write(&mut writer, now_ns, &[], &closed));
     }
     report("end: taken", taking);
     report("end: ticked", ticking);
     report("end: line", writing);
 }
 
+/// Both threads as they are, with records instead of a kernel.
+#[cfg(feature = "bench-reference")]
+fn whole() {
+    use tcptop::event::Tick;
+    use tcptop::filter::Filter;
+    use tcptop::linux::measured::{Collector, Records};
+    use tcptop::report::Reporter;
+
+    const INTERVALS: u64 = 20;
+    // Of the thread that asks.
+    let processor_ns = || {
+        let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+        let time = nix::time::clock_gettime(clock).unwrap();
+        time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64
+    };
+    let a_row = |ns: f64| ns / (INTERVALS * ROWS) as f64;
+    let (mut collecting, mut reporting) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let (sender, receiver) = crossbeam_channel::bounded(Collector::CHANNEL);
+        let reporter = std::thread::spawn(move || {
+            let format = tcptop::output::format(&Settings::default(), false, None);
+            let reporter = Reporter {
+                settings: Settings::default(),
+                writer: Writer::new(format, Destination::stream(io::sink())),
+                textfile: None,
+                filter: Filter::default(),
+                names: Box::new(FixedNames),
+                host: "alpha".to_owned(),
+                greeting: None,
+                open: |path, _| std::fs::File::create(path),
+                reopen: crossbeam_channel::never(),
+            };
+            let summary = reporter.run(&receiver).unwrap();
+            assert_eq!((summary.closed, summary.lost.is_zero()), (INTERVALS * ROWS, true));
+            a_row(processor_ns())
+        });
+        let collector = Collector::new(sender);
+        let mut ns = 0.0;
+        for round in 0..INTERVALS {
+            let records = Records::new(&short(round));
+            let tick = Tick {
+                now_ns: 2_000_000_000 + round * 1_000_000_000,
+                time: DateTime::UNIX_EPOCH,
+                lost: Loss::default(),
+                listing: false,
+                complete: tcptop::event::Slices::NONE,
+            };
+            let start = processor_ns();
+            assert!(collector.interval(&records, tick));
+            ns += processor_ns() - start;
+        }
+        drop(collector);
+        collecting.push(a_row(ns));
+        reporting.push(reporter.join().unwrap());
+    }
+    report("end: collector", collecting);
+    report("end: reporter", reporting);
+}
+
 fn main() {
-    println!("{:<12} {:>7} {:>7}  ns a row", "", "median", "least");
+    println!("{:<14} {:>7} {:>7}  ns a row", "", "median", "least");
     let mut table = ConnectionTable::new(false);
     let mut now_ns = 10_000_000_000;
     let mut ticks = Vec::new();
@@ -177,26 +246,13 @@ fn main() {
     }
     report("table", ticks);
     ends();
+    #[cfg(feature = "bench-reference")]
+    whole();
     let rows: Vec<_> = table.changed().collect();
     assert_eq!(rows.len() as u64, ROWS);
     for (name, format) in formats() {
         let mut writer = Writer::new(format, Destination::stream(io::sink()));
-        let lost = Loss::default();
-        let rounds = (0..ROUNDS).map(|_| {
-            let interval = Interval {
-                time: DateTime::UNIX_EPOCH,
-                now_ns,
-                rows: &rows,
-                closed: &[],
-                groups: &[],
-                lost: &lost,
-                listing: false,
-                lifetime: false,
-                host: "alpha",
-                names: &mut FixedNames,
-            };
-            timed(|| writer.interval(interval).unwrap())
-        });
+        let rounds = (0..ROUNDS).map(|_| write(&mut writer, now_ns, &rows, &[]));
         report(&name, rounds.collect());
     }
     for by in ["process", "remote"] {

@@ -17,6 +17,8 @@ pub struct Filter {
     query: Query,
     known: Known,
     needs: Needs,
+    /// False where no option was given.
+    decides: bool,
 }
 
 /// The numbers that stand for the names in a [`Query`] on this host.
@@ -34,8 +36,8 @@ pub struct Known {
 impl Filter {
     /// `known` has a number for each name of `query`.
     pub fn new(query: Query, known: Known) -> Filter {
-        let needs = query.needs();
-        Filter { query, known, needs }
+        let (needs, decides) = (query.needs(), query != Query::default());
+        Filter { query, known, needs, decides }
     }
 
     /// The names that must be looked up to decide.
@@ -46,7 +48,10 @@ impl Filter {
     /// True where every option matches. `place` has the names that [`needs`](Filter::needs)
     /// asks for. A connection that has ended is judged by its last state before the end.
     pub fn matches(&self, sample: &Sample, place: &Place<'_>) -> bool {
-        let Filter { query, known, .. } = self;
+        let Filter { query, known, decides, .. } = self;
+        if !decides {
+            return true;
+        }
         let Sample { local, remote, owner, .. } = sample;
         let has_port = |port: &u16| [local, remote].into_iter().any(|end| end.port() == *port);
         let in_network = |end: &SocketAddr| {

@@ -387,7 +387,7 @@ mod tests {
     fn ended(sample: Sample, reason: CloseReason) -> ClosedRecord {
         ClosedRecord {
             closed: Closed { sample, reason, closed_ns: 5 },
-            started: None,
+            started_ns: None,
             limited_by: None,
         }
     }

@@ -26,6 +26,8 @@ mod doctor;
 mod files;
 mod iterate;
 mod losses;
+#[cfg(feature = "bench-reference")]
+pub mod measured;
 mod memory;
 mod names;
 mod outbox;

@@ -423,8 +423,9 @@ pub(crate) mod fixtures {
 
     pub(crate) fn closed(sample: Sample, reason: CloseReason, age_ns: u64) -> ClosedRecord {
         let closed_ns = sample.key.born_ns + age_ns;
-        let started = "2026-03-04T05:06:01Z".parse().ok();
-        ClosedRecord { closed: Closed { sample, reason, closed_ns }, started, limited_by: None }
+        let started: DateTime<Utc> = "2026-03-04T05:06:01Z".parse().unwrap();
+        let started_ns = started.timestamp_nanos_opt();
+        ClosedRecord { closed: Closed { sample, reason, closed_ns }, started_ns, limited_by: None }
     }
 
     /// The text that a format writes into a stream, interval by interval.

@@ -9,7 +9,7 @@ mod limit;
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
@@ -30,8 +30,9 @@ pub struct ConnectionRecord {
     pub rate_out: f64,
     /// True in the interval in which the connection first appeared.
     pub is_new: bool,
-    /// When the connection began; `None` where it is older than tcptop.
-    pub started: Option<DateTime<Utc>>,
+    /// When the connection began, in nanoseconds since 1970 (UTC); `None` where it is older
+    /// than tcptop.
+    pub started_ns: Option<i64>,
     bytes_in_before: u64,
     bytes_out_before: u64,
     /// Where the samples have what it takes.
@@ -60,7 +61,7 @@ impl ConnectionRecord {
             rate_in: 0.0,
             rate_out: 0.0,
             is_new: true,
-            started: None,
+            started_ns: None,
             bytes_in_before,
             bytes_out_before,
             moved: true,
@@ -136,8 +137,9 @@ fn forward(before: u64, now: u64) -> u64 {
 pub struct ClosedRecord {
     /// Its final totals.
     pub closed: Closed,
-    /// When the connection began; `None` where it is older than tcptop.
-    pub started: Option<DateTime<Utc>>,
+    /// When the connection began, in nanoseconds since 1970 (UTC); `None` where it is older
+    /// than tcptop.
+    pub started_ns: Option<i64>,
     /// What kept this end from sending more in the interval in which it closed.
     pub limited_by: Option<LimitedBy>,
 }
@@ -147,16 +149,16 @@ pub struct ClosedRecord {
 struct Moment {
     /// CLOCK_MONOTONIC.
     now_ns: u64,
-    time: DateTime<Utc>,
+    /// Since 1970 (UTC); `None` beyond the year 2262.
+    unix_ns: Option<i64>,
 }
 
 impl Moment {
     /// When a connection began. To be asked once, so that all rows say the same even where
     /// the clock is set meanwhile.
-    fn started(self, sample: &Sample) -> Option<DateTime<Utc>> {
+    fn started_ns(self, sample: &Sample) -> Option<i64> {
         let age = self.now_ns.saturating_sub(sample.key.born_ns);
-        let age = TimeDelta::nanoseconds(i64::try_from(age).ok()?);
-        if sample.partial { None } else { self.time.checked_sub_signed(age) }
+        if sample.partial { None } else { self.unix_ns?.checked_sub_unsigned(age) }
     }
 }
 
@@ -246,10 +248,6 @@ impl ConnectionTable {
 
     fn sample(&mut self, sample: Sample) {
         let key = sample.key;
-        if self.is_buried(&key) {
-            return;
-        }
-        self.sampled.push(key);
         let is_tcp = sample.protocol == Protocol::Tcp;
         let slice = Slices::number(&key);
         let again = match self.records.entry(key) {
@@ -259,22 +257,26 @@ impl ConnectionTable {
                 record.missing = false;
                 std::mem::replace(&mut record.sampled, self.ticks) == self.ticks
             }
+            // What is buried has no record.
+            Entry::Vacant(_) if self.buried.contains(&key) || self.buried_before.contains(&key) => {
+                return;
+            }
             Entry::Vacant(vacant) => {
                 vacant.insert(ConnectionRecord::new(sample, self.lifetime, self.ticks));
                 self.census.open[slice] += u32::from(is_tcp);
                 false
             }
         };
+        self.sampled.push(key);
         self.census.sampled[slice] += u32::from(is_tcp && !again);
     }
 
     fn close(&mut self, mut closed: Closed) {
         let key = closed.sample.key;
-        if self.is_buried(&key) {
+        if self.buried_before.contains(&key) || !self.buried.insert(key) {
             return;
         }
-        self.buried.insert(key);
-        let mut started = None;
+        let mut started_ns = None;
         let mut limit = Limit::new(&closed.sample);
         if let Some(mut record) = self.records.swap_remove(&key) {
             if record.sample.protocol == Protocol::Tcp {
@@ -284,18 +286,14 @@ impl ConnectionTable {
             }
             record.absorb(closed.sample);
             closed.sample = record.sample;
-            started = record.started;
+            started_ns = record.started_ns;
             limit = record.limit;
         }
         let limited_by = limit.and_then(|mut limit| {
             limit.end_interval(&closed.sample, self.last_tick_ns, closed.closed_ns);
             limit.by
         });
-        self.closing.push(ClosedRecord { closed, started, limited_by });
-    }
-
-    fn is_buried(&self, key: &ConnectionKey) -> bool {
-        self.buried.contains(key) || self.buried_before.contains(key)
+        self.closing.push(ClosedRecord { closed, started_ns, limited_by });
     }
 
     /// Ends an interval at `now_ns` (CLOCK_MONOTONIC), which was at `time`. Rates are over
@@ -305,16 +303,17 @@ impl ConnectionTable {
             0 => 0,
             _ => now_ns.saturating_sub(self.last_tick_ns),
         };
-        let now = Moment { now_ns, time };
+        let now = Moment { now_ns, unix_ns: time.timestamp_nanos_opt() };
         let start_ns = now_ns.saturating_sub(elapsed_ns);
         self.last_tick_ns = now_ns;
         self.ticks = self.ticks.wrapping_add(1).max(1);
         self.census.sampled = Census::default().sampled;
-        self.buried_before = std::mem::take(&mut self.buried);
+        self.buried_before.clear();
+        std::mem::swap(&mut self.buried_before, &mut self.buried);
         self.closed.clear();
         std::mem::swap(&mut self.closed, &mut self.closing);
-        for ClosedRecord { closed, started, .. } in &mut self.closed {
-            *started = started.or_else(|| now.started(&closed.sample));
+        for ClosedRecord { closed, started_ns, .. } in &mut self.closed {
+            *started_ns = started_ns.or_else(|| now.started_ns(&closed.sample));
         }
 
         // Visits the records with a sample, and those that the last tick found changed:
@@ -326,7 +325,7 @@ impl ConnectionTable {
             Some(record) if record.visited != self.ticks => {
                 let changed = record.tick(elapsed_ns);
                 if record.visited == 0 {
-                    record.started = now.started(&record.sample);
+                    record.started_ns = now.started_ns(&record.sample);
                 }
                 record.visited = self.ticks;
                 if let Some(limit) = &mut record.limit {
@@ -360,6 +359,10 @@ impl ConnectionTable {
         if self.closing.capacity() > some.saturating_mul(4) {
             self.closing.shrink_to(some.saturating_mul(2));
         }
+        // The other one was the larger of the two in the interval before.
+        if excessive(self.buried.capacity(), self.buried_before.len()) {
+            self.buried.shrink_to(ample(self.buried_before.len()));
+        }
         if excessive(self.limited.capacity(), self.limited.len()) {
             self.limited.shrink_to(ample(self.limited.len()));
         }
@@ -391,7 +394,11 @@ impl ConnectionTable {
                 let reason = CloseReason::Unknown;
                 let closed =
                     Closed { sample: record.sample.clone(), reason, closed_ns: tick.now_ns };
-                closing.push(ClosedRecord { closed, started: record.started, limited_by: None });
+                closing.push(ClosedRecord {
+                    closed,
+                    started_ns: record.started_ns,
+                    limited_by: None,
+                });
             } else {
                 vanished.push(*key);
             }
@@ -736,16 +743,16 @@ mod tests {
         table.update(CollectorEvent::Sample(young.clone()));
         table.update(CollectorEvent::Sample(Sample { partial: true, ..sample(2, 1, 1) }));
         table.tick(101 * SECOND, time(1001));
-        let started: Vec<_> = table.all().map(|record| record.started).collect();
-        assert_eq!(started, [Some(time(997)), None]);
+        let started: Vec<_> = table.all().map(|record| record.started_ns).collect();
+        assert_eq!(started, [Some(997 * SECOND as i64), None]);
         // The clock was set an hour forward.
         table.update(CollectorEvent::Closed(closed(young)));
         let short =
             Sample { key: ConnectionKey { object: 3, born_ns: 101 * SECOND }, ..sample(3, 1, 1) };
         table.update(CollectorEvent::Closed(closed(short)));
         table.tick(102 * SECOND, time(4602));
-        let started: Vec<_> = table.closed().iter().map(|record| record.started).collect();
-        assert_eq!(started, [Some(time(997)), Some(time(4601))]);
+        let started: Vec<_> = table.closed().iter().map(|record| record.started_ns).collect();
+        assert_eq!(started, [997, 4601].map(|second| Some(second * SECOND as i64)));
     }
 
     #[test]

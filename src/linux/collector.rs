@@ -35,7 +35,7 @@ use crate::loss::{Loss, LossCause};
 use crate::settings::{Place, Room, Settings};
 
 /// The number of batches that fit into the channel between collector and reporter.
-pub(super) const CHANNEL: usize = 8;
+pub(super) const CHANNEL: usize = 32;
 
 /// The usual size of the ring buffer: room for 12,000 close records. Its pages are mapped
 /// twice, so they count twice in tcptop's resident size.

@@ -9,7 +9,7 @@
 //! channel stay here, usually up to [`BACKLOG`]; further events are counted as lost.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
@@ -20,7 +20,10 @@ use crate::event::{Batch, CollectorEvent, Tick};
 use crate::loss::{Loss, LossCause};
 
 /// The largest number of events in a batch.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
+
+// The C library would map larger pieces of memory anew each time, and zero every page.
+const _: () = assert!(BATCH * size_of::<CollectorEvent>() < 128 << 10);
 
 /// The largest number of events that is usually kept while the reporter is blocked: 16 MiB
 /// of memory.
@@ -48,7 +51,12 @@ pub(super) struct Outbox {
 
 #[derive(Default)]
 struct Waiting {
-    events: Vec<CollectorEvent>,
+    /// Batches that wait, the oldest first.
+    batches: VecDeque<Batch>,
+    /// The batch that is being filled.
+    newest: Batch,
+    /// How many events there are in all of them.
+    count: usize,
     lost: Loss,
     /// The sockets of connections without storage. Not their cookies: before Linux 6.13 an
     /// accepted socket gets another one after the hook.
@@ -58,6 +66,34 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Keeps an event. It is not copied again on its way to the reporter.
+    fn push(&mut self, event: CollectorEvent) {
+        if self.newest.capacity() == 0 {
+            self.newest.reserve_exact(BATCH);
+        }
+        self.newest.push(event);
+        self.count += 1;
+        if self.newest.len() == BATCH {
+            self.batches.push_back(std::mem::take(&mut self.newest));
+        }
+    }
+
+    /// Takes the oldest batch: where it is the newest as well, only if that is `wanted`.
+    fn take(&mut self, wanted: bool) -> Option<Batch> {
+        let batch = match self.batches.pop_front() {
+            None if wanted => std::mem::take(&mut self.newest),
+            batch => batch?,
+        };
+        self.count -= batch.len();
+        Some(batch).filter(|batch| !batch.is_empty())
+    }
+
+    /// Takes a batch back for which there was no room.
+    fn put_back(&mut self, batch: Batch) {
+        self.count += batch.len();
+        self.batches.push_front(batch);
+    }
+
     /// Counts a connection without storage, and keeps the event for the reporter to tell.
     fn untracked(&mut self, sample: Sample, again: bool) {
         // Not more memory than for events that wait.
@@ -70,7 +106,7 @@ impl Waiting {
         }
         self.lost[LossCause::StorageFull] += 1;
         if self.lost[LossCause::StorageFull] <= TOLD {
-            self.events.push(CollectorEvent::Untracked { sample, again: false });
+            self.push(CollectorEvent::Untracked { sample, again: false });
         }
     }
 }
@@ -97,16 +133,16 @@ impl Outbox {
         match event {
             None => waiting.lost[LossCause::Malformed] += 1,
             Some(CollectorEvent::Untracked { sample, again }) => waiting.untracked(sample, again),
-            Some(CollectorEvent::CgroupMade { .. }) if waiting.events.len() >= self.backlog => {
+            Some(CollectorEvent::CgroupMade { .. }) if waiting.count >= self.backlog => {
                 waiting.lost[LossCause::CgroupsFull] += 1;
             }
-            Some(_) if waiting.events.len() >= self.backlog => {
+            Some(_) if waiting.count >= self.backlog => {
                 waiting.lost[LossCause::ChannelFull] += 1;
             }
             Some(event) => {
                 // The reporter reads files that may be gone soon.
                 waiting.urgent |= matches!(event, CollectorEvent::CgroupMade { .. });
-                waiting.events.push(event);
+                waiting.push(event);
             }
         }
     }
@@ -129,20 +165,18 @@ impl Outbox {
     /// # Errors
     /// Where the receiver is gone.
     pub(super) fn forward(&self) -> Result<(), Stop> {
-        let Waiting { events, urgent, .. } = &mut *self.waiting.borrow_mut();
-        while events.len() >= BATCH || (*urgent && !events.is_empty()) {
-            let rest = events.split_off(events.len().min(BATCH));
-            match self.batches.try_send(std::mem::replace(events, rest)) {
+        let waiting = &mut *self.waiting.borrow_mut();
+        while let Some(batch) = waiting.take(waiting.urgent) {
+            match self.batches.try_send(batch) {
                 Ok(()) => self.after_tick.set(self.after_tick.get() + 1),
-                Err(TrySendError::Full(mut batch)) => {
-                    batch.append(events);
-                    *events = batch;
+                Err(TrySendError::Full(batch)) => {
+                    waiting.put_back(batch);
                     return Ok(());
                 }
                 Err(TrySendError::Disconnected(_)) => return Err(Stop::ReporterGone),
             }
         }
-        *urgent = false;
+        waiting.urgent = false;
         Ok(())
     }
 
@@ -156,14 +190,7 @@ impl Outbox {
         mut meanwhile: impl FnMut() -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         loop {
-            let mut batch = {
-                let events = &mut self.waiting.borrow_mut().events;
-                let rest = events.split_off(events.len().min(BATCH));
-                std::mem::replace(events, rest)
-            };
-            if batch.is_empty() {
-                return Ok(());
-            }
+            let Some(mut batch) = self.waiting.borrow_mut().take(true) else { return Ok(()) };
             loop {
                 match self.batches.send_timeout(batch, PATIENCE) {
                     Ok(()) => break,
@@ -187,7 +214,7 @@ impl Outbox {
         meanwhile: impl FnMut() -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         // Does not check for the backlog: a tick must never be lost.
-        self.waiting.borrow_mut().events.push(CollectorEvent::Tick(tick));
+        self.waiting.borrow_mut().push(CollectorEvent::Tick(tick));
         self.after_tick.set(0);
         self.deliver(meanwhile)
     }

@@ -48,6 +48,8 @@ pub(super) struct Knobs<'a> {
     /// True where new cgroups are reported: the user asked for something that follows from
     /// a cgroup, and this kernel can show it.
     cgroups: bool,
+    /// Whether a program on a tracepoint can be preempted.
+    preempted: bool,
 }
 
 impl<'a> Knobs<'a> {
@@ -61,7 +63,8 @@ impl<'a> Knobs<'a> {
         let udp_slots = settings.more.udp_flows.next_power_of_two();
         let tcp = settings.query.wants(Protocol::Tcp);
         let cgroups = needs.intersects(Needs::CGROUPS) && reports_cgroups();
-        Knobs { settings, without, ring_bytes, udp_slots, tcp, needs, cgroups }
+        let preempted = tracepoints_are_preempted();
+        Knobs { settings, without, ring_bytes, udp_slots, tcp, needs, cgroups, preempted }
     }
 
     /// The same with small maps, for programs that are only tried.
@@ -234,7 +237,7 @@ impl<'object> Hooks<'object> {
         } else {
             None
         };
-        let mut skippable = Skippable::new(tracepoints_are_preempted());
+        let mut skippable = Skippable::new(knobs.preempted);
         for &provider in &providers {
             let loaded = |program: &&mut ProgramMut<'_>| program.autoload();
             for program in programs!(skel, provider, longer).into_iter().filter(loaded) {
@@ -383,8 +386,7 @@ fn open<'object>(
         progs.cgroup_made.set_autoload(knobs.cgroups);
     }
     let room = |place| Room::of(&knobs.settings.more.room, place);
-    let states = room(Place::StatePrograms)
-        .unwrap_or_else(|| if tracepoints_are_preempted() { 3 } else { 2 });
+    let states = room(Place::StatePrograms).unwrap_or(if knobs.preempted { 3 } else { 2 });
     for (number, program) in [
         (2, &mut progs.tcp_state_second),
         (2, &mut progs.tcp_state_second_longer),
@@ -408,6 +410,8 @@ fn open<'object>(
             .set_type(MapType::Hash)
             .and_then(|()| maps.receivers.set_max_entries(room))
             .context("failed to size the table of receivers")?;
+    } else if !has(Provider::CgroupSkb) {
+        maps.receivers.set_max_entries(1).context("failed to size the table of receivers")?;
     }
     if udp {
         maps.flows.set_max_entries(slots).context("failed to size the flow table")?;

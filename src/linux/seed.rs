@@ -36,12 +36,12 @@ pub(super) fn held(link: &Link) -> Result<()> {
 /// # Errors
 /// Where the iterator cannot be read in tcptop's own namespace.
 pub(super) fn unheld(link: &Link) -> Result<Option<String>> {
-    iterate::run(link).context("failed to list the TCP sockets")?;
     thread::scope(|scope| {
         let visitor = thread::Builder::new().name("namespaces".into());
         let visitor = visitor
             .spawn_scoped(scope, || visit_others(|path| enter(path, link)))
             .context("failed to start a thread")?;
+        iterate::run(link).context("failed to list the TCP sockets")?;
         // Until its end, not only that of its work: it has privileges that are given up next.
         let missed = visitor.join().map_err(|_| anyhow!("the look-up of sockets panicked"))?;
         Ok(missed

@@ -145,8 +145,9 @@ pub struct Row<'a> {
     /// How long the connection has lasted, in nanoseconds; in a final row until its end.
     /// `None` where it is older than tcptop.
     pub age_ns: Option<u64>,
-    /// When the connection began; `None` where it is older than tcptop.
-    pub started: Option<DateTime<Utc>>,
+    /// When the connection began, in nanoseconds since 1970 (UTC); `None` where it is older
+    /// than tcptop.
+    pub started_ns: Option<i64>,
     /// True where the totals do not include what was moved before tcptop started.
     pub partial: bool,
     /// Why the connection ended; `None` where it is open, or the reason is not known.
@@ -184,7 +185,7 @@ impl<'a> Row<'a> {
             rate_in: record.rate_in,
             rate_out: record.rate_out,
             age_ns: (!sample.partial).then(|| common.now_ns.saturating_sub(sample.key.born_ns)),
-            started: record.started,
+            started_ns: record.started_ns,
             partial: sample.lacks_past(common.lifetime),
             end: None,
             limited_by: record.limited_by(),
@@ -208,7 +209,7 @@ impl<'a> Row<'a> {
             rate_in: 0.0,
             rate_out: 0.0,
             age_ns: closed.age_ns(),
-            started: record.started,
+            started_ns: record.started_ns,
             partial: sample.lacks_past(common.lifetime),
             end: closed.reason.name(),
             limited_by: record.limited_by,
@@ -236,7 +237,7 @@ impl<'a> Row<'a> {
             rate_in: group.group.rate_in,
             rate_out: group.group.rate_out,
             age_ns: None,
-            started: None,
+            started_ns: None,
             partial: false,
             end: None,
             limited_by: None,
@@ -604,7 +605,10 @@ pub static COLUMNS: &[Column] = &[
         source: "the clock of the host",
         about: "When the connection began: RFC 3339, UTC; unknown for one that is older than \
                 tcptop.",
-        value: |row| row.started.map_or(Value::Unknown, Value::Moment),
+        value: |row| {
+            row.started_ns
+                .map_or(Value::Unknown, |ns| Value::Moment(DateTime::from_timestamp_nanos(ns)))
+        },
         ..COLUMN
     },
     Column {

@@ -1,14 +1,11 @@
 //! How single values look: numbers, sizes, rates, times, addresses and names.
 //!
 //! Owns how one value is written; knows nothing about columns, rows or files. Values are
-//! appended to the buffer of the row without allocating. The values of most rows (whole
-//! numbers, sizes below 1024, IPv4 addresses, names in ASCII) are written without the
-//! standard library's formatting, which takes several times as long.
+//! appended to the buffer of the row without allocating, and without the standard library's
+//! formatting, which takes several times as long.
 
-use std::fmt::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use humansize::{BINARY, FormatSizeOptions, ISizeFormatter};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use unicode_width::UnicodeWidthChar;
 
@@ -18,11 +15,24 @@ use crate::connection::{Identity, KernelName};
 pub trait Room {
     /// Appends `bytes`.
     fn put(&mut self, bytes: &[u8]);
+
+    /// Appends the first `count` of `bytes`.
+    fn put_some<const N: usize>(&mut self, bytes: [u8; N], count: usize) {
+        self.put(&bytes[..count.min(N)]);
+    }
 }
 
 impl Room for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
+    }
+
+    /// To append all and take some back is quicker than to copy a number of bytes that the
+    /// compiler does not know.
+    fn put_some<const N: usize>(&mut self, bytes: [u8; N], count: usize) {
+        let length = self.len() + count;
+        self.extend_from_slice(&bytes);
+        self.truncate(length);
     }
 }
 
@@ -193,7 +203,7 @@ impl Text for Bits {
     }
 }
 
-/// Powers of 1000.
+/// The letters of the powers of 1000 or 1024.
 const UNITS: &[u8] = b"KMGTPE";
 
 /// A rate as a plain number of bytes per second, rounded.
@@ -219,41 +229,22 @@ impl Text for Cents {
     }
 }
 
-/// One decimal, always; powers of 1024.
-const TENTHS: FormatSizeOptions = {
-    let mut options = BINARY;
-    options.decimal_places = 1;
-    options.decimal_zeroes = 1;
-    options.space_after_value = false;
-    options
-};
-
 /// Appends `bytes`, at least 1024, in the largest unit of which it is 1 or more: `1.2M`.
-///
-/// humansize chooses the unit before it rounds, so it would write 1023.96 KiB as
-/// `1024.0K`. It is therefore given a number that is already rounded to a tenth (halves
-/// upwards): it writes 1024.0 KiB as 1.0 MiB.
+/// Halves of a tenth are rounded up, and the unit is chosen for the rounded value: what is
+/// nearer to 1024.0 KiB than to 1023.9 is 1.0 MiB.
 fn readable(bytes: u64, out: &mut impl Room) {
-    /// A part of a tenth that is added and then rounded away again. Without it the
-    /// number would often be a short one such as 17.5, and the standard library takes
-    /// twice as long to format those.
-    const MORE: f64 = 0.3;
-    let shift = bytes.ilog2() / 10 * 10;
-    let unit = 1u64 << shift;
-    let tenths = ((u128::from(bytes) * 10 + u128::from(unit / 2)) >> shift) as u64;
-    let rounded = (tenths as f64 + MORE) / 10.0 * unit as f64;
-    // Only memory is written to, which cannot fail.
-    let _ = write!(ShortUnit(out), "{}", ISizeFormatter::new(rounded, TENTHS));
-}
-
-/// Shortens humansize's `KiB` to `K`.
-struct ShortUnit<'a, R>(&'a mut R);
-
-impl<R: Room> fmt::Write for ShortUnit<'_, R> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.put(text.strip_suffix("iB").unwrap_or(text).as_bytes());
-        Ok(())
+    let tenths_of = |unit: usize| {
+        // The unit is 1024^(unit + 1). Half a unit is added before the division.
+        let shift = 10 * (unit + 1);
+        ((u128::from(bytes) * 10 + (1 << (shift - 1))) >> shift) as u64
+    };
+    let mut unit = (bytes.ilog2() / 10).saturating_sub(1) as usize;
+    let mut tenths = tenths_of(unit);
+    if tenths == 10_240 && unit + 1 < UNITS.len() {
+        (unit, tenths) = (unit + 1, 10);
     }
+    decimal::<1>(tenths, out);
+    out.put(&UNITS[unit..=unit]);
 }
 
 /// A round-trip time in microseconds: `87us`, `5.0ms`, `1.2s`; `-` for none.
@@ -326,18 +317,8 @@ pub struct Host<'a>(pub &'a SocketAddr);
 impl Text for Host<'_> {
     fn write(&self, out: &mut impl Room) {
         match self.0.ip() {
-            IpAddr::V4(address) => {
-                let [first, rest @ ..] = address.octets();
-                first.write(out);
-                for octet in rest {
-                    out.put(b".");
-                    octet.write(out);
-                }
-            }
-            IpAddr::V6(address) => {
-                // The standard library follows the rules of RFC 5952.
-                let _ = write!(Formatted(out), "{address}");
-            }
+            IpAddr::V4(address) => four(address, out),
+            IpAddr::V6(address) => six(&address, out),
         }
         match self.0 {
             SocketAddr::V6(address) if address.scope_id() != 0 => {
@@ -347,6 +328,36 @@ impl Text for Host<'_> {
             _ => {}
         }
     }
+}
+
+/// Each octet in decimal digits with a point after it, and how many bytes that are.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < octets.len() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let (text, length) = &mut octets[octet];
+        let mut at = (octet < 10) as usize + (octet < 100) as usize;
+        while at < digits.len() {
+            text[*length as usize] = b'0' + digits[at] as u8;
+            *length += 1;
+            at += 1;
+        }
+        *length += 1;
+        octet += 1;
+    }
+    octets
+};
+
+/// Appends an IPv4 address.
+fn four(address: Ipv4Addr, out: &mut impl Room) {
+    let [octets @ .., last] = address.octets();
+    for octet in octets {
+        let (text, length) = OCTETS[usize::from(octet)];
+        out.put_some(text, length.into());
+    }
+    let (text, length) = OCTETS[usize::from(last)];
+    out.put_some(text, usize::from(length) - 1);
 }
 
 /// As the standard library writes it: `10.0.0.1:443`, `[fe80::1%2]:443`.
@@ -370,13 +381,15 @@ impl Text for Identity {
     }
 }
 
+const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
+
 /// Appends `number` in lower-case hexadecimal digits, without leading zeros.
 fn hexadecimal(mut number: u64, out: &mut impl Room) {
     let mut digits = [0; 16];
     let mut begin = digits.len();
     loop {
         begin -= 1;
-        digits[begin] = b"0123456789abcdef"[(number % 16) as usize];
+        digits[begin] = HEXADECIMAL[(number % 16) as usize];
         number /= 16;
         if number == 0 {
             return out.put(&digits[begin..]);
@@ -384,13 +397,34 @@ fn hexadecimal(mut number: u64, out: &mut impl Room) {
     }
 }
 
-/// Lets the standard library format into a [`Room`].
-struct Formatted<'a, R>(&'a mut R);
-
-impl<R: Room> fmt::Write for Formatted<'_, R> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.put(text.as_bytes());
-        Ok(())
+/// Appends an IPv6 address as RFC 5952 says: `::` stands for the longest run of at least two
+/// groups of zeros, the first one where several are as long.
+fn six(address: &Ipv6Addr, out: &mut impl Room) {
+    if let Some(address) = address.to_ipv4_mapped() {
+        out.put(b"::ffff:");
+        return four(address, out);
+    }
+    let groups = address.segments();
+    let (mut zeros, mut begin) = (0..0, 0);
+    for (at, group) in groups.iter().enumerate() {
+        if *group != 0 {
+            begin = at + 1;
+        } else if at + 1 - begin > zeros.len().max(1) {
+            zeros = begin..at + 1;
+        }
+    }
+    for (at, group) in groups.iter().enumerate() {
+        if !zeros.is_empty() && at == zeros.start {
+            out.put(b"::");
+        } else if !zeros.contains(&at) {
+            if at > 0 && at != zeros.end {
+                out.put(b":");
+            }
+            let digits = [12, 8, 4, 0].map(|shift| HEXADECIMAL[usize::from(group >> shift & 15)]);
+            let leading = (group.leading_zeros() / 4).min(3);
+            let text = u32::from_be_bytes(digits) << (8 * leading);
+            out.put_some(text.to_be_bytes(), 4 - leading as usize);
+        }
     }
 }
 
@@ -644,23 +678,58 @@ mod tests {
         }
     }
 
+    /// humansize chooses the unit before it rounds, so it is given a number that is rounded
+    /// to a tenth already, and a part of a tenth that it rounds away again.
+    fn of_humansize(bytes: u64) -> String {
+        let options = humansize::BINARY.decimal_places(1).decimal_zeroes(1);
+        let unit = 1u64 << (bytes.ilog2() / 10 * 10);
+        let tenths = (u128::from(bytes) * 20 + u128::from(unit)) / u128::from(2 * unit);
+        let rounded = (tenths as f64 + 0.3) / 10.0 * unit as f64;
+        let text = humansize::ISizeFormatter::new(rounded, options).to_string();
+        text.replace(' ', "").replace("iB", "")
+    }
+
+    /// Around every number at which the readable form changes.
+    #[test]
+    fn sizes_are_those_of_humansize() {
+        for shift in [10, 20, 30, 40, 50, 60] {
+            let most = if shift == 60 { 159 } else { 10_240 };
+            for tenth in 10u128..=most {
+                let change = ((2 * tenth + 1) << shift) / 20;
+                for bytes in change - 2..=change + 2 {
+                    let bytes = u64::try_from(bytes).unwrap();
+                    let expected = format!("{bytes}({})", of_humansize(bytes));
+                    assert_eq!(spelt(Size(bytes)), expected);
+                }
+            }
+        }
+    }
+
+    /// Every octet, every number of digits of a group, and every pattern of groups of zeros,
+    /// IPv4-mapped addresses among them.
+    #[test]
+    fn an_address_is_spelt_as_the_standard_library_does() {
+        let check = |address: SocketAddr| assert_eq!(spelt(address), address.to_string());
+        for octet in 0..=u8::MAX {
+            check(([octet, 255 - octet, octet / 2, octet], octet.into()).into());
+        }
+        for pattern in 0..=u8::MAX {
+            for group in [1, 0x20, 0x300, 0x4000, 0xffff, 0xabcd] {
+                let of_bit = |bit| if pattern >> bit & 1 == 1 { group } else { 0u16 };
+                let groups: [u16; 8] = std::array::from_fn(of_bit);
+                let scope = group / 2;
+                check(std::net::SocketAddrV6::new(groups.into(), group, 0, scope.into()).into());
+            }
+        }
+        check("[::ffff:192.0.2.255]:1".parse().unwrap());
+    }
+
     proptest! {
         #[test]
         fn a_name_is_one_field_of_visible_characters(comm: [u8; 16]) {
             let text = spelt(Name(Some(&KernelName::from_comm(comm))));
             prop_assert_eq!(text.split_whitespace().count(), 1);
             prop_assert!(text.chars().all(|c| c.width().is_some_and(|width| width > 0)));
-        }
-
-        #[test]
-        fn an_address_is_spelt_as_the_standard_library_does(
-            v4: ([u8; 4], u16), v6: ([u16; 8], u16, u32),
-        ) {
-            let (ip, port, scope) = v6;
-            for address in [v4.into(), std::net::SocketAddrV6::new(ip.into(), port, 0, scope).into()] {
-                let address: SocketAddr = address;
-                prop_assert_eq!(spelt(address), address.to_string());
-            }
         }
 
         #[test]
