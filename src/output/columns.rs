@@ -2,7 +2,7 @@
 //!
 //! Owns the table [`COLUMNS`]: a value's name, unit, type and source, the sentence that
 //! explains it, and how it is taken from a row. The header and rows of CSV, JSON, the
-//! rows of lines, the manual page and README's tables are all made from it. Knows
+//! rows of lines, the manual page and the tables of the documentation are all made from it. Knows
 //! nothing about files, quoting or colours. To add a column, add an entry here.
 
 use std::net::SocketAddr;
@@ -281,7 +281,7 @@ pub struct Column {
     pub unknown: &'static str,
     /// Where the value comes from.
     pub source: &'static str,
-    /// The sentence that explains it in the manual page and README.
+    /// The sentence that explains it in the manual page and the documentation.
     pub about: &'static str,
     /// What must be read or looked up for it.
     pub needs: Needs,
