@@ -25,4 +25,6 @@ cargo test --locked --quiet --test bpf --test house
 cargo clippy --locked --no-default-features --all-targets -- -D warnings
 cargo test --locked --quiet --no-default-features --lib --test house
 cargo run --locked --quiet --no-default-features --example replay >/dev/null
+# Links, options and targets in the documentation. `make test` runs its commands.
+cargo test --locked --quiet --no-default-features --test docs -- pages::
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps
