@@ -62,7 +62,7 @@ for arch; do
     name=tcptop-$version-$arch-linux
     make --no-print-directory -s install BIN="$binary" SHARE="$share" DESTDIR="$work/$name" PREFIX=
     mkdir -p "$work/$name/share/doc/tcptop"
-    cp -r README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-GPL-2.0 contrib "$work/$name/share/doc/tcptop"
+    cp -r README.md docs CHANGELOG.md LICENSE LICENSE-MIT LICENSE-GPL-2.0 contrib "$work/$name/share/doc/tcptop"
     archive "$out/$name.tar.gz" "$work" "$name"
 
     tool cargo-deb 3.8.0 --no-build --no-strip --locked --quiet --target "$target" --output "$out/" >&2
