@@ -25,6 +25,11 @@ cargo test --locked --quiet --test bpf --test house
 cargo clippy --locked --no-default-features --all-targets -- -D warnings
 cargo test --locked --quiet --no-default-features --lib --test house
 cargo run --locked --quiet --no-default-features --example replay >/dev/null
+# The manual page has nothing that mandoc would change.
+pages=$(mktemp -d)
+trap 'rm -rf "$pages"' EXIT
+cargo run --locked --quiet --no-default-features --example generate "$pages"
+mandoc -T lint "$pages/man/man8/tcptop.8"
 # Links, options and targets in the documentation. `make test` runs its commands.
 cargo test --locked --quiet --no-default-features --test docs -- pages::
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps

@@ -68,7 +68,8 @@ fn tests() -> String {
 
 /// The manual page without roff's marks.
 fn manual() -> String {
-    let page = printed(&["--generate", "man"]).replace("\\-", "-").replace("\\*(Aq", "'");
+    let page = printed(&["--generate", "man"]).replace("\\\n", "");
+    let page = page.replace("\\-", "-").replace("\\*(Aq", "'");
     page.replace("\\fB", " ").replace("\\fI", " ").replace("\\fR", " ")
 }
 
@@ -330,6 +331,26 @@ fn packages_are_those_of_the_script() {
         let wanted: BTreeSet<&str> = rows.iter().flat_map(|row| row[column].split(',')).collect();
         assert_eq!(named, wanted, "{distribution}");
     }
+}
+
+/// The manual page shows each option with its value, and the date of the release.
+#[test]
+fn the_manual_page_has_values_and_a_date() {
+    let page = manual();
+    let (_, synopsis) = page.split_once(".SH SYNOPSIS").expect("a synopsis");
+    let synopsis = synopsis.split(".SH").next().expect("its end").replace('\n', " ");
+    let synopsis = synopsis.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in
+        ["[ --port N ]", "[ -i | --interface IF ]", "[ -4 ]", "[ --once ]", "[ --log FILE ]"]
+    {
+        assert!(synopsis.contains(part), "{part}: {synopsis}");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let changelog = file("CHANGELOG.md");
+    let release =
+        changelog.lines().find_map(|line| line.strip_prefix(&format!("## [{version}] - ")));
+    let date = release.expect("the version in the changelog");
+    assert!(page.starts_with(&format!(".TH TCPTOP 8 {date} \"tcptop {version}\"")), "{date}");
 }
 
 /// What cannot be printed is an error, status 1, and says where it was to go.
