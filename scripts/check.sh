@@ -16,6 +16,10 @@ if timeout 60 cargo deny --locked fetch db 2>/dev/null; then
 else
     echo "advisories: NOT checked, because their database (github.com/RustSec) cannot be reached" >&2
 fi
+# Every script that says so in its first line, and what they share.
+mapfile -t scripts < <(find scripts kernels contrib .ci -type f -exec \
+    awk 'FNR == 1 { if (/^#!.*sh$/ || /^# checks.sh/) print FILENAME; nextfile }' {} + 2>/dev/null)
+shellcheck "${scripts[@]}"
 # Any version from 14 on: .clang-format avoids the settings on which they disagree.
 clang-format --dry-run -Werror bpf/*.[ch] benches/overhead/*.bpf.c
 cargo clippy --locked --all-targets --features bench-reference -- -D warnings

@@ -136,6 +136,7 @@ debian() {
         check "$suite: bash reads the completions" inside "$root" bash -n /usr/share/bash-completion/completions/tcptop
         echo '# mine' >>"$root/etc/logrotate.d/tcptop"
         check "$suite: upgrade" inside "$root" dpkg -i /tmp/new.deb
+        # shellcheck disable=SC2016 # dpkg-query's own
         check "$suite: the new version is there" says "$version-1" inside "$root" dpkg-query -W -f '${Version}' tcptop
         check "$suite: the changed file was kept" grep -qx '# mine' "$root/etc/logrotate.d/tcptop"
         check "$suite: it still works" inside "$root" tcptop --doctor

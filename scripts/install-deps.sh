@@ -30,6 +30,7 @@ build  command:pkg-config finds_the_libraries              pkg-config       pkgc
 build  library:libelf     libbpf_reads_BPF_objects_with_it libelf-dev       elfutils-libelf-devel libelf-devel  libelf      elfutils-dev
 build  library:zlib       libelf_needs_it                  zlib1g-dev       zlib-devel           zlib-devel     zlib        zlib-dev
 test   command:clang-format checks_how_bpf/_is_laid_out    clang-format     clang-tools-extra    clang-tools    clang       clang-extra-tools
+test   command:shellcheck checks_the_scripts               shellcheck       ShellCheck           ShellCheck     shellcheck  shellcheck
 test   command:mandoc     checks_the_manual_page           mandoc           mandoc               mandoc         mandoc      mandoc
 test   command:bash       runs_the_tests                   bash             bash                 bash           bash        bash
 test   command:ip         network_namespaces_for_the_tests iproute2         iproute              iproute2       iproute2    iproute2
