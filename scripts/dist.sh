@@ -77,7 +77,16 @@ if [ -e .git ]; then
 fi
 if [ -e .git ]; then git archive HEAD; else tar -c --exclude=./target .; fi | tar -x -C "$work/$name"
 if [ ! -d "$work/$name/vendor" ]; then
-    (cd "$work/$name" && mkdir -p .cargo && cargo vendor --locked --quiet --versioned-dirs >.cargo/config.toml)
+    (cd "$work/$name" && cargo vendor --locked --quiet --versioned-dirs >/dev/null)
+    # What cargo vendor prints; with --quiet not every version does.
+    mkdir -p "$work/$name/.cargo"
+    cat >"$work/$name/.cargo/config.toml" <<'END'
+[source.crates-io]
+replace-with = "vendored-sources"
+
+[source.vendored-sources]
+directory = "vendor"
+END
 fi
 archive "$out/$name.tar.xz" "$work" "$name"
 
