@@ -444,6 +444,28 @@ fn bash_completes_devices() {
     }
 }
 
+/// In bash, a list of names is completed after a comma and after the `+`, and states are.
+#[test]
+fn bash_completes_lists() {
+    let script = printed(&["--generate", "bash"])
+        + "COMP_WORDS=(tcptop $1 $2); COMP_CWORD=2; _tcptop tcptop \"$2\" $1; echo ${COMPREPLY[@]}";
+    for (option, typed, completed) in [
+        ("--columns", "rtt", "rtt_us rttvar_us"),
+        ("--columns", "+rtt", "+rtt_us +rttvar_us"),
+        ("--columns", "pid,cwn", "pid,cwnd"),
+        ("--columns", "+pid,mss,cwn", "+pid,mss,cwnd"),
+        ("--by", "process,remote_p", "process,remote_port"),
+        ("--sort", "delivery", "delivery_rate"),
+        ("--state", "EST", "ESTABLISHED"),
+        ("--format", "js", "json"),
+    ] {
+        let output = Command::new("bash").args(["-c", &script, "bash", option, typed]).output();
+        let output = output.expect("bash");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{option} {typed}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), completed, "{option} {typed}");
+    }
+}
+
 #[test]
 fn version_and_generated_texts() {
     let version = format!("tcptop {}\n", env!("CARGO_PKG_VERSION"));
