@@ -183,8 +183,8 @@ fn fields(roff: &mut Roff) {
     paragraph(
         roff,
         "With --timestamp the interval's time (RFC 3339, UTC, milliseconds) is the first field. \
-         With --raw sizes are bytes, rates bytes per second and RTT microseconds, all plain \
-         integers.",
+         With --raw sizes are bytes, rates bytes per second (with --bits, bits) and RTT \
+         microseconds, all plain integers.",
     );
     paragraph(roff, "A TCP connection that ended has one line:");
     example(
