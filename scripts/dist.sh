@@ -66,7 +66,13 @@ for arch; do
     archive "$out/$name.tar.gz" "$work" "$name"
 
     tool cargo-deb 3.8.0 --no-build --no-strip --locked --quiet --target "$target" --output "$out/" >&2
-    tool cargo-generate-rpm 0.21.1 --target-dir "$target_dir" --target "$target" --payload-compress gzip --output "$out/" >&2
+    # It keeps the time of a file that is older than the commit: these are not.
+    rm -rf "$work/rpm"
+    mkdir "$work/rpm"
+    cp -r Cargo.toml README.md CHANGELOG.md LICENSE-MIT LICENSE-GPL-2.0 docs contrib "$work/rpm"
+    touch "$binary"
+    (cd "$work/rpm" && tool cargo-generate-rpm 0.21.1 --target-dir "$target_dir" --target "$target" \
+        --payload-compress gzip --output "$out/" >&2)
 done
 
 # --- sources, with all crates ----------------------------------------------------------
