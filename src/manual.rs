@@ -321,8 +321,9 @@ fn signals(roff: &mut Roff) {
 fn overhead(roff: &mut Roff) {
     heading(roff, "OVERHEAD");
     roff.text([roman(
-        "No program runs per byte or per TCP segment: the totals are the kernel's own, read from \
-         the socket once an interval and when it closes. A call that sends or receives takes \
+        "No program counts bytes or segments of TCP: the totals are the kernel's own, read from \
+         the socket once an interval and when it closes. On a kernel without BPF trampolines a \
+         short program runs for every packet, to find those of UDP; not with --tcp. A call that sends or receives takes \
          about 25 ns longer, to note the owner. An interval costs about 0.3 \
          microseconds per idle connection and one per active one, so a host with 100,000 of them is better served by \
          --interval 10 than by 0.1. Counting a UDP datagram takes 25 to 60 ns. Filters by port, \
