@@ -138,6 +138,7 @@ done
 work=$(mktemp -d)
 # Each guest is a process group of its own, so that an interrupt ends those still running.
 set -m
+# shellcheck disable=SC2154 # assigned in the trap
 trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 [ -n "$directory" ] || directory=$work/output

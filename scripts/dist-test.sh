@@ -8,13 +8,14 @@
 #   rpm       the RPM, with Debian's rpm
 #   sources   everything once more from the archive of the sources, without a network and
 #             in another directory: the same bytes
+#   newcomer  README's way to build in Debian 13: its cargo, make build, make install
 #
 # As root.  File systems are mounted in a mount namespace of its own.  Prints
 # "N passed, N failed"; status 1 if anything failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo "dist-test.sh: run it as root" >&2; exit 1; }
-[ $# -gt 0 ] || set -- busybox debian rpm sources
+[ $# -gt 0 ] || set -- busybox debian rpm sources newcomer
 if [ -z "${TCPTOP_DIST_TEST:-}" ]; then
     TCPTOP_DIST_TEST=$(mktemp -d)
     export TCPTOP_DIST_TEST
@@ -135,6 +136,7 @@ debian() {
         check "$suite: bash reads the completions" inside "$root" bash -n /usr/share/bash-completion/completions/tcptop
         echo '# mine' >>"$root/etc/logrotate.d/tcptop"
         check "$suite: upgrade" inside "$root" dpkg -i /tmp/new.deb
+        # shellcheck disable=SC2016 # dpkg-query's own
         check "$suite: the new version is there" says "$version-1" inside "$root" dpkg-query -W -f '${Version}' tcptop
         check "$suite: the changed file was kept" grep -qx '# mine' "$root/etc/logrotate.d/tcptop"
         check "$suite: it still works" inside "$root" tcptop --doctor
@@ -185,6 +187,20 @@ sources() {
     check "sources: the same bytes" diff \
         <(grep -E " (tcptop-$version.tar.xz|.*($arch|$(dpkg --print-architecture)).*)$" "$out/SHA256SUMS") \
         "$tree/tcptop-$version/target/dist/SHA256SUMS"
+}
+
+newcomer() {
+    local root
+    root=$(system trixie)
+    mountpoint -q "$root/proc" || mounted "$root"
+    cp /etc/resolv.conf "$root/etc/"
+    # With the crates inside, so that only apt needs a network.
+    tar -xJf "$out/tcptop-$version.tar.xz" -C "$root/root"
+    check "newcomer: apt knows packages" inside "$root" apt-get update -qq
+    check "newcomer: README's packages" inside "$root" apt-get install -qq make git cargo
+    check "newcomer: make build" inside "$root" make -C "/root/tcptop-$version" build
+    check "newcomer: make install" inside "$root" make -C "/root/tcptop-$version" install
+    works newcomer "$root"
 }
 
 check "checksums" checksums

@@ -62,11 +62,17 @@ for arch; do
     name=tcptop-$version-$arch-linux
     make --no-print-directory -s install BIN="$binary" SHARE="$share" DESTDIR="$work/$name" PREFIX=
     mkdir -p "$work/$name/share/doc/tcptop"
-    cp -r README.md CHANGELOG.md LICENSE LICENSE-MIT LICENSE-GPL-2.0 contrib "$work/$name/share/doc/tcptop"
+    cp -r README.md docs CHANGELOG.md LICENSE LICENSE-MIT LICENSE-GPL-2.0 contrib "$work/$name/share/doc/tcptop"
     archive "$out/$name.tar.gz" "$work" "$name"
 
     tool cargo-deb 3.8.0 --no-build --no-strip --locked --quiet --target "$target" --output "$out/" >&2
-    tool cargo-generate-rpm 0.21.1 --target-dir "$target_dir" --target "$target" --payload-compress gzip --output "$out/" >&2
+    # It keeps the time of a file that is older than the commit: these are not.
+    rm -rf "$work/rpm"
+    mkdir "$work/rpm"
+    cp -r Cargo.toml README.md CHANGELOG.md LICENSE-MIT LICENSE-GPL-2.0 docs contrib "$work/rpm"
+    touch "$binary"
+    (cd "$work/rpm" && tool cargo-generate-rpm 0.21.1 --target-dir "$target_dir" --target "$target" \
+        --payload-compress gzip --output "$out/" >&2)
 done
 
 # --- sources, with all crates ----------------------------------------------------------
@@ -77,7 +83,16 @@ if [ -e .git ]; then
 fi
 if [ -e .git ]; then git archive HEAD; else tar -c --exclude=./target .; fi | tar -x -C "$work/$name"
 if [ ! -d "$work/$name/vendor" ]; then
-    (cd "$work/$name" && mkdir -p .cargo && cargo vendor --locked --quiet --versioned-dirs >.cargo/config.toml)
+    (cd "$work/$name" && cargo vendor --locked --quiet --versioned-dirs >/dev/null)
+    # What cargo vendor prints; with --quiet not every version does.
+    mkdir -p "$work/$name/.cargo"
+    cat >"$work/$name/.cargo/config.toml" <<'END'
+[source.crates-io]
+replace-with = "vendored-sources"
+
+[source.vendored-sources]
+directory = "vendor"
+END
 fi
 archive "$out/$name.tar.xz" "$work" "$name"
 

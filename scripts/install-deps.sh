@@ -1,8 +1,8 @@
 #!/bin/sh
 # install-deps.sh [--test|--bench|--peers|--dist] — the packages needed to build tcptop, and
 # those that its tests, its benchmarks (with or without its peers) or its packages use.  Says nothing
-# if none is missing.  Installs missing packages on Debian and Ubuntu; elsewhere it
-# only prints their names (status 1).
+# if none is missing.  Installs missing packages on Debian and Ubuntu, cargo too where theirs
+# is new enough; elsewhere it only prints their names (status 1).
 set -eu
 
 case ${1:-} in
@@ -30,6 +30,8 @@ build  command:pkg-config finds_the_libraries              pkg-config       pkgc
 build  library:libelf     libbpf_reads_BPF_objects_with_it libelf-dev       elfutils-libelf-devel libelf-devel  libelf      elfutils-dev
 build  library:zlib       libelf_needs_it                  zlib1g-dev       zlib-devel           zlib-devel     zlib        zlib-dev
 test   command:clang-format checks_how_bpf/_is_laid_out    clang-format     clang-tools-extra    clang-tools    clang       clang-extra-tools
+test   command:shellcheck checks_the_scripts               shellcheck       ShellCheck           ShellCheck     shellcheck  shellcheck
+test   command:mandoc     checks_the_manual_page           mandoc           mandoc               mandoc         mandoc      mandoc
 test   command:bash       runs_the_tests                   bash             bash                 bash           bash        bash
 test   command:ip         network_namespaces_for_the_tests iproute2         iproute              iproute2       iproute2    iproute2
 test   command:ss         a_second_opinion_on_TCP          iproute2         iproute              iproute2       iproute2    iproute2-ss
@@ -91,18 +93,45 @@ missing() {
     done | sort -u -k 1,1
 }
 
-# --- cargo: from rustup, never from here -------------------------------------
+# --- cargo: from the distribution where that is new enough, otherwise from rustup ----
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 # Servers are there, and the PATH of other users than root may lack these directories.
 [ "${wanted_for#*bench}" = "$wanted_for" ] || PATH=$PATH:/usr/sbin:/sbin
-if ! command -v cargo >/dev/null; then
-    say "tcptop is built with cargo, which is not installed: see https://rustup.rs"
-    [ -z "${SUDO_USER:-}" ] || say "(where $SUDO_USER has it: run make without sudo, it asks for sudo when needed)"
-    exit 1
-fi
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+is_enough() { [ "$(printf '%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; } # VERSION
+
+as_root=
+become_root() { # PACKAGES: how they are installed
+    [ "$(id -u)" -ne 0 ] || return 0
+    if ! command -v sudo >/dev/null; then
+        say "Please install them as root: apt-get install $1"
+        exit 1
+    fi
+    as_root=sudo
+    say "Installing them with sudo apt-get"
+}
+apt_install() { # PACKAGE...
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >&2
+}
+
+if ! command -v cargo >/dev/null; then
+    if command -v apt-cache >/dev/null && [ -z "$(apt-cache show cargo 2>/dev/null)" ]; then
+        become_root cargo
+        $as_root apt-get update -qq >&2
+    fi
+    offered=$(apt-cache show --no-all-versions cargo 2>/dev/null | sed -n 's/^Version: //p')
+    if [ -z "$offered" ] || ! is_enough "$offered"; then
+        say "tcptop is built with cargo $wanted or newer, which is not installed: see https://rustup.rs"
+        [ -z "${SUDO_USER:-}" ] || say "(where $SUDO_USER has it: run make without sudo, it asks for sudo when needed)"
+        exit 1
+    fi
+    say "Installing cargo $offered"
+    become_root cargo
+    # Without certificates it downloads no crates.
+    apt_install cargo ca-certificates
+fi
 found=$(cargo --version | cut -d' ' -f2)
-if [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" != "$wanted" ]; then
+if ! is_enough "$found"; then
     say "tcptop needs cargo $wanted or newer, this is $found: rustup update, or see https://rustup.rs"
     exit 1
 fi
@@ -111,7 +140,15 @@ if [ "$wanted_for" = ' build test ' ]; then
         cargo "$component" --version >/dev/null 2>&1 && continue
         [ $component = fmt ] && component=rustfmt
         say "Installing $component: make check runs it"
-        rustup component add "$component" >&2
+        if command -v rustup >/dev/null; then
+            rustup component add "$component" >&2
+        elif command -v apt-get >/dev/null; then
+            become_root "$component"
+            apt_install "$(echo "$component" | sed 's/^clippy$/rust-clippy/')"
+        else
+            say "Please install it: make check cannot do without"
+            exit 1
+        fi
     done
 fi
 
@@ -152,18 +189,10 @@ if ! command -v apt-get >/dev/null; then
     say "Please install them: $install $packages"
     exit 1
 fi
-as_root=
-if [ "$(id -u)" -ne 0 ]; then
-    if ! command -v sudo >/dev/null; then
-        say "Please install them as root: $install $packages"
-        exit 1
-    fi
-    as_root=sudo
-    say "Installing them with sudo apt-get"
-fi
+become_root "$packages"
 $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # a list of packages
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends $packages >&2
+apt_install $packages
 
 list=$(missing apt)
 if [ -n "$list" ]; then

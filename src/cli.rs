@@ -515,6 +515,22 @@ mod tests {
                 "error: invalid value 'speed' for '--sort <BY>': there is no column 'speed'; tcptop --columns help lists all",
             ),
             (
+                "--sort PKTS_IN",
+                "error: invalid value 'PKTS_IN' for '--sort <BY>': there is no column 'PKTS_IN', did you mean 'packets_in'; tcptop --columns help lists all",
+            ),
+            (
+                "--columns process",
+                "error: only groups have a column 'process': --by KEYS; connections have 'process_name'",
+            ),
+            (
+                "--columns interface",
+                "error: only groups have a column 'interface': --by KEYS; connections have 'ifname'",
+            ),
+            (
+                "--columns remot_addr",
+                "error: invalid value 'remot_addr' for '--columns <LIST>': there is no column 'remot_addr', did you mean 'remote_addr'; tcptop --columns help lists all",
+            ),
+            (
                 "--columns pid,speed",
                 "error: invalid value 'pid,speed' for '--columns <LIST>': there is no column 'speed'; tcptop --columns help lists all",
             ),

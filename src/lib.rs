@@ -9,6 +9,9 @@
 //! - [`linux::Host`], which collects on this host. It needs the feature `linux`, which
 //!   is on by default; everything else builds without it.
 //!
+//! `examples/replay.rs` reports recorded events, and `examples/busiest.rs` writes a format of
+//! its own of what [`linux::Host`] collects.
+//!
 //! Everything else may change at any time: [`cli`], [`view`], and all of `linux` except
 //! `Host`. ARCHITECTURE.md shows how data flows through these modules.
 

@@ -3,8 +3,11 @@
 //! Owns the sections that are not about options: fields, exit status, overhead,
 //! examples. The options come from [`cli`](crate::cli), so the page always has exactly
 //! the options that are accepted. `--help` shows the exit statuses and examples too.
+//! `tidy` folds the lines, as mandoc and those who translate pages want them.
 
-use clap_mangen::roff::{Inline, Roff, bold, roman};
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+
+mod tidy;
 
 use crate::loss::LossCause;
 use crate::output::columns::{COLUMNS, Column, Selection, Usual};
@@ -65,27 +68,57 @@ pub(crate) const EXIT_STATUSES: &[ExitStatus] = &[
     },
 ];
 
+/// The day of this version's release, as in the changelog.
+const RELEASED: &str = "2026-11-22";
+
 /// The page, in roff, for `command`.
 pub(crate) fn page(command: clap::Command) -> Vec<u8> {
     // One section for all options: otherwise each group of --help would become a section.
-    let command = command.mut_args(|argument| argument.help_heading(None::<&str>));
+    let mut command = command.mut_args(|argument| argument.help_heading(None::<&str>));
+    command.build();
+    let synopsis = synopsis(&command);
     let man = clap_mangen::Man::new(command);
-    // The title is written by hand because it has no date: render_title() would leave
-    // the date out instead of writing an empty one, and the next word would take its
-    // place.
     let mut page = format!(
-        ".TH TCPTOP 8 \"\" \"tcptop {}\" \"System Administration\"\n",
+        ".TH TCPTOP 8 {RELEASED} \"tcptop {}\" \"System Administration\"\n",
         env!("CARGO_PKG_VERSION")
     )
     .into_bytes();
     // Only memory is written to, which cannot fail.
     let _ = man
         .render_name_section(&mut page)
-        .and_then(|()| man.render_synopsis_section(&mut page))
+        .and_then(|()| synopsis.to_writer(&mut page))
         .and_then(|()| man.render_description_section(&mut page))
         .and_then(|()| man.render_options_section(&mut page))
         .and_then(|()| sections().to_writer(&mut page));
-    page
+    tidy::tidy(&String::from_utf8_lossy(&page)).into_bytes()
+}
+
+/// Every option with its value: clap's own synopsis leaves the values out.
+fn synopsis(command: &clap::Command) -> Roff {
+    let mut roff = Roff::new();
+    heading(&mut roff, "SYNOPSIS");
+    let mut line = vec![bold(command.get_name())];
+    let mut options: Vec<_> =
+        command.get_arguments().filter(|option| !option.is_hide_set()).collect();
+    options.sort_by_key(|option| option.get_display_order());
+    for option in options {
+        let short = option.get_short().map(|short| format!("-{short}"));
+        let long = option.get_long().map(|long| format!("--{long}"));
+        line.push(roman(" ["));
+        line.extend(short.iter().map(|short| bold(short.as_str())));
+        if short.is_some() && long.is_some() {
+            line.push(roman("|"));
+        }
+        line.extend(long.iter().map(|long| bold(long.as_str())));
+        if option.get_action().takes_values() {
+            let names = option.get_value_names().unwrap_or_default();
+            line.push(roman(" "));
+            line.extend(names.iter().map(|name| italic(name.as_str())));
+        }
+        line.push(roman("]"));
+    }
+    roff.text(line);
+    roff
 }
 
 fn sections() -> Roff {
@@ -150,8 +183,8 @@ fn fields(roff: &mut Roff) {
     paragraph(
         roff,
         "With --timestamp the interval's time (RFC 3339, UTC, milliseconds) is the first field. \
-         With --raw sizes are bytes, rates bytes per second and RTT microseconds, all plain \
-         integers.",
+         With --raw sizes are bytes, rates bytes per second (with --bits, bits) and RTT \
+         microseconds, all plain integers.",
     );
     paragraph(roff, "A TCP connection that ended has one line:");
     example(
@@ -288,8 +321,9 @@ fn signals(roff: &mut Roff) {
 fn overhead(roff: &mut Roff) {
     heading(roff, "OVERHEAD");
     roff.text([roman(
-        "No program runs per byte or per TCP segment: the totals are the kernel's own, read from \
-         the socket once an interval and when it closes. A call that sends or receives takes \
+        "No program counts bytes or segments of TCP: the totals are the kernel's own, read from \
+         the socket once an interval and when it closes. On a kernel without BPF trampolines a \
+         short program runs for every packet, to find those of UDP; not with --tcp. A call that sends or receives takes \
          about 25 ns longer, to note the owner. An interval costs about 0.3 \
          microseconds per idle connection and one per active one, so a host with 100,000 of them is better served by \
          --interval 10 than by 0.1. Counting a UDP datagram takes 25 to 60 ns. Filters by port, \

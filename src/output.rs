@@ -153,7 +153,8 @@ pub fn format(
             let fits = output.columns.is_none();
             let terminal = screen.map(|screen| Terminal { screen, fits });
             let keys = settings.groups.by.len();
-            Box::new(LineLogger::new(style, columns).on(terminal, keys))
+            let ordered = settings.rows.sort.columns();
+            Box::new(LineLogger::new(style, columns).on(terminal, keys, &ordered))
         }
         FormatName::Csv => Box::new(CsvLogger::new(columns)),
         FormatName::Json => Box::new(JsonLogger::new(columns)),

@@ -92,6 +92,7 @@ impl Reporter {
                     Err(error) => return Err(error.into()),
                 }
                 if tick.listing {
+                    self.tell_unmatched(&table);
                     if let Some(greeting) = &self.greeting {
                         say(greeting);
                     }
@@ -107,6 +108,17 @@ impl Reporter {
         summary.open =
             table.all().filter(|record| passes(filter, names.as_mut(), &record.sample)).count();
         Ok(summary)
+    }
+
+    /// Says so where units or containers are asked for and no open connection is in them: then
+    /// the name may be wrong.
+    fn tell_unmatched(&mut self, table: &ConnectionTable) {
+        let Reporter { settings, filter, names, .. } = self;
+        let asked = settings.query.units_and_containers();
+        let matches = |record: &ConnectionRecord| passes(filter, names.as_mut(), &record.sample);
+        if !asked.is_empty() && !settings.output.quiet && !table.all().any(matches) {
+            say(&format!("tcptop: no connection matches {} so far", asked.join(" ")));
+        }
     }
 
     /// The next batch; `None` when the collector has closed the channel. Opens the

@@ -149,6 +149,17 @@ pub enum Sort {
 impl Sort {
     /// The names that are not those of columns.
     pub const WORDS: [&str; 4] = ["rate", "bytes", "rtt", "age"];
+
+    /// The columns that show what rows are ordered by, if it is not the usual order.
+    pub fn columns(&self) -> Vec<&str> {
+        match self {
+            Sort::Rate => Vec::new(),
+            Sort::Bytes => vec!["bytes_in", "bytes_out"],
+            Sort::Rtt => vec!["rtt_us"],
+            Sort::Age => vec!["age_sec"],
+            Sort::Column(name) => vec![name],
+        }
+    }
 }
 
 impl From<&str> for Sort {
@@ -309,13 +320,15 @@ pub struct Output {
 
     /// Lines: plain integers (bytes, bytes/s, microseconds)
     ///
-    /// The age of a closed connection is in seconds, with six decimals.
+    /// With --bits rates are bits/s. The age of a closed connection is in seconds, with six
+    /// decimals.
     #[arg(long)]
     pub raw: bool,
 
     /// Lines: rates in bits/s instead of bytes/s
     ///
-    /// In powers of 1000, as usual for networks: 1.5Kb/s are 1500 bits per second.
+    /// In powers of 1000, as usual for networks: 1.5Kb/s are 1500 bits per second. With
+    /// --raw plain integers.
     #[arg(long)]
     pub bits: bool,
 

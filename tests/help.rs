@@ -1,5 +1,6 @@
-//! Help, manual page, README and tests all cover the same options, and a mistake on the
-//! command line gets the expected message. Needs no privileges.
+//! Help, manual page, documentation and tests all cover the same options, and a mistake on
+//! the command line gets the expected message. Needs no privileges. `tests/docs.rs` runs the
+//! commands of the documentation.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -67,7 +68,8 @@ fn tests() -> String {
 
 /// The manual page without roff's marks.
 fn manual() -> String {
-    let page = printed(&["--generate", "man"]).replace("\\-", "-").replace("\\*(Aq", "'");
+    let page = printed(&["--generate", "man"]).replace("\\\n", "");
+    let page = page.replace("\\-", "-").replace("\\*(Aq", "'");
     page.replace("\\fB", " ").replace("\\fI", " ").replace("\\fR", " ")
 }
 
@@ -104,7 +106,7 @@ const SHORT: [(&str, &str); 5] = [
     ("-V", "--version"),
 ];
 
-/// An option of the help must be in the tests, the manual page and the README.
+/// An option of the help must be in the tests, the manual page and docs/options.md.
 #[test]
 fn every_option_is_tested_and_documented() {
     let help = printed(&["--help"]);
@@ -114,7 +116,8 @@ fn every_option_is_tested_and_documented() {
     let own = own.split("#[test]").skip(2).collect::<String>();
     assert_eq!(missing(&options, &SHORT, &(tests() + &own)), [] as [&str; 0], "in no test");
     assert_eq!(missing(&options, &[], &manual()), [] as [&str; 0], "not in the manual page");
-    assert_eq!(missing(&options, &SHORT, &file("README.md")), [] as [&str; 0], "not in the README");
+    let page = file("docs/options.md");
+    assert_eq!(missing(&options, &SHORT, &page), [] as [&str; 0], "not in docs/options.md");
     let short_help = printed(&["-h"]);
     assert_eq!(missing(&options, &[], &short_help), [] as [&str; 0], "not in -h");
 }
@@ -173,36 +176,41 @@ fn the_manual_page_has_every_column() {
     }
 }
 
-/// README's tables of columns are made from the program's: `BLESS=1 cargo test --test
-/// help` writes them anew.
+/// The documentation's tables of columns are made from the program's: `BLESS=1 cargo test
+/// --test help` writes them anew.
 #[test]
-fn the_readme_has_every_column() {
-    let mut readme = file("README.md");
+fn the_documentation_has_every_column() {
     let wide = |usual| COLUMNS.iter().filter(move |column| column.usual == usual);
-    for (marker, rows) in [
-        ("lines", Selection::lines().iter().enumerate().map(line_row).collect::<String>()),
-        ("csv", wide(Usual::Always).map(csv_row).collect()),
-        ("wide", wide(Usual::Wide).map(csv_row).collect()),
-        ("asked", wide(Usual::Asked).map(csv_row).collect()),
-        ("groups", grouped::totals().map(csv_row).collect()),
+    for (page, marker, rows) in [
+        (
+            "README.md",
+            "lines",
+            Selection::lines().iter().enumerate().map(line_row).collect::<String>(),
+        ),
+        ("docs/columns.md", "csv", wide(Usual::Always).map(csv_row).collect()),
+        ("docs/columns.md", "wide", wide(Usual::Wide).map(csv_row).collect()),
+        ("docs/columns.md", "asked", wide(Usual::Asked).map(csv_row).collect()),
+        ("docs/groups.md", "groups", grouped::totals().map(csv_row).collect()),
     ] {
-        let (begin, end) = (format!("<!-- columns: {marker} -->\n"), "<!-- end -->".to_owned());
-        let from = readme.find(&begin).unwrap_or_else(|| panic!("README: {begin}")) + begin.len();
-        let to = from + readme[from..].find(&end).expect("README: an end");
+        let mut text = file(page);
+        let (begin, end) = (format!("<!-- columns: {marker} -->\n"), "<!-- end -->");
+        let from = text.find(&begin).unwrap_or_else(|| panic!("{page}: {begin}")) + begin.len();
+        let to = from + text[from..].find(end).expect("an end");
         let table = format!("\n{}{rows}\n", if marker == "lines" { LINES_HEAD } else { CSV_HEAD });
         if std::env::var_os("BLESS").is_some() {
-            readme.replace_range(from..to, &table);
+            text.replace_range(from..to, &table);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+            fs::write(path, &text).expect("a page");
         } else {
-            assert_eq!(&readme[from..to], table, "README: {marker}; BLESS=1 writes it");
+            assert_eq!(&text[from..to], table, "{page}: {marker}; BLESS=1 writes it");
         }
     }
-    if std::env::var_os("BLESS").is_some() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        fs::write(path, &readme).expect("README.md");
+    let (formats, counting) = (file("docs/formats.md"), file("docs/counting.md"));
+    for word in ["schema", "event", "sample", "closed", "expired", "lost"] {
+        assert!(formats.contains(&format!("`{word}`")), "docs/formats.md: {word}");
     }
-    let words = ["schema", "event", "sample", "closed", "expired", "lost"];
-    for word in words.into_iter().chain(causes()) {
-        assert!(readme.contains(&format!("`{word}`")), "README: {word}");
+    for cause in causes() {
+        assert!(counting.contains(&format!("`{cause}`")), "docs/counting.md: {cause}");
     }
 }
 
@@ -250,15 +258,15 @@ fn exit_statuses(text: &str, heading: &str) -> BTreeMap<u8, Vec<String>> {
 }
 
 #[test]
-fn readme_has_the_exit_statuses_of_help() {
+fn the_documentation_has_the_exit_statuses_of_help() {
     let of_help = exit_statuses(&printed(&["--help"]), "Exit status:");
     assert!(of_help.len() >= 5 && of_help[&77] == ["not", "privileged"], "{of_help:?}");
-    let readme = file("README.md");
+    let page = file("docs/options.md");
     let heading = "| status | |";
-    assert_eq!(exit_statuses(&readme, heading), of_help);
+    assert_eq!(exit_statuses(&page, heading), of_help);
     // The check sees what it is for.
     for (from, to) in [("| 3 |", "| 4 |"), ("a mistake in", "an error in"), ("| 2 |", "| |")] {
-        let changed = exit_statuses(&readme.replace(from, to), heading);
+        let changed = exit_statuses(&page.replace(from, to), heading);
         assert_ne!(changed, of_help, "{to}");
     }
 }
@@ -282,48 +290,35 @@ fn refused<'a>(commands: &[Vec<&'a str>]) -> Vec<String> {
     commands.iter().filter(parse).map(|arguments| arguments.join(" ")).collect()
 }
 
-/// tcptop accepts every example of the help, the manual page, the README and docs/.
+/// tcptop accepts every example of the help, and the manual page has them too.
 #[test]
 fn examples_are_accepted() {
     let (help, manual) = (printed(&["--help"]), manual());
-    let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
-    let docs = docs.map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("text"));
-    let readme: String = docs.chain([file("README.md")]).collect();
-    let code = |text: &str| text.split("```").skip(1).step_by(2).collect::<String>();
-    let examples = |help: &str| {
-        let (_, examples) = help.split_once("Examples:").expect("examples");
-        let lines = examples.lines().filter(|line| line.starts_with("  sudo "));
-        lines.map(str::trim_start).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let of_help = examples(&help);
-    assert!(of_help.len() >= 6, "{of_help:?}");
-    for command in &of_help {
-        let command = command.trim_start_matches("sudo ");
-        assert!(manual.lines().any(|line| line == command), "not in the manual page: {command}");
+    let (_, examples) = help.split_once("Examples:").expect("examples");
+    let examples: Vec<&str> =
+        examples.lines().filter_map(|line| line.strip_prefix("  sudo ")).collect();
+    assert!(examples.len() >= 6, "{examples:?}");
+    for command in &examples {
+        assert!(manual.lines().any(|line| line == *command), "not in the manual page: {command}");
     }
-    let of_help = commands(of_help.iter().map(String::as_str));
-    let readme = code(&readme);
-    let of_readme = commands(readme.lines());
-    assert!(of_readme.len() >= 10, "{of_readme:?}");
-    assert_eq!(refused(&of_help), [] as [&str; 0], "help");
-    assert_eq!(refused(&of_readme), [] as [&str; 0], "README");
+    assert_eq!(refused(&commands(examples.iter().copied())), [] as [&str; 0], "help");
     // The check sees what it is for.
-    let renamed = readme.replace("--duration", "--during");
-    let with_it = of_readme.iter().filter(|words| words.contains(&"--duration")).count();
-    assert_eq!((refused(&commands(renamed.lines())).len(), with_it > 0), (with_it, true));
+    let renamed: Vec<String> =
+        examples.iter().map(|line| line.replace("--duration", "--during")).collect();
+    assert_eq!(refused(&commands(renamed.iter().map(String::as_str))).len(), 1);
 }
 
-/// The README names the packages that `make deps` installs.
+/// The documentation names the packages that `make deps` installs.
 #[test]
 fn packages_are_those_of_the_script() {
-    let (readme, script) = (file("README.md"), file("scripts/install-deps.sh"));
+    let (page, script) = (file("docs/install.md"), file("scripts/install-deps.sh"));
     let table = script.lines().filter(|line| line.starts_with("build  ") && line.contains(':'));
     let rows: Vec<Vec<&str>> = table.map(|line| line.split_ascii_whitespace().collect()).collect();
     assert!(rows.len() >= 6);
     for (column, distribution) in
         [(3, "Debian"), (4, "Fedora"), (5, "openSUSE"), (6, "Arch"), (7, "Alpine")]
     {
-        let line = readme.lines().find(|line| line.starts_with(&format!("  | {distribution}")));
+        let line = page.lines().find(|line| line.starts_with(&format!("| {distribution}")));
         let line = line.unwrap_or_else(|| panic!("{distribution}"));
         let named: BTreeSet<&str> = line
             .split('`')
@@ -336,6 +331,26 @@ fn packages_are_those_of_the_script() {
         let wanted: BTreeSet<&str> = rows.iter().flat_map(|row| row[column].split(',')).collect();
         assert_eq!(named, wanted, "{distribution}");
     }
+}
+
+/// The manual page shows each option with its value, and the date of the release.
+#[test]
+fn the_manual_page_has_values_and_a_date() {
+    let page = manual();
+    let (_, synopsis) = page.split_once(".SH SYNOPSIS").expect("a synopsis");
+    let synopsis = synopsis.split(".SH").next().expect("its end").replace('\n', " ");
+    let synopsis = synopsis.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in
+        ["[ --port N ]", "[ -i | --interface IF ]", "[ -4 ]", "[ --once ]", "[ --log FILE ]"]
+    {
+        assert!(synopsis.contains(part), "{part}: {synopsis}");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let changelog = file("CHANGELOG.md");
+    let release =
+        changelog.lines().find_map(|line| line.strip_prefix(&format!("## [{version}] - ")));
+    let date = release.expect("the version in the changelog");
+    assert!(page.starts_with(&format!(".TH TCPTOP 8 {date} \"tcptop {version}\"")), "{date}");
 }
 
 /// What cannot be printed is an error, status 1, and says where it was to go.
@@ -426,6 +441,28 @@ fn bash_completes_devices() {
         let output = Command::new("bash").args(["-c", &script, "bash", option]).output();
         let completed = String::from_utf8(output.expect("bash").stdout).expect("UTF-8");
         assert!(completed.split_whitespace().any(|name| name == "lo"), "{option}: {completed}");
+    }
+}
+
+/// In bash, a list of names is completed after a comma and after the `+`, and states are.
+#[test]
+fn bash_completes_lists() {
+    let script = printed(&["--generate", "bash"])
+        + "COMP_WORDS=(tcptop $1 $2); COMP_CWORD=2; _tcptop tcptop \"$2\" $1; echo ${COMPREPLY[@]}";
+    for (option, typed, completed) in [
+        ("--columns", "rtt", "rtt_us rttvar_us"),
+        ("--columns", "+rtt", "+rtt_us +rttvar_us"),
+        ("--columns", "pid,cwn", "pid,cwnd"),
+        ("--columns", "+pid,mss,cwn", "+pid,mss,cwnd"),
+        ("--by", "process,remote_p", "process,remote_port"),
+        ("--sort", "delivery", "delivery_rate"),
+        ("--state", "EST", "ESTABLISHED"),
+        ("--format", "js", "json"),
+    ] {
+        let output = Command::new("bash").args(["-c", &script, "bash", option, typed]).output();
+        let output = output.expect("bash");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{option} {typed}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), completed, "{option} {typed}");
     }
 }
 

@@ -68,7 +68,8 @@ pub(super) const KEYS: Named<String> = Named {
         true => Ok(text.to_owned()),
         false => {
             let names: Vec<&str> = grouped::key_names().collect();
-            Err(format!("there is no such key; there are {}", names.join(", ")))
+            let meant = suggestion(text, grouped::key_names());
+            Err(format!("there is no such key{meant}; there are {}", names.join(", ")))
         }
     },
     names: || grouped::key_names().collect(),
@@ -86,7 +87,32 @@ fn column_names() -> impl Iterator<Item = &'static str> {
 }
 
 fn unknown_column(name: &str) -> String {
-    format!("there is no column '{name}'; tcptop --columns help lists all")
+    let meant = suggestion(name, column_names());
+    format!("there is no column '{name}'{meant}; tcptop --columns help lists all")
+}
+
+/// What `name` probably stands for, as the middle of a message; empty where nothing is like it.
+fn suggestion(name: &str, known: impl Iterator<Item = &'static str>) -> String {
+    meant(name, known).map(|name| format!(", did you mean '{name}'")).unwrap_or_default()
+}
+
+/// The one of these that `name` probably stands for. People type titles of lines (`PKTS_IN`),
+/// keys of groups (`process`) and other cases, and they mistype.
+fn meant(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    /// The least likeness, of 1.
+    const LIKE: f64 = 0.85;
+    let name = name.to_lowercase();
+    let is_title = |known: &str| {
+        let title = column(known).map(|column| column.title.to_lowercase());
+        title.as_ref() == Some(&name) || grouped::column_of_key(&name) == Some(known)
+    };
+    let likeness = |known: &'static str| match known == name {
+        true => 3.0,
+        false if is_title(known) => 2.0,
+        false => strsim::jaro_winkler(&name, known),
+    };
+    let best = known.map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(likeness, _)| *likeness >= LIKE).map(|(_, known)| known)
 }
 
 /// Refuses columns that the rows do not have: groups have others than connections.
@@ -100,7 +126,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), clap::Error> {
     let mut named = list.chain(sort);
     if groups.by.is_empty() {
         return match named.find(|name| column(name).is_none()) {
-            Some(name) => Err(conflict(&format!("only groups have a column '{name}': --by KEYS"))),
+            Some(name) => {
+                let names = COLUMNS.iter().map(|column| column.name);
+                let instead = meant(name, names).map(|name| format!("; connections have '{name}'"));
+                let instead = instead.unwrap_or_default();
+                Err(conflict(&format!("only groups have a column '{name}': --by KEYS{instead}")))
+            }
             None => Ok(()),
         };
     }

@@ -1,11 +1,14 @@
 //! The completion scripts of shells.
 //!
-//! Owns what clap does not know: that options which help hides are not completed, and that
-//! the names of devices are those of the host at the time.
+//! Owns what clap does not know: that options which help hides are not completed, that the
+//! names of devices are those of the host at the time, and that a list of names goes on after
+//! a comma.
 
 use clap::Command;
 use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
+
+use crate::connection::{Protocol, TcpState};
 
 /// Stands for the names of devices until the shell's own words for them replace it.
 const DEVICES: &str = "tcptop-devices";
@@ -21,14 +24,44 @@ pub(super) fn script(shell: Shell) -> Vec<u8> {
         .args(visible)
         .mut_arg("interfaces", |argument| {
             argument.value_parser(PossibleValuesParser::new([DEVICES]))
+        })
+        .mut_arg("states", |argument| {
+            let states =
+                TcpState::ALL.map(TcpState::name).into_iter().chain([Protocol::Udp.name()]);
+            argument.value_parser(PossibleValuesParser::new(states))
         });
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "tcptop", &mut text);
     let text = String::from_utf8_lossy(&text);
-    match devices(shell) {
-        Some((words, devices)) => text.replace(&words, devices).into_bytes(),
-        None => text.into_owned().into_bytes(),
+    let text = match devices(shell) {
+        Some((words, devices)) => text.replace(&words, devices),
+        None => text.into_owned(),
+    };
+    if shell == Shell::Bash { with_lists(&text) } else { text }.into_bytes()
+}
+
+/// The options whose values are lists of names.
+const LISTS: [&str; 2] = ["--columns)", "--by)"];
+
+/// The script for bash, which completes the last name of a list: what follows the last comma
+/// or the `+` at its beginning. A blank would end the list, so none is appended.
+fn with_lists(script: &str) -> String {
+    const LAST: &str = "${cur##*[,+]}";
+    let mut out = String::new();
+    let mut in_list = false;
+    for line in script.lines() {
+        if in_list && line.contains("compgen -W ") {
+            let before = format!("compgen -P \"${{cur%\"{LAST}\"}}\" -W ");
+            out +=
+                &line.replace("compgen -W ", &before).replace("\"${cur}\"", &format!("\"{LAST}\""));
+            out += "\n                    compopt -o nospace 2>/dev/null";
+        } else {
+            out += line;
+        }
+        out.push('\n');
+        in_list = LISTS.contains(&line.trim());
     }
+    out
 }
 
 /// The words that clap writes for [`DEVICES`], and what this shell needs there.

@@ -110,6 +110,9 @@ impl Report {
             }
         }
         writeln!(out)?;
+        if !self.confinement.is_empty() {
+            writeln!(out, "given up once tcptop has started:")?;
+        }
         for Part { name, had, detail } in &self.confinement {
             writeln!(out, "{name:<18} {:<28} {detail}", had.word())?;
         }

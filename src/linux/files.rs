@@ -361,7 +361,8 @@ mod tests {
         let null = Path::new("/dev/null");
         let both = [open_to_append(null, false).unwrap(), open_to_append(null, true).unwrap()];
         drop(both);
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut reader = File::from(reader);
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
         let mut files = [(); 2].map(|()| open_to_append(Path::new(&path), false).unwrap());
         drop(writer);

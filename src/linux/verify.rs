@@ -7,6 +7,7 @@
 //! [`diag`] asks the kernel. Prints nothing.
 
 mod diag;
+mod inet_diag;
 
 use std::collections::HashMap;
 use std::thread;

@@ -2,7 +2,7 @@
 //!
 //! Owns the table [`COLUMNS`]: a value's name, unit, type and source, the sentence that
 //! explains it, and how it is taken from a row. The header and rows of CSV, JSON, the
-//! rows of lines, the manual page and README's tables are all made from it. Knows
+//! rows of lines, the manual page and the tables of the documentation are all made from it. Knows
 //! nothing about files, quoting or colours. To add a column, add an entry here.
 
 use std::net::SocketAddr;
@@ -282,7 +282,7 @@ pub struct Column {
     pub unknown: &'static str,
     /// Where the value comes from.
     pub source: &'static str,
-    /// The sentence that explains it in the manual page and README.
+    /// The sentence that explains it in the manual page and the documentation.
     pub about: &'static str,
     /// What must be read or looked up for it.
     pub needs: Needs,
@@ -295,7 +295,7 @@ impl Column {
     fn unit_name(&self) -> &'static str {
         match (self.unit, self.kind) {
             ("", Kind::Text) => "text",
-            ("", Kind::Number) => "count",
+            ("", Kind::Number) => "number",
             ("", Kind::Flag) => "true/false",
             (unit, _) => unit,
         }
@@ -1075,20 +1075,29 @@ pub fn column(name: &str) -> Option<&'static Column> {
     COLUMNS.iter().find(|column| column.name == name)
 }
 
-/// All columns for people: name, unit, source, and what each is.
+/// All columns for people: name, unit, what each is and what it is taken from. What does not
+/// fit into a line of 80 characters goes on in the next ones, which begin with blanks.
 pub fn list() -> String {
+    const WIDTH: usize = 80;
     let length = |text: fn(&Column) -> &str| {
         COLUMNS.iter().map(|column| text(column).len()).max().unwrap_or_default()
     };
     let (name, unit) = (length(|column| column.name), length(Column::unit_name));
-    let source = length(|column| column.source);
-    let mut text = format!("{:name$}  {:unit$}  {:source$}  ABOUT\n", "NAME", "UNIT", "SOURCE");
+    let margin = name + 2 + unit + 2;
+    let mut text = format!("{:name$}  {:unit$}  WHAT IT IS, AND FROM WHAT\n", "NAME", "UNIT");
     for column in COLUMNS {
-        let unit_name = column.unit_name();
-        text += &format!(
-            "{:name$}  {unit_name:unit$}  {:source$}  {}\n",
-            column.name, column.source, column.about
-        );
+        text += &format!("{:name$}  {:unit$} ", column.name, column.unit_name());
+        let mut at = margin - 1;
+        for word in format!("{} From {}.", column.about, column.source).split_whitespace() {
+            let length = word.chars().count();
+            if at + 1 + length > WIDTH {
+                text += &format!("\n{:1$}", "", margin - 1);
+                at = margin - 1;
+            }
+            text += &format!(" {word}");
+            at += 1 + length;
+        }
+        text.push('\n');
     }
     text
 }

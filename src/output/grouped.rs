@@ -169,6 +169,11 @@ pub fn key_names() -> impl Iterator<Item = &'static str> {
     KEYS.iter().chain(COLUMNS.iter().filter(is_key)).map(|column| column.name)
 }
 
+/// The name that the column of connections has for a key with a name of its own.
+pub fn column_of_key(name: &str) -> Option<&'static str> {
+    KEYS.iter().find(|key| key.name == name).map(|key| key.source)
+}
+
 /// The column of a key.
 fn key(name: &str) -> Option<&'static Column> {
     let known = key_names().any(|key| key == name);

@@ -112,10 +112,15 @@ impl LineLogger {
         }
     }
 
-    /// For a terminal. The first `keys` columns stay where it is narrow.
+    /// For a terminal. The first `keys` columns stay where it is narrow, and those that rows
+    /// are `ordered` by.
     #[must_use]
-    pub fn on(self, terminal: Option<Terminal>, keys: usize) -> LineLogger {
-        LineLogger { terminal, keys, ..self }
+    pub fn on(self, terminal: Option<Terminal>, keys: usize, ordered: &[&str]) -> LineLogger {
+        let mut columns = self.columns;
+        for cell in columns.iter_mut().filter(|cell| ordered.contains(&cell.column.name)) {
+            cell.part = None;
+        }
+        LineLogger { terminal, keys, columns, ..self }
     }
 
     fn header(&mut self, out: &mut Vec<u8>) {
@@ -689,7 +694,7 @@ REMOTE                RETRANS  UID TIME                     STARTED
     /// On a terminal of this size.
     fn on_screen(style: LineStyle, columns: usize, rows: usize) -> LineLogger {
         SCREEN.set(Screen { columns, rows });
-        logger(style).on(Some(Terminal { screen, fits: true }), 0)
+        logger(style).on(Some(Terminal { screen, fits: true }), 0, &[])
     }
 
     /// The rows and the line of a close of some connections, between these two hosts.
@@ -736,13 +741,28 @@ REMOTE                RETRANS  UID TIME                     STARTED
     }
 
     #[test]
+    fn what_rows_are_ordered_by_stays() {
+        let (records, _) = conversation("192.168.178.23", "93.184.216.34");
+        let rows: Vec<_> = records.iter().collect();
+        let header = |ordered: &[&str]| {
+            SCREEN.set(Screen { columns: 80, rows: 24 });
+            let logger = logger(PLAIN).on(Some(Terminal { screen, fits: true }), 0, ordered);
+            let text = written(logger, [interval(&rows, &[])]);
+            assert!(text.lines().all(|line| line.width() <= 80), "{text}");
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        assert!(!header(&[]).contains("RTT") && header(&["rtt_us"]).contains("RTT"));
+        assert!(!header(&[]).contains("PKTS_IN") && header(&["packets_in"]).contains("PKTS_IN"));
+    }
+
+    #[test]
     fn wide_terminals_change_nothing() {
         let (records, ended) = conversation("10.0.0.1", "10.0.0.2");
         let rows: Vec<_> = records.iter().collect();
         let text = |logger| written(logger, [interval(&rows, &ended[..1])]);
         assert_eq!(text(on_screen(PLAIN, 171, 24)), text(logger(PLAIN)));
         assert_ne!(text(on_screen(PLAIN, 170, 24)), text(logger(PLAIN)));
-        let chosen = logger(PLAIN).on(Some(Terminal { screen, fits: false }), 0);
+        let chosen = logger(PLAIN).on(Some(Terminal { screen, fits: false }), 0, &[]);
         SCREEN.set(Screen { columns: 20, rows: 24 });
         assert_eq!(text(chosen), text(logger(PLAIN)), "chosen columns are never cut");
     }
@@ -794,7 +814,11 @@ REMOTE                RETRANS  UID TIME                     STARTED
         let columns = Selection::named(["state", "packets_in", "bytes_in"]);
         SCREEN.set(Screen { columns: 15, rows: 24 });
         let logger = |keys| {
-            LineLogger::new(PLAIN, columns.clone()).on(Some(Terminal { screen, fits: true }), keys)
+            LineLogger::new(PLAIN, columns.clone()).on(
+                Some(Terminal { screen, fits: true }),
+                keys,
+                &[],
+            )
         };
         let row = record(tcp(), 0.0, 0.0);
         let text = |keys| written(logger(keys), [interval(&[&row], &[])]);

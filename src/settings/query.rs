@@ -141,6 +141,16 @@ impl Query {
         asked.into_iter().filter(|(none, _)| !none).fold(Needs::empty(), |all, (_, one)| all | one)
     }
 
+    /// The units and containers that were asked for, as options. Whether they exist is not
+    /// known before one has a connection.
+    pub fn units_and_containers(&self) -> Vec<String> {
+        let named = |option: &'static str, choices: &[Choice<String>]| {
+            let plain = choices.iter().filter(|choice| !choice.not);
+            plain.map(|choice| format!("{option} {}", choice.value)).collect::<Vec<_>>()
+        };
+        [named("--unit", &self.units), named("--container", &self.containers)].concat()
+    }
+
     /// The only address family that was asked for; `None` for both.
     pub fn family(&self) -> Option<Family> {
         match (self.ipv4, self.ipv6) {

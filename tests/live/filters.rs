@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         test("filters::pids_of_the_host", pids_of_the_host),
         test("filters::by_state", by_state),
         test("filters::cgroup_that_comes", cgroup_that_comes),
+        test("filters::unknown_unit", unknown_unit),
         test("filters::unknown_user", unknown_user),
         test("filters::unknown_interface", unknown_interface),
         test("filters::summary_counts_what_is_asked_for", summary),
@@ -718,6 +719,27 @@ fn cgroup_that_comes() {
     for ends in [outside.ends, outside.ends.flipped()] {
         assert!(output.rows_of(ends).next().is_none());
     }
+}
+
+/// A unit or a container in which nothing is may not exist: tcptop says so, once.
+fn unknown_unit() {
+    if cgroups::root().is_none() {
+        return left_out("filters::unknown_unit", "the whole cgroup v2 is not mounted");
+    }
+    let said = |arguments: &[&str]| {
+        let usual = ["--interval", "0.1", "--count", "3"];
+        let ended = Launch::new(&[&usual, arguments].concat()).spawn().ended();
+        assert!(ended.status.success());
+        let mut lines = ended.stderr.lines().map(str::to_owned).collect::<Vec<_>>();
+        assert!(lines.pop().is_some_and(|line| line.contains(" connections closed, ")));
+        lines
+    };
+    let _pair = Pair::new(Family::V4);
+    assert_eq!(
+        said(&["--unit", "nosuch-7", "--container", "nosuch-8"]),
+        ["tcptop: no connection matches --unit nosuch-7.service --container nosuch-8 so far"]
+    );
+    assert_eq!(said(&["--unit", "!nosuch-7"]), [""; 0]);
 }
 
 fn unknown_user() {

@@ -203,14 +203,14 @@ pub fn become_nobody() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The `setcap` command of the README makes a file that every user can run.
+/// The `setcap` command of the documentation makes a file that every user can run.
 fn file_capabilities() {
     const WHAT: &str = "privilege::file_capabilities";
     if !program::is_there("setcap") {
         return left_out(WHAT, "no setcap here");
     }
-    let readme = include_str!("../../README.md");
-    let line = readme.lines().find_map(|line| line.trim().strip_prefix("sudo setcap "));
+    let page = include_str!("../../docs/privileges.md");
+    let line = page.lines().find_map(|line| line.trim().strip_prefix("sudo setcap "));
     let (capabilities, path) = line.and_then(|line| line.split_once(' ')).expect("documented");
     assert_eq!(path, "/usr/local/bin/tcptop");
     let (directory, binary) = public_binary();
@@ -262,7 +262,7 @@ fn check_without_effect(directory: &Path, binary: &Path) {
     check_reason(&ended, &format!("{missing} process that may gain no privileges\n"));
 }
 
-/// Waits until no thread has more capabilities than the README says, and the reporter no
+/// Waits until no thread has more capabilities than docs/privileges.md says, and the reporter no
 /// others than these.
 pub fn check_kept(tcptop: &Tcptop, reporter: &[Capability]) {
     let threads = || {

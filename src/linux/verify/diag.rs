@@ -4,7 +4,6 @@
 //! for the namespace that the socket was made in.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::{fs, io, thread};
 
@@ -12,19 +11,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK,
-};
-use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
-};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 
 use super::super::seed;
+use super::inet_diag::{Answer, Family, Message};
 
 /// The kernel's totals of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,27 +67,19 @@ impl Dump {
 
     /// Adds the connections of the namespace of this thread.
     fn add(&mut self) -> Result<()> {
-        for family in [AF_INET, AF_INET6] {
+        for family in [Family::V4, Family::V6] {
             self.add_family(family)?;
         }
         Ok(())
     }
 
-    fn add_family(&mut self, family: u8) -> Result<()> {
+    fn add_family(&mut self, family: Family) -> Result<()> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
-        let connections = StateFlags::all()
-            .difference(StateFlags::LISTEN | StateFlags::CLOSE | StateFlags::TIME_WAIT);
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::INFO,
-            states: connections.difference(StateFlags::SYN_SENT | StateFlags::SYN_RECV),
-            socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
-        };
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        let mut message =
+            NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Message::Request(family)));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
@@ -104,12 +88,12 @@ impl Dump {
             let (bytes, _) = socket.recv_from_full()?;
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)?;
+                let message = NetlinkMessage::<Message>::deserialize(rest)?;
                 let length = (message.header.length as usize).next_multiple_of(4);
                 rest = rest.get(length.max(4)..).unwrap_or_default();
                 match message.payload {
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        self.take_socket(&response);
+                    NetlinkPayload::InnerMessage(Message::Answer(answer)) => {
+                        self.take_socket(&answer);
                     }
                     NetlinkPayload::Done(_) => return Ok(()),
                     NetlinkPayload::Error(error) => return Err(error.to_io().into()),
@@ -120,30 +104,11 @@ impl Dump {
         }
     }
 
-    /// A socket that is only the memory of a connection (TIME_WAIT) has no `tcp_info`.
-    fn take_socket(&mut self, response: &InetResponse) {
-        let info = response.nlas.iter().find_map(|nla| match nla {
-            Nla::TcpInfo(info) => Some(info),
-            _ => None,
-        });
-        let Some(info) = info else { return };
-        let state = response.header.state;
-        let totals = Totals {
-            received: info.bytes_received,
-            fin: [TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING].contains(&state),
-            sent: info.bytes_sent,
-            retransmitted: info.bytes_retrans,
-            acked: info.bytes_acked,
-        };
-        let id = &response.header.socket_id;
-        let address =
-            |ip: std::net::IpAddr, port| SocketAddr::new(ip.to_canonical(), port).to_string();
-        let name = format!(
-            "{} -> {}",
-            address(id.source_address, id.source_port),
-            address(id.destination_address, id.destination_port)
-        );
-        self.sockets.insert(u64::from_ne_bytes(id.cookie), (name, totals));
+    fn take_socket(&mut self, answer: &Answer) {
+        let Answer { cookie, local, remote, totals } = answer;
+        if let Some(totals) = totals {
+            self.sockets.insert(*cookie, (format!("{local} -> {remote}"), *totals));
+        }
     }
 }
 
