@@ -222,8 +222,8 @@ impl Host {
             self.take_user()?;
         }
         let Host { settings, needs, without, confinement, notice, .. } = self;
-        let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
+        let mut signals = Signals::install(logs)?;
         let strict = settings.more.strict;
         let headless = settings.is_headless();
         if logs {

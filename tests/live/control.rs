@@ -17,11 +17,12 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("control::interrupt", || last_interval_of(libc::SIGINT)),
         test("control::terminate", || last_interval_of(libc::SIGTERM)),
+        test("control::hang_up", || last_interval_of(libc::SIGHUP)),
         test("control::ends_while_it_stops", ends_while_it_stops),
         test("control::two_signals_at_once_are_one", two_signals_at_once_are_one),
         test("control::second_interrupt_kills", second_interrupt_kills),
         test("control::blocked_signal_is_unblocked", blocked_signal),
-        test("control::ignored_interrupt_stays_ignored", ignored_interrupt),
+        test("control::ignored_signal_stays_ignored", ignored_signal),
         test("control::full_device", full_device),
         test("control::strict_and_the_reader_leaves", strict_and_the_reader_leaves),
         test("control::count", count),
@@ -255,20 +256,23 @@ fn blocked_signal() {
 }
 
 /// As a shell without job control starts what runs in the background: Ctrl-C is not for it.
-fn ignored_interrupt() {
-    let ignore = || {
-        // SAFETY: no handler is set.
-        unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-        Ok(())
-    };
-    // SAFETY: one system call.
-    let tcptop = unsafe { Launch::new(&QUICK).prepare(ignore) }.start();
-    for _ in 0..2 {
-        tcptop.signal(libc::SIGINT);
-        let pair = Pair::new(Family::V4);
-        tcptop.wait_row("row after the signal", pair.ends, |_| true);
+/// As nohup(1) starts it: the end of the terminal is not for it.
+fn ignored_signal() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        let ignore = move || {
+            // SAFETY: no handler is set.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+            Ok(())
+        };
+        // SAFETY: one system call.
+        let tcptop = unsafe { Launch::new(&QUICK).prepare(ignore) }.start();
+        for _ in 0..2 {
+            tcptop.signal(signal);
+            let pair = Pair::new(Family::V4);
+            tcptop.wait_row("row after the signal", pair.ends, |_| true);
+        }
+        tcptop.stop(libc::SIGTERM).check();
     }
-    tcptop.stop(libc::SIGTERM).check();
 }
 
 /// The error says where the rows were to go.
