@@ -61,7 +61,7 @@ use crate::settings::{Choice, Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
 use confine::{Confinement, Entry, Without};
 pub use doctor::Report;
-pub use files::open_to_append;
+pub use files::{in_its_directory, open_to_append};
 pub use names::cgroup_root;
 use names::{HostNames, users};
 use plan::Provider;

@@ -47,6 +47,22 @@ pub fn open_to_append(path: &Path, read: bool) -> io::Result<File> {
     Err(io::Error::other("others keep changing it; choose another directory"))
 }
 
+/// Calls `replace` with a path of this file that leads through the descriptor of its directory:
+/// nobody can turn it elsewhere meanwhile.
+///
+/// # Errors
+/// Where a symbolic link in a directory that others may write to leads to the directory, and
+/// those of `replace`.
+pub fn in_its_directory(
+    path: &Path,
+    replace: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let name = path.file_name().ok_or(Errno::EISDIR)?;
+    let directory = path.parent().unwrap_or(Path::new("")).join(".");
+    let (directory, _) = walk(&directory)?.there.ok_or(Errno::ENOENT)?;
+    replace(&through(&directory).join(name))
+}
+
 /// As [`open_to_append`]; `None` where the name meant something else a moment later.
 fn open_once(path: &Path, read: bool) -> io::Result<Option<File>> {
     let place = walk(path)?;
@@ -66,8 +82,7 @@ fn open_once(path: &Path, read: bool) -> io::Result<Option<File>> {
     let mut flags = OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let readable = kind == SFlag::S_IFREG && read;
     flags |= if readable { OFlag::O_RDWR } else { OFlag::O_WRONLY };
-    // The file that was looked at, whatever its name means by now (proc_pid_fd(5)).
-    let same = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let same = through(&fd);
     let file = match kind {
         SFlag::S_IFIFO => open_fifo(&same, flags, path)?,
         _ => File::from(open(&same, flags, Mode::empty())?),
@@ -98,6 +113,11 @@ fn create(place: &Place, path: &Path) -> io::Result<Option<File>> {
         Err(Errno::EEXIST) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A path to what was looked at, whatever its name means by now (proc_pid_fd(5)).
+fn through(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 /// Opens a FIFO. open(2) waits for its reader; without a word tcptop would seem to hang.

@@ -187,6 +187,11 @@ fn files_of_another_user() {
         "cannot open {}: Permission denied (os error 13); it is opened as the user of --setuid",
         log.display()
     ));
+    let ended = launch(&[&files[..], &as_user].concat(), None).spawn().ended();
+    ended.check_error(&format!(
+        "failed to write {}: permission denied; it is opened as the user of --setuid",
+        prom.display()
+    ));
 }
 
 /// Without --setuid, whoever has called sudo: root's files go on being written.
