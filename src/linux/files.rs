@@ -63,6 +63,44 @@ pub fn in_its_directory(
     replace(&through(&directory).join(name))
 }
 
+/// What must be open to open a file again.
+pub(super) enum Surroundings {
+    /// Its directory, so that it can be made anew, and that of the link to it.
+    Directories([OwnedFd; 2]),
+    /// Of a device only itself, since its directory has others. So of what came as a
+    /// descriptor (`/dev/stdout`).
+    Itself(OwnedFd),
+    /// Nothing: a pipe or the like, or a file that has no name any more.
+    Open,
+}
+
+/// Where the file at `path` is, by descriptors. Its absolute path is not asked for: this user
+/// may not be permitted to go it.
+///
+/// # Errors
+/// Those of [`open_to_append`] before the file itself is opened.
+pub(super) fn surroundings(path: &Path) -> io::Result<Surroundings> {
+    let link = path.parent().unwrap_or(Path::new("")).join(".");
+    let place = walk(path)?;
+    let is_file = |kind| matches!(kind, SFlag::S_IFREG | SFlag::S_IFIFO);
+    match place.there {
+        Some((_, status)) if place.in_proc && (status.st_nlink == 0 || is_stream(&status)) => {
+            Ok(Surroundings::Open)
+        }
+        Some((fd, status)) if place.in_proc || !is_file(kind(&status)) => {
+            Ok(Surroundings::Itself(fd))
+        }
+        _ => {
+            let (link, _) = walk(&link)?.there.ok_or(Errno::ENOENT)?;
+            Ok(Surroundings::Directories([place.directory, link]))
+        }
+    }
+}
+
+fn is_stream(status: &FileStat) -> bool {
+    matches!(kind(status), SFlag::S_IFIFO | SFlag::S_IFSOCK)
+}
+
 /// As [`open_to_append`]; `None` where the name meant something else a moment later.
 fn open_once(path: &Path, read: bool) -> io::Result<Option<File>> {
     let place = walk(path)?;
