@@ -27,6 +27,7 @@ mod files;
 mod iterate;
 mod losses;
 mod memory;
+mod mounts;
 mod names;
 mod outbox;
 mod plan;
