@@ -45,9 +45,10 @@ mod verify;
 mod wire;
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
@@ -107,8 +108,11 @@ impl Host {
     /// do what they ask for. Files are opened after that, as that user.
     ///
     /// # Errors
-    /// Where the user of `--setuid` cannot be had.
+    /// Where the user of `--setuid` cannot be had, or /proc is not there: it leads to the files.
     pub fn take_user(&mut self) -> Result<()> {
+        if !Path::new("/proc/self/ns").exists() {
+            bail!("/proc is not mounted; `mount -t proc proc /proc` mounts it");
+        }
         let begun = Confinement::begin(&self.settings, self.needs, self.unconfined)?;
         self.confinement = Some(begun);
         Ok(())
