@@ -12,6 +12,8 @@ pub enum Place {
     Receivers,
     /// What waits for the reporter, in events.
     Backlog,
+    /// What ended in an interval and is not written yet, in connections.
+    Ended,
     /// The programs for state changes of TCP sockets: 1 to 3 (`bpf/tcptop.bpf.c`).
     StatePrograms,
 }
@@ -39,8 +41,12 @@ impl FromStr for Room {
             "ring" => Place::Ring,
             "receivers" => Place::Receivers,
             "backlog" => Place::Backlog,
+            "ended" => Place::Ended,
             "state-programs" => Place::StatePrograms,
-            _ => return Err("there are ring, receivers, backlog and state-programs".to_owned()),
+            _ => {
+                let names = "ring, receivers, backlog, ended and state-programs";
+                return Err(format!("there are {names}"));
+            }
         };
         match size.parse() {
             Ok(size @ 1..) => Ok(Room { place, size }),
