@@ -68,7 +68,7 @@ pub use names::cgroup_root;
 use names::{HostNames, users};
 use plan::Provider;
 use signals::{End, Signals};
-pub use standard::standard_output_is_open;
+pub use standard::{say, standard_output_is_open};
 pub use verify::Verification;
 
 /// This host, and the settings for collecting on it.

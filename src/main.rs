@@ -15,14 +15,14 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use crossbeam_channel::never;
 use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
-use tcptop::linux::{Host, in_its_directory, open_to_append, standard_output_is_open};
+use tcptop::linux::{Host, in_its_directory, open_to_append, say, standard_output_is_open};
 use tcptop::names::NoNames;
 use tcptop::output::destination::put_whole;
 use tcptop::output::fit::Screen;
 use tcptop::output::tame::{Instead, Tame};
 use tcptop::output::textfile::Textfile;
 use tcptop::output::{self, Destination, Writer, columns};
-use tcptop::report::{Reporter, say};
+use tcptop::report::Reporter;
 use tcptop::settings::{FormatName, Settings};
 
 /// `--strict`, and something was lost.
@@ -90,6 +90,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
             .filter(|_| !quiet)
             .map(|log| format!("tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)")),
         open: open_to_append,
+        say,
         reopen: never(),
         settings,
     };

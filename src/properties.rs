@@ -160,6 +160,7 @@ fn report(settings: Settings, narrow: bool, strings: Strings, mut script: Script
         host: "host".to_owned(),
         greeting: None,
         open: open_anything,
+        say: |_| {},
         reopen: never(),
     };
     batches.send(script.events).unwrap_or_else(|error| panic!("{error}"));

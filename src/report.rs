@@ -45,6 +45,8 @@ pub struct Reporter {
     pub greeting: Option<String>,
     /// Opens the files that are written besides the output.
     pub open: Open,
+    /// Prints a line for the user. What cannot be printed is left out.
+    pub say: fn(&str),
     /// Each message (of SIGHUP) asks to open the destination again.
     pub reopen: Receiver<()>,
 }
@@ -79,14 +81,14 @@ impl Reporter {
                     self.names.cgroup_made(*id, path);
                 }
                 if let CollectorEvent::Untracked { sample, .. } = &event {
-                    say(&not_shown(sample));
+                    (self.say)(&not_shown(sample));
                 }
                 let tick = if let CollectorEvent::Tick(tick) = &event { Some(*tick) } else { None };
                 table.update(event);
                 let written = if let Some(tick) = tick {
                     summary.lost += &tick.lost;
                     if !tick.lost.is_zero() {
-                        say(&format!("tcptop: lost in this interval: {}", tick.lost));
+                        (self.say)(&format!("tcptop: lost in this interval: {}", tick.lost));
                     }
                     self.write(&table, &tick, &mut rows, grouping.as_mut())
                 } else if let Some((now_ns, time)) = table.end_part(room) {
@@ -104,7 +106,7 @@ impl Reporter {
                 }
                 if tick.is_some_and(|tick| tick.listing) {
                     if let Some(greeting) = &self.greeting {
-                        say(greeting);
+                        (self.say)(greeting);
                     }
                     if let Some(path) = &self.settings.more.ready_file {
                         (self.open)(path, false)
@@ -350,9 +352,4 @@ fn not_shown(sample: &Sample) -> String {
     let Sample { protocol, local, remote, .. } = sample;
     let name = protocol.name();
     format!("tcptop: not shown: {name} {local} -> {remote} (no memory for socket storage)")
-}
-
-/// Prints a message on stderr. Goes on where that fails.
-pub fn say(message: &str) {
-    let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{message}\n").as_bytes());
 }

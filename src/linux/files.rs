@@ -23,7 +23,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::geteuid;
 
-use crate::report::say;
+use super::standard::say;
 
 /// Links on the way to a file before the kernel gives up as well (path_resolution(7)).
 const MOST_LINKS: u32 = 40;

@@ -1,10 +1,13 @@
 //! How a run ends, limits of a run, and blocked readers.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe;
 
 use crate::common::sock::{self, Ends, Family, Pair, Stream};
 use crate::common::tcptop::{self, Launch, QUICK, Row, Tcptop};
@@ -31,6 +34,7 @@ pub fn tests() -> Vec<Test> {
         test("control::refused_options", refused_options),
         test("control::blocked_reader", blocked_reader),
         test("control::stopped_and_continued", stopped_and_continued),
+        test("control::unread_messages", unread_messages),
     ]
 }
 
@@ -330,4 +334,25 @@ fn strict_and_the_reader_leaves() {
         let rest: Vec<String> = messages.map_while(Result::ok).collect();
         assert!(rest.iter().all(|line| line.contains("lost in this interval")), "{rest:?}");
     }
+}
+
+/// stderr is a pipe that is full and that nobody reads: tcptop counts, and ends.
+fn unread_messages() {
+    let (_reader, writer) = pipe().expect("a pipe");
+    let writer = File::from(writer);
+    let set = |flags| fcntl(&writer, FcntlArg::F_SETFL(flags)).expect("fcntl");
+    set(OFlag::O_NONBLOCK);
+    while (&writer).write(&[b'x'; 4096]).is_ok() {}
+    while (&writer).write(b"x").is_ok() {}
+    set(OFlag::empty());
+    let pair = Pair::new(Family::V4);
+    let arguments = [&QUICK[..], &["--once", "-v"]].concat();
+    let mut command = tcptop::command(&tcptop::binary(), &arguments);
+    let mut child = command.stderr(writer).spawn().expect("tcptop");
+    let mut stdout = child.stdout.take().expect("piped");
+    let output = thread::spawn(move || io::read_to_string(&mut stdout));
+    until_true("tcptop to end", || child.try_wait().expect("wait").is_some());
+    assert!(child.wait().expect("wait").success());
+    let output = output.join().expect("a reader").expect("text");
+    assert!(output.contains(&pair.ends.local.to_string()), "{output}");
 }
