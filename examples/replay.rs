@@ -2,6 +2,8 @@
 //! running kernel. Needs neither root nor Linux.
 //! Run it with `cargo run --example replay --no-default-features`.
 
+use std::io::{self, Write};
+
 use chrono::DateTime;
 use crossbeam_channel::never;
 use tcptop::connection::*;
@@ -14,7 +16,7 @@ use tcptop::output::destination::open_anything;
 use tcptop::output::lines::LineLogger;
 use tcptop::output::style::LineStyle;
 use tcptop::output::{Destination, Writer};
-use tcptop::report::{Reporter, say};
+use tcptop::report::Reporter;
 use tcptop::settings::Settings;
 
 fn download(second: u64, bytes_in: u64) -> Sample {
@@ -54,16 +56,17 @@ fn main() -> anyhow::Result<()> {
     let lines = Box::new(LineLogger::new(LineStyle::default(), Selection::lines()));
     let reporter = Reporter {
         settings: Settings::default(),
-        writer: Writer::new(lines, Destination::stream(std::io::stdout())),
+        writer: Writer::new(lines, Destination::stream(io::stdout())),
         textfile: None,
         filter: Filter::default(),
         names: Box::new(NoNames),
         host: "replay".to_owned(),
         greeting: None,
         open: open_anything,
+        say: |message| drop(writeln!(io::stderr(), "{message}")),
         reopen: never(),
     };
     let summary = reporter.run(&receiver)?;
-    say(&format!("{} closed, {} open", summary.closed, summary.open));
+    writeln!(io::stderr(), "{} closed, {} open", summary.closed, summary.open)?;
     Ok(())
 }

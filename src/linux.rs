@@ -29,6 +29,7 @@ mod losses;
 #[cfg(feature = "bench-reference")]
 pub mod measured;
 mod memory;
+mod mounts;
 mod names;
 mod outbox;
 mod plan;
@@ -46,9 +47,10 @@ mod verify;
 mod wire;
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
@@ -63,12 +65,12 @@ use crate::settings::{Choice, Query, Settings};
 use collector::{CHANNEL, LinuxCollector};
 use confine::{Confinement, Entry, Without};
 pub use doctor::Report;
-pub use files::open_to_append;
+pub use files::{in_its_directory, open_to_append};
 pub use names::cgroup_root;
 use names::{HostNames, users};
 use plan::Provider;
 use signals::{End, Signals};
-pub use standard::standard_output_is_open;
+pub use standard::{say, standard_output_is_open};
 pub use verify::Verification;
 
 /// This host, and the settings for collecting on it.
@@ -108,8 +110,11 @@ impl Host {
     /// do what they ask for. Files are opened after that, as that user.
     ///
     /// # Errors
-    /// Where the user of `--setuid` cannot be had.
+    /// Where the user of `--setuid` cannot be had, or /proc is not there: it leads to the files.
     pub fn take_user(&mut self) -> Result<()> {
+        if !Path::new("/proc/self/ns").exists() {
+            bail!("/proc is not mounted; `mount -t proc proc /proc` mounts it");
+        }
         let begun = Confinement::begin(&self.settings, self.needs, self.unconfined)?;
         self.confinement = Some(begun);
         Ok(())
@@ -224,8 +229,8 @@ impl Host {
             self.take_user()?;
         }
         let Host { settings, needs, without, confinement, notice, .. } = self;
-        let mut signals = Signals::install()?;
         let logs = settings.output.log.is_some();
+        let mut signals = Signals::install(logs)?;
         let strict = settings.more.strict;
         let headless = settings.is_headless();
         if logs {

@@ -11,18 +11,18 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use crossbeam_channel::never;
 use tcptop::cli::{self, Task};
 use tcptop::connection::Needs;
-use tcptop::linux::{Host, open_to_append, standard_output_is_open};
+use tcptop::linux::{Host, in_its_directory, open_to_append, say, standard_output_is_open};
 use tcptop::names::NoNames;
 use tcptop::output::destination::put_whole;
 use tcptop::output::fit::Screen;
 use tcptop::output::tame::{Instead, Tame};
 use tcptop::output::textfile::Textfile;
 use tcptop::output::{self, Destination, Writer, columns};
-use tcptop::report::{Reporter, say};
+use tcptop::report::Reporter;
 use tcptop::settings::{FormatName, Settings};
 
 /// `--strict`, and something was lost.
@@ -77,7 +77,8 @@ fn stream(settings: Settings) -> Result<ExitCode> {
     let quiet = settings.output.quiet;
     let names = needs.intersects(Needs::NAMES).then(|| host.names());
     let textfile = settings.groups.textfile.as_ref();
-    let textfile = textfile.map(|path| Textfile::new(path, &settings.groups.by)).transpose()?;
+    let textfile = textfile.map(|path| Textfile::new(path, &settings.groups.by, in_its_directory));
+    let textfile = textfile.transpose().map_err(|error| of_user(error, &settings))?;
     let reporter = Reporter {
         writer,
         textfile,
@@ -89,6 +90,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
             .filter(|_| !quiet)
             .map(|log| format!("tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)")),
         open: open_to_append,
+        say,
         reopen: never(),
         settings,
     };
@@ -196,6 +198,18 @@ fn screen() -> Option<Screen> {
     (columns.0 > 0).then_some(Screen { columns: columns.0.into(), rows: rows.0.into() })
 }
 
+/// The error of making a file, with a hint if its reason may be `--setuid`.
+fn of_user(error: Error, settings: &Settings) -> Error {
+    let denied = error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        cause == Some(io::ErrorKind::PermissionDenied)
+    });
+    match settings.more.setuid {
+        Some(_) if denied => anyhow!("{error:#}; it is opened as the user of --setuid"),
+        _ => error,
+    }
+}
+
 /// The format and its destination. A file is opened here, before anything else.
 fn writer(settings: &Settings) -> Result<Writer> {
     let asked = &settings.output;
@@ -220,13 +234,7 @@ fn writer(settings: &Settings) -> Result<Writer> {
         }
         Some(log) => {
             let file = Destination::file(log, asked.append, document, open_to_append);
-            let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-            match file {
-                Err(error) if denied(&error) && settings.more.setuid.is_some() => {
-                    bail!("{error}; it is opened as the user of --setuid")
-                }
-                file => file?,
-            }
+            file.map_err(|error| of_user(error.into(), settings))?
         }
     };
     if destination.repaired() > 0 && !asked.quiet {

@@ -306,7 +306,11 @@ fn signals(roff: &mut Roff) {
             "Finish the interval, write the summary, end. Another one, more than 0.3 seconds \
              later, kills tcptop.",
         ),
-        ("SIGHUP", "Open the file of --log again, for logrotate(8)."),
+        (
+            "SIGHUP",
+            "Open the file of --log again, for logrotate(8). Without --log the same as SIGTERM, \
+             but ignored where the parent ignores it, as nohup(1) does.",
+        ),
     ] {
         item(roff, bold(signal), text);
     }

@@ -75,7 +75,7 @@ pub fn table(data: &[u8]) {
 }
 
 /// Command lines whose output is checked to the byte or number, and how.
-const RUNS: [(&[&str], Check); 11] = [
+const RUNS: [(&[&str], Check); 14] = [
     (&["--format", "csv", "--wide"], Check::Csv),
     (&["--format", "csv", "--wide", "--changed", "--lifetime"], Check::Csv),
     (&["--format", "json"], Check::Json),
@@ -83,6 +83,9 @@ const RUNS: [(&[&str], Check); 11] = [
     (&["--format", "csv", "--by", "process"], Check::Groups(1)),
     (&["--format", "csv", "--by", "remote,protocol,unit", "--groups", "2"], Check::Groups(3)),
     (&["--format", "csv", "--by", "pid", "--top", "1", "--lifetime"], Check::Groups(1)),
+    (&["--format", "csv", "--wide", "--room", "ended=1"], Check::Csv),
+    (&["--format", "json", "--room", "ended=2"], Check::Json),
+    (&["--format", "csv", "--by", "process", "--room", "ended=1"], Check::Groups(1)),
     (&["--raw"], Check::Lines),
     (&["--all", "--bits"], Check::Lines),
     (&["--top", "2", "--sort", "rtt"], Check::Lines),
@@ -157,6 +160,7 @@ fn report(settings: Settings, narrow: bool, strings: Strings, mut script: Script
         host: "host".to_owned(),
         greeting: None,
         open: open_anything,
+        say: |_| {},
         reopen: never(),
     };
     batches.send(script.events).unwrap_or_else(|error| panic!("{error}"));

@@ -6,6 +6,7 @@
 use std::io;
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use crossbeam_channel::{Receiver, never, select};
 
 use crate::connection::{Protocol, Sample};
@@ -19,9 +20,12 @@ use crate::output::destination::Open;
 use crate::output::grouped::{self, GroupRow, Keys};
 use crate::output::textfile::Textfile;
 use crate::output::{Interval, Writer};
-use crate::settings::{Settings, Sort};
+use crate::settings::{Place, Room, Settings, Sort};
 use crate::table::{ClosedRecord, ConnectionRecord, ConnectionTable};
 use crate::view;
+
+/// How many ended connections are kept until the end of an interval: up to 17 MiB.
+const ENDED: u32 = 65_536;
 
 /// What is reported, and how much of it.
 pub struct Reporter {
@@ -41,6 +45,8 @@ pub struct Reporter {
     pub greeting: Option<String>,
     /// Opens the files that are written besides the output.
     pub open: Open,
+    /// Prints a line for the user. What cannot be printed is left out.
+    pub say: fn(&str),
     /// Each message (of SIGHUP) asks to open the destination again.
     pub reopen: Receiver<()>,
 }
@@ -68,22 +74,29 @@ impl Reporter {
         let mut summary = Summary::default();
         let mut rows = Vec::new();
         let mut grouping = Grouping::new(&self.settings);
+        let room = Room::of(&self.settings.more.room, Place::Ended).unwrap_or(ENDED) as usize;
         while let Some(batch) = self.next(batches)? {
             for event in batch {
                 if let CollectorEvent::CgroupMade { id, path } = &event {
                     self.names.cgroup_made(*id, path);
                 }
                 if let CollectorEvent::Untracked { sample, .. } = &event {
-                    say(&not_shown(sample));
+                    (self.say)(&not_shown(sample));
                 }
                 let tick = if let CollectorEvent::Tick(tick) = &event { Some(*tick) } else { None };
                 table.update(event);
-                let Some(tick) = tick else { continue };
-                summary.lost += &tick.lost;
-                if !tick.lost.is_zero() {
-                    say(&format!("tcptop: lost in this interval: {}", tick.lost));
-                }
-                match self.write(&table, &tick, &mut rows, grouping.as_mut()) {
+                let written = if let Some(tick) = tick {
+                    summary.lost += &tick.lost;
+                    if !tick.lost.is_zero() {
+                        (self.say)(&format!("tcptop: lost in this interval: {}", tick.lost));
+                    }
+                    self.write(&table, &tick, &mut rows, grouping.as_mut())
+                } else if let Some((now_ns, time)) = table.end_part(room) {
+                    self.write_part(&table, now_ns, time, grouping.as_mut())
+                } else {
+                    continue;
+                };
+                match written {
                     Ok(closed) => summary.closed += closed as u64,
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                         summary.reader_gone = true;
@@ -91,10 +104,10 @@ impl Reporter {
                     }
                     Err(error) => return Err(error.into()),
                 }
-                if tick.listing {
+                if tick.is_some_and(|tick| tick.listing) {
                     self.tell_unmatched(&table);
                     if let Some(greeting) = &self.greeting {
-                        say(greeting);
+                        (self.say)(greeting);
                     }
                     if let Some(path) = &self.settings.more.ready_file {
                         (self.open)(path, false)
@@ -113,7 +126,7 @@ impl Reporter {
     /// Says so where units or containers are asked for and no open connection is in them: then
     /// the name may be wrong.
     fn tell_unmatched(&mut self, table: &ConnectionTable) {
-        let Reporter { settings, filter, names, .. } = self;
+        let Reporter { settings, filter, names, say, .. } = self;
         let asked = settings.query.units_and_containers();
         let matches = |record: &ConnectionRecord| passes(filter, names.as_mut(), &record.sample);
         if !asked.is_empty() && !settings.output.quiet && !table.all().any(matches) {
@@ -195,9 +208,46 @@ impl Reporter {
             names,
         });
         *memory = view::reuse(rows);
-        let is_tcp = |record: &&&ClosedRecord| record.closed.sample.protocol == Protocol::Tcp;
-        result.map(|()| closed.iter().filter(is_tcp).count())
+        result.map(|()| count_tcp(&closed))
     }
+
+    /// Writes what ended in a part of an interval, or adds it to its groups. Returns the same.
+    fn write_part(
+        &mut self,
+        table: &ConnectionTable,
+        now_ns: u64,
+        time: DateTime<Utc>,
+        grouping: Option<&mut Grouping>,
+    ) -> io::Result<usize> {
+        let Reporter { settings, writer, filter, names, host, .. } = self;
+        let names = names.as_mut();
+        names.refresh();
+        let lifetime = settings.rows.lifetime;
+        if let Some(grouping) = grouping {
+            let common = Common { time: "", now_ns, host, lifetime };
+            return Ok(count_tcp(&grouping.count_closed(table, filter, names, common)));
+        }
+        let of_closed = |record: &&ClosedRecord| passes(filter, names, &record.closed.sample);
+        let closed: Vec<&ClosedRecord> = table.closed().iter().filter(of_closed).collect();
+        writer.interval(Interval {
+            time,
+            now_ns,
+            rows: &[],
+            closed: &closed,
+            groups: &[],
+            lost: &Loss::default(),
+            listing: false,
+            lifetime,
+            host,
+            names,
+        })?;
+        Ok(count_tcp(&closed))
+    }
+}
+
+/// How many of them are TCP connections.
+fn count_tcp(closed: &[&ClosedRecord]) -> usize {
+    closed.iter().filter(|record| record.closed.sample.protocol == Protocol::Tcp).count()
 }
 
 /// The groups of `--by`, and the keys that make them.
@@ -240,6 +290,19 @@ impl Grouping {
                 groups.hide(&record.sample);
             }
         }
+        self.count_closed(table, filter, names, common)
+    }
+
+    /// The same for what ended alone.
+    fn count_closed<'t>(
+        &mut self,
+        table: &'t ConnectionTable,
+        filter: &Filter,
+        names: &mut dyn Names,
+        common: Common<'_>,
+    ) -> Vec<&'t ClosedRecord> {
+        let Grouping { keys, groups, key } = self;
+        let needs = keys.needs() | filter.needs();
         let mut passed = Vec::new();
         for record in table.closed() {
             let sample = &record.closed.sample;
@@ -301,9 +364,4 @@ fn not_shown(sample: &Sample) -> String {
     let Sample { protocol, local, remote, .. } = sample;
     let name = protocol.name();
     format!("tcptop: not shown: {name} {local} -> {remote} (no memory for socket storage)")
-}
-
-/// Prints a message on stderr. Goes on where that fails.
-pub fn say(message: &str) {
-    let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{message}\n").as_bytes());
 }

@@ -9,7 +9,7 @@ mod limit;
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
@@ -162,6 +162,10 @@ impl Moment {
     }
 }
 
+/// After so many other ends within an interval no sample of a connection that closed can be
+/// waiting: the ring has room for far fewer records.
+const BURIED: usize = 65_536;
+
 /// The open connections, and those that closed in the last interval.
 #[derive(Debug, Default)]
 pub struct ConnectionTable {
@@ -174,9 +178,9 @@ pub struct ConnectionTable {
     /// Keys of the records that something other than their process limited in the last
     /// interval. Without a sample it is the process in the next one.
     limited: Vec<ConnectionKey>,
-    /// Connections that closed since the last tick.
+    /// Connections that closed since the last tick or part.
     closing: Vec<ClosedRecord>,
-    /// Connections that closed in the interval before the last tick.
+    /// Connections that closed in the interval, or the part of one, that was ended last.
     closed: Vec<ClosedRecord>,
     /// Keys of the connections that left without an end in the interval before the last tick.
     vanished: Vec<ConnectionKey>,
@@ -192,6 +196,7 @@ pub struct ConnectionTable {
     lost_ends: bool,
     ticks: u32,
     last_tick_ns: u64,
+    last_tick_time: DateTime<Utc>,
 }
 
 /// How many TCP connections each slice has, and how many of them got a sample since the
@@ -305,16 +310,12 @@ impl ConnectionTable {
         };
         let now = Moment { now_ns, unix_ns: time.timestamp_nanos_opt() };
         let start_ns = now_ns.saturating_sub(elapsed_ns);
-        self.last_tick_ns = now_ns;
+        (self.last_tick_ns, self.last_tick_time) = (now_ns, time);
         self.ticks = self.ticks.wrapping_add(1).max(1);
         self.census.sampled = Census::default().sampled;
         self.buried_before.clear();
         std::mem::swap(&mut self.buried_before, &mut self.buried);
-        self.closed.clear();
-        std::mem::swap(&mut self.closed, &mut self.closing);
-        for ClosedRecord { closed, started_ns, .. } in &mut self.closed {
-            *started_ns = started_ns.or_else(|| now.started_ns(&closed.sample));
-        }
+        self.end_closing(now);
 
         // Visits the records with a sample, and those that the last tick found changed:
         // their rate may fall to zero now, and they are no longer new.
@@ -340,6 +341,35 @@ impl ConnectionTable {
         });
         self.changed = visit;
         self.release();
+    }
+
+    /// What closed so far is what [`closed`](ConnectionTable::closed) returns from now on.
+    fn end_closing(&mut self, now: Moment) {
+        self.closed.clear();
+        std::mem::swap(&mut self.closed, &mut self.closing);
+        for ClosedRecord { closed, started_ns, .. } in &mut self.closed {
+            *started_ns = started_ns.or_else(|| now.started_ns(&closed.sample));
+        }
+    }
+
+    /// Ends a part of the interval once `room` connections have closed since the last tick or
+    /// part, so that a long interval takes no more memory than a short one. Returns when the
+    /// last of them closed, on both clocks, as far as the last tick knows them. The open ones
+    /// are left to the tick.
+    pub fn end_part(&mut self, room: usize) -> Option<(u64, DateTime<Utc>)> {
+        // Before the first tick the time is not known.
+        if self.closing.len() < room || self.ticks == 0 {
+            return None;
+        }
+        let closed_ns = self.closing.last().map_or(0, |last| last.closed.closed_ns);
+        let now_ns = closed_ns.max(self.last_tick_ns);
+        let since = i64::try_from(now_ns - self.last_tick_ns).map(TimeDelta::nanoseconds);
+        let time = self.last_tick_time.checked_add_signed(since.ok()?)?;
+        if self.buried.len() >= BURIED {
+            self.buried_before = std::mem::take(&mut self.buried);
+        }
+        self.end_closing(Moment { now_ns, unix_ns: time.timestamp_nanos_opt() });
+        Some((now_ns, time))
     }
 
     /// Shrinks the table once its memory is far more than the present connections need.
@@ -424,7 +454,8 @@ impl ConnectionTable {
         self.changed.iter().filter_map(|key| self.records.get(key))
     }
 
-    /// What closed in that interval, in the order in which tcptop learned of it.
+    /// What closed in that interval since its last part, or in the part that was ended last, in
+    /// the order in which tcptop learned of it.
     pub fn closed(&self) -> &[ClosedRecord] {
         &self.closed
     }

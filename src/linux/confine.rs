@@ -164,7 +164,7 @@ impl Confinement {
         reach.appends = log.iter().chain(ready).cloned().collect();
         reach.replaces = textfile.iter().cloned().collect();
         if log.is_some() {
-            // Who has locked the file (proc_locks(5)).
+            // The name of who has locked the file.
             reach.reads.push("/proc".into());
         }
         let uses = Uses {

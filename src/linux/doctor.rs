@@ -23,11 +23,8 @@ use super::plan::{Need, Plan, Provider};
 use crate::connection::Needs;
 use crate::event::NetworkCollector;
 use crate::settings::Settings;
-use exchange::{Outcome, Outcomes, PATIENCE, Seen};
+use exchange::{LONGEST, Outcome, Outcomes, Seen};
 use host::Fact;
-
-/// How long to wait until everything is attached.
-const START: Duration = Duration::from_secs(60);
 
 /// The whole report.
 #[derive(Debug, Serialize)]
@@ -137,7 +134,7 @@ pub(super) fn examine(
     let host = host::facts();
     settings.times.interval = Duration::from_millis(50);
     settings.more.udp_flows = 1024;
-    settings.rows.udp_timeout = PATIENCE * 4;
+    settings.rows.udp_timeout = LONGEST * 2;
     // The report names the gaps, so the notices of the collector are dropped.
     let notice = |_: &str| {};
     let mut collector = LinuxCollector {
@@ -155,7 +152,7 @@ pub(super) fn examine(
         .context("failed to start a thread")?;
     let plan = plan.recv().unwrap_or_default();
     let mut seen = Seen::new(received);
-    let (outcomes, failure) = if seen.wait(START, |seen| seen.listed) {
+    let (outcomes, failure) = if seen.wait(LONGEST, |seen| seen.listed) {
         let outcomes = exchange::make(&mut seen, &plan);
         drop(running);
         seen.ignore_the_rest();
@@ -167,7 +164,7 @@ pub(super) fn examine(
         seen.ignore_the_rest();
         let failure = match collecting.join() {
             Ok(Err(error)) => error,
-            _ => anyhow!("the collector reported nothing within {START:?}"),
+            _ => anyhow!("the collector reported nothing within {LONGEST:?}"),
         };
         (Outcomes::new(), Some(failure))
     };

@@ -5,23 +5,25 @@
 //! that he can read. So each step of the path is opened by itself and looked at through its
 //! descriptor: between the look and the use nobody can put something else there.
 //!
-//! A lock (flock(2)) keeps a second tcptop out of the file. It ends with the descriptor.
+//! A lock keeps a second tcptop out of the file. It is one of fcntl(2), since it takes the right
+//! to write: who may only read the file cannot keep tcptop out with it. It ends when the process
+//! closes the file, by whichever descriptor, so no file is opened twice.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat, readlinkat};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::geteuid;
 
-use crate::report::say;
+use super::standard::say;
 
 /// Links on the way to a file before the kernel gives up as well (path_resolution(7)).
 const MOST_LINKS: u32 = 40;
@@ -45,6 +47,60 @@ pub fn open_to_append(path: &Path, read: bool) -> io::Result<File> {
     Err(io::Error::other("others keep changing it; choose another directory"))
 }
 
+/// Calls `replace` with a path of this file that leads through the descriptor of its directory:
+/// nobody can turn it elsewhere meanwhile.
+///
+/// # Errors
+/// Where a symbolic link in a directory that others may write to leads to the directory, and
+/// those of `replace`.
+pub fn in_its_directory(
+    path: &Path,
+    replace: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let name = path.file_name().ok_or(Errno::EISDIR)?;
+    let directory = path.parent().unwrap_or(Path::new("")).join(".");
+    let (directory, _) = walk(&directory)?.there.ok_or(Errno::ENOENT)?;
+    replace(&through(&directory).join(name))
+}
+
+/// What must be open to open a file again.
+pub(super) enum Surroundings {
+    /// Its directory, so that it can be made anew, and that of the link to it.
+    Directories([OwnedFd; 2]),
+    /// Of a device only itself, since its directory has others. So of what came as a
+    /// descriptor (`/dev/stdout`).
+    Itself(OwnedFd),
+    /// Nothing: a pipe or the like, or a file that has no name any more.
+    Open,
+}
+
+/// Where the file at `path` is, by descriptors. Its absolute path is not asked for: this user
+/// may not be permitted to go it.
+///
+/// # Errors
+/// Those of [`open_to_append`] before the file itself is opened.
+pub(super) fn surroundings(path: &Path) -> io::Result<Surroundings> {
+    let link = path.parent().unwrap_or(Path::new("")).join(".");
+    let place = walk(path)?;
+    let is_file = |kind| matches!(kind, SFlag::S_IFREG | SFlag::S_IFIFO);
+    match place.there {
+        Some((_, status)) if place.in_proc && (status.st_nlink == 0 || is_stream(&status)) => {
+            Ok(Surroundings::Open)
+        }
+        Some((fd, status)) if place.in_proc || !is_file(kind(&status)) => {
+            Ok(Surroundings::Itself(fd))
+        }
+        _ => {
+            let (link, _) = walk(&link)?.there.ok_or(Errno::ENOENT)?;
+            Ok(Surroundings::Directories([place.directory, link]))
+        }
+    }
+}
+
+fn is_stream(status: &FileStat) -> bool {
+    matches!(kind(status), SFlag::S_IFIFO | SFlag::S_IFSOCK)
+}
+
 /// As [`open_to_append`]; `None` where the name meant something else a moment later.
 fn open_once(path: &Path, read: bool) -> io::Result<Option<File>> {
     let place = walk(path)?;
@@ -64,8 +120,7 @@ fn open_once(path: &Path, read: bool) -> io::Result<Option<File>> {
     let mut flags = OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let readable = kind == SFlag::S_IFREG && read;
     flags |= if readable { OFlag::O_RDWR } else { OFlag::O_WRONLY };
-    // The file that was looked at, whatever its name means by now (proc_pid_fd(5)).
-    let same = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let same = through(&fd);
     let file = match kind {
         SFlag::S_IFIFO => open_fifo(&same, flags, path)?,
         _ => File::from(open(&same, flags, Mode::empty())?),
@@ -96,6 +151,11 @@ fn create(place: &Place, path: &Path) -> io::Result<Option<File>> {
         Err(Errno::EEXIST) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A path to what was looked at, whatever its name means by now (proc_pid_fd(5)).
+fn through(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 /// Opens a FIFO. open(2) waits for its reader; without a word tcptop would seem to hang.
@@ -214,52 +274,56 @@ fn refusal(reason: &str) -> io::Error {
     )
 }
 
-/// Locks the file for this process, until the file is closed.
+/// Locks the file for this process, until it closes the file.
 fn lock(file: &File, path: &Path) -> io::Result<()> {
-    // SAFETY: flock(2) takes two numbers; the descriptor is open.
-    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    match Errno::result(result) {
-        Ok(_) => Ok(()),
-        Err(Errno::EWOULDBLOCK) => {
-            let holder = match holder(file) {
-                Some((pid, name)) => format!("process {pid} ({})", name.escape_debug()),
-                None => "another process".to_owned(),
-            };
-            Err(io::Error::new(
+    let why = match take_lock(file) {
+        Ok(None) => return Ok(()),
+        Ok(Some(other)) if i32::from(other.l_type) == libc::F_WRLCK => {
+            return Err(io::Error::new(
                 ErrorKind::WouldBlock,
-                format!("{holder} writes it and has locked it; choose another file"),
-            ))
-        }
-        // A file system without locks. To refuse to write would be worse.
-        Err(error) => {
-            say(&format!(
-                "tcptop: cannot lock {}: {}; let no other tcptop write it",
-                path.display(),
-                error.desc()
+                format!("{} writes it and has locked it; choose another file", name(other.l_pid)),
             ));
-            Ok(())
+        }
+        Ok(Some(other)) => format!("{} reads it and has locked it", name(other.l_pid)),
+        // A file system without locks. To refuse to write would be worse.
+        Err(error) => error.desc().to_owned(),
+    };
+    say(&format!("tcptop: cannot lock {}: {why}; let no other tcptop write it", path.display()));
+    Ok(())
+}
+
+/// Locks the file. Returns the lock of another process that does not allow it.
+fn take_lock(file: &File) -> Result<Option<libc::flock>, Errno> {
+    for _ in 0..MOST_LOOKS {
+        match fcntl(file, FcntlArg::F_SETLK(&whole(libc::F_WRLCK))) {
+            Ok(_) => return Ok(None),
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(error) => return Err(error),
+        }
+        let mut other = whole(libc::F_WRLCK);
+        fcntl(file, FcntlArg::F_GETLK(&mut other))?;
+        // Otherwise it is gone by now.
+        if i32::from(other.l_type) != libc::F_UNLCK {
+            return Ok(Some(other));
         }
     }
+    Err(Errno::EAGAIN)
 }
 
-/// The process that has locked the file, and its name, if it can be seen from here.
-fn holder(file: &File) -> Option<(u32, String)> {
-    let status = fstat(file.as_fd()).ok()?;
-    let (major, minor) = (major(status.st_dev), minor(status.st_dev));
-    let file = format!("{major:02x}:{minor:02x}:{}", status.st_ino);
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let pid = locks.lines().find_map(|line| locker(line, &file))?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some((pid, name.trim_end().to_owned()))
+/// A lock of this kind over the whole of a file, however long it gets.
+fn whole(kind: i32) -> libc::flock {
+    // SAFETY: all zeroes is a value of this structure: from the file's beginning to its end.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock
 }
 
-/// The process in a line of /proc/locks (proc_locks(5)) that is about this file:
-/// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`.
-fn locker(line: &str, file: &str) -> Option<u32> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let is_lock = fields.next() == Some("FLOCK");
-    let pid = fields.nth(2)?.parse().ok()?;
-    (is_lock && fields.next() == Some(file)).then_some(pid)
+/// The process with this PID, as far as it can be seen from here.
+fn name(pid: i32) -> String {
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", name.trim_end().escape_debug()),
+        Err(_) => "another process".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -335,25 +399,50 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_second_writer_is_told_who_the_first_one_is() {
-        let place = directory(0o700);
-        let path = place.path().join("log");
-        let first = open_to_append(&path, false).unwrap();
-        let error = open_to_append(&path, true).unwrap_err().to_string();
-        let id = std::process::id();
-        assert!(error.starts_with(&format!("process {id} (")), "{error}");
-        drop(first);
-        open_to_append(&path, true).unwrap();
+    /// Locks the whole file with a lock that belongs to this descriptor: not tcptop's own.
+    fn lock_as_another(file: &File, kind: i32) {
+        fcntl(file, FcntlArg::F_OFD_SETLK(&whole(kind))).unwrap();
     }
 
     #[test]
-    fn the_lines_of_the_list_of_locks() {
-        let line = "12: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF";
-        assert_eq!(locker(line, "fe:00:5678"), Some(1234));
-        assert_eq!(locker(line, "fe:01:5678"), None);
-        assert_eq!(locker(&line.replace("FLOCK", "POSIX"), "fe:00:5678"), None);
-        assert_eq!(locker("3: -> FLOCK", "fe:00:5678"), None);
+    fn a_second_writer_is_refused() {
+        let place = directory(0o700);
+        let path = place.path().join("log");
+        drop(open_to_append(&path, false).unwrap());
+        let first = File::options().write(true).open(&path).unwrap();
+        lock_as_another(&first, libc::F_WRLCK);
+        let error = open_to_append(&path, true).unwrap_err().to_string();
+        assert!(error.starts_with("another process writes it and has locked it; "), "{error}");
+        drop(first);
+        let file = open_to_append(&path, true).unwrap();
+        let error = fcntl(
+            File::options().write(true).open(&path).unwrap(),
+            FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)),
+        );
+        assert_eq!(error, Err(Errno::EAGAIN), "tcptop has locked it");
+        drop(file);
+    }
+
+    #[test]
+    fn who_may_only_read_it_keeps_nobody_out() {
+        let place = directory(0o700);
+        let path = place.path().join("log");
+        drop(open_to_append(&path, false).unwrap());
+        let reader = File::open(&path).unwrap();
+        // SAFETY: flock(2) takes two numbers; the descriptor is open.
+        assert_eq!(unsafe { libc::flock(reader.as_raw_fd(), libc::LOCK_EX) }, 0);
+        drop(open_to_append(&path, false).unwrap());
+        lock_as_another(&reader, libc::F_RDLCK);
+        drop(open_to_append(&path, false).unwrap());
+    }
+
+    #[test]
+    fn processes_have_names() {
+        let id = std::process::id();
+        assert!(name(id as i32).starts_with(&format!("process {id} (")), "{}", name(id as i32));
+        for nobody in [0, -1] {
+            assert_eq!(name(nobody), "another process");
+        }
     }
 
     #[test]
@@ -394,6 +483,9 @@ mod tests {
         let file = open_to_append(&path, false).unwrap();
         let flags = fcntl(&file, FcntlArg::F_GETFL).unwrap();
         assert_eq!(flags & libc::O_NONBLOCK, 0);
+        drop(file);
+        let other = File::options().write(true).open(&path).unwrap();
+        lock_as_another(&other, libc::F_WRLCK);
         assert!(open_to_append(&path, false).unwrap_err().to_string().contains("locked"));
         drop(reader);
     }

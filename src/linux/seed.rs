@@ -5,7 +5,7 @@
 //! sampling pass visits these sockets like all others.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use libbpf_rs::Link;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
-use super::{iterate, names, privileges};
+use super::{iterate, mounts, names, privileges};
 
 /// Finds every socket that a process has open, in all network namespaces.
 ///
@@ -56,32 +56,28 @@ fn enter(path: &Path, link: &Link) -> io::Result<()> {
     iterate::run(link)
 }
 
-/// Calls `enter` for each network namespace that has a process, except tcptop's own. The
-/// calling thread may be in another one afterwards. Returns where it failed, and why.
+/// Calls `enter` for each network namespace that has a process or a name, except tcptop's own.
+/// The calling thread may be in another one afterwards. Returns where it failed, and why.
 pub(super) fn visit_others(enter: impl FnMut(&Path) -> io::Result<()>) -> Option<String> {
     // With the capability, only a process with even more privileges cannot be read. Others are
     // in its namespace, which is mostly tcptop's own.
     visit_namespaces(!privileges::has(Capability::CAP_SYS_ADMIN), enter).words()
 }
 
-/// Calls `enter` for each network namespace that has a process, except tcptop's own. With
+/// Calls `enter` for each network namespace of [`paths`], except tcptop's own. With
 /// `unreadable`, a process whose namespace cannot be read counts as missed.
 fn visit_namespaces(unreadable: bool, mut enter: impl FnMut(&Path) -> io::Result<()>) -> Missed {
     let mut known = HashSet::new();
     known.extend(names::own_network_namespace().map(u64::from));
     let mut missed = Missed::default();
-    let processes = match fs::read_dir("/proc") {
-        Ok(processes) => processes,
+    let paths = match paths() {
+        Ok(paths) => paths,
         Err(error) => {
             missed.add("/proc".into(), error);
             return missed;
         }
     };
-    for process in processes.flatten() {
-        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            continue;
-        }
-        let path = process.path().join("ns/net");
+    for path in paths {
         let namespace = match fs::metadata(&path) {
             Ok(meta) => meta.ino(),
             Err(error) if unreadable && !has_ended(&error) => {
@@ -105,7 +101,19 @@ fn visit_namespaces(unreadable: bool, mut enter: impl FnMut(&Path) -> io::Result
     missed
 }
 
-/// Whether the error says that a process has ended meanwhile.
+/// Where network namespaces can be entered: those of processes, and those that have a name
+/// (ip-netns(8), container runtimes) and may have no process.
+fn paths() -> io::Result<impl Iterator<Item = PathBuf>> {
+    let mounts = mounts::read()?;
+    let named = mounts::of_type(&mounts, b"nsfs").filter(|mount| mount.root.starts_with(b"net:["));
+    let named: Vec<PathBuf> = named.map(|mount| mount.point).collect();
+    let is_process =
+        |entry: &DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let processes = fs::read_dir("/proc")?.flatten().filter(is_process);
+    Ok(processes.map(|process| process.path().join("ns/net")).chain(named))
+}
+
+/// Whether the error says that a process has ended meanwhile, or a mount.
 fn has_ended(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }

@@ -24,8 +24,8 @@ use signal_hook::{flag, low_level::pipe};
 /// Why the wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// SIGINT or SIGTERM came: finish the interval. Another one, later than [`ONE_WISH`],
-    /// kills tcptop.
+    /// SIGINT, SIGTERM or SIGHUP came: finish the interval. Another one, later than
+    /// [`ONE_WISH`], kills tcptop.
     Signal,
     /// The reader of the standard output has gone away.
     ReaderGone,
@@ -40,26 +40,32 @@ const ONE_WISH: Duration = Duration::from_millis(300);
 /// The handlers, installed before anything is attached.
 #[derive(Debug)]
 pub(super) struct Signals {
-    /// Once it is set, SIGINT and SIGTERM kill.
+    /// Once it is set, the signals that end tcptop kill it.
     impatient: Arc<AtomicBool>,
-    /// Readable after SIGINT and SIGTERM.
+    /// Readable after a signal that ends tcptop.
     stream: File,
-    /// Readable after SIGHUP, and who is told then.
+    /// Readable after SIGHUP with a log, and who is told then.
     hung_up: Option<(File, Sender<()>)>,
 }
 
 impl Signals {
-    /// Installs the handlers.
+    /// Installs the handlers. With `logs`, SIGHUP is left to [`hang_up`](Signals::hang_up);
+    /// otherwise it ends tcptop as SIGTERM does.
     ///
     /// # Errors
     /// Where the kernel refuses them.
-    pub(super) fn install() -> Result<Signals> {
+    pub(super) fn install(logs: bool) -> Result<Signals> {
         let (stream, sender) = wake()?;
         let impatient = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             // A shell without job control ignores SIGINT for what runs in the background:
-            // Ctrl-C is for the foreground.
-            if signal == SIGINT && is_ignored(signal) {
+            // Ctrl-C is for the foreground. nohup(1) ignores SIGHUP.
+            let left_out = match signal {
+                SIGINT => is_ignored(signal),
+                SIGHUP => logs || is_ignored(signal),
+                _ => false,
+            };
+            if left_out {
                 continue;
             }
             flag::register_conditional_default(signal, Arc::clone(&impatient))

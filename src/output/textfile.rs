@@ -18,9 +18,14 @@ use super::release;
 use crate::groups::{Group, KeyValue, OTHER};
 use crate::loss::{Loss, LossCause};
 
+/// Calls the function with the path, or with another one to the same file that nobody can turn
+/// elsewhere meanwhile.
+pub type Within = fn(&Path, &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()>;
+
 /// The file of `--textfile`.
 pub struct Textfile {
     path: PathBuf,
+    within: Within,
     /// The names of the keys, which are the names of the labels.
     keys: Vec<String>,
     text: String,
@@ -63,33 +68,18 @@ const METRICS: [Metric; 10] = [
 ];
 
 impl Textfile {
-    /// The file at `path`, with a label for each of `keys`.
+    /// The file at `path`, with a label for each of `keys`. It is made and replaced `within`.
     ///
     /// # Errors
     /// Where no file can be made beside it.
-    pub fn new(path: &Path, keys: &[String]) -> Result<Textfile> {
-        let (path, keys) = (path.to_owned(), keys.to_vec());
-        let file = Textfile { path, keys, text: String::new(), lost: Loss::default() };
-        // Without the name of the other file, which nobody has asked for.
-        let beside = file.beside().map_err(|error| io::Error::from(error.kind()));
-        beside.with_context(|| format!("failed to write {}", file.path.display()))?;
-        if fs::symlink_metadata(&file.path).is_ok_and(|meta| !meta.is_file()) {
-            anyhow::bail!("{} is not a regular file; choose another name", file.path.display());
+    pub fn new(path: &Path, keys: &[String], within: Within) -> Result<Textfile> {
+        let failed = || format!("failed to write {}", path.display());
+        within(path, &mut |path| beside(path).map(drop).map_err(nameless)).with_context(failed)?;
+        if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            anyhow::bail!("{} is not a regular file; choose another name", path.display());
         }
-        Ok(file)
-    }
-
-    /// A new file in the same directory, with a name that the collector does not read.
-    fn beside(&self) -> io::Result<NamedTempFile> {
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        let file = builder.prefix(".tcptop-").suffix(".tmp").tempfile_in(directory)?;
-        // The exporter is another user, whatever the umask is.
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        Ok(file)
+        let (path, keys) = (path.to_owned(), keys.to_vec());
+        Ok(Textfile { path, within, keys, text: String::new(), lost: Loss::default() })
     }
 
     /// Replaces the file.
@@ -101,18 +91,16 @@ impl Textfile {
         groups: impl Iterator<Item = &'g Group> + Clone,
         lost: &Loss,
     ) -> io::Result<()> {
-        let failed = |error: io::Error| {
-            let reason = io::Error::from(error.kind());
-            let path = self.path.display();
-            io::Error::new(error.kind(), format!("failed to write {path}: {reason}"))
-        };
         self.lost += lost;
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         self.put(groups, &mut text);
-        let mut file = self.beside().map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.persist(&self.path).map_err(|error| failed(error.error))?;
+        let written =
+            (self.within)(&self.path, &mut |path| replace(path, text.as_bytes()).map_err(nameless));
+        written.map_err(|error| {
+            let path = self.path.display();
+            io::Error::new(error.kind(), format!("failed to write {path}: {error}"))
+        })?;
         let mut bytes = text.into_bytes();
         release(&mut bytes);
         self.text = String::from_utf8(bytes).unwrap_or_default();
@@ -158,6 +146,30 @@ impl Textfile {
     }
 }
 
+/// A new file in the same directory, with a name that the collector does not read.
+fn beside(path: &Path) -> io::Result<NamedTempFile> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    let file = builder.prefix(".tcptop-").suffix(".tmp").tempfile_in(directory)?;
+    // The exporter is another user, whatever the umask is.
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    Ok(file)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = beside(path)?;
+    file.write_all(bytes)?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// The error without the name of the other file, which nobody has asked for.
+fn nameless(error: io::Error) -> io::Error {
+    error.kind().into()
+}
+
 /// The names of all metrics.
 pub fn metrics() -> impl Iterator<Item = String> {
     METRICS
@@ -184,6 +196,8 @@ mod tests {
     use super::*;
     use crate::groups::Totals;
 
+    const WITHIN: Within = |path, write| write(path);
+
     fn group(process: Option<&str>, bytes_in: u64) -> Group {
         let value = process.map_or(KeyValue::None, |name| KeyValue::Text(name.into()));
         let mut group = Group::default();
@@ -198,7 +212,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tcptop.prom");
         let keys = ["process".to_owned(), "remote_port".to_owned()];
-        let mut file = Textfile::new(&path, &keys).unwrap();
+        let mut file = Textfile::new(&path, &keys, WITHIN).unwrap();
         assert!(!path.exists(), "it is there once it is whole");
         let mut other = group(None, 1 << 53);
         other.key = None;
@@ -227,10 +241,10 @@ mod tests {
     fn a_bad_path_fails_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing/tcptop.prom");
-        let error = Textfile::new(&missing, &[]).err().map(|error| error.to_string());
+        let error = Textfile::new(&missing, &[], WITHIN).err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.starts_with("failed to write ")));
         let link = directory.path().join("link.prom");
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-        assert!(Textfile::new(&link, &[]).is_err());
+        assert!(Textfile::new(&link, &[], WITHIN).is_err());
     }
 }

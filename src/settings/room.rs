@@ -12,6 +12,8 @@ pub enum Place {
     Receivers,
     /// What waits for the reporter, in events.
     Backlog,
+    /// What ended in an interval and is not written yet, in connections.
+    Ended,
     /// The programs for state changes of TCP sockets: 1 to 3 (`bpf/tcptop.bpf.c`).
     StatePrograms,
     /// The pool of TCP connections that need no storage in their sockets: up to 4096.
@@ -41,12 +43,12 @@ impl FromStr for Room {
             "ring" => Place::Ring,
             "receivers" => Place::Receivers,
             "backlog" => Place::Backlog,
+            "ended" => Place::Ended,
             "state-programs" => Place::StatePrograms,
             "pool" => Place::Pool,
             _ => {
-                return Err(
-                    "there are ring, receivers, backlog, state-programs and pool".to_owned()
-                );
+                let names = "ring, receivers, backlog, ended, state-programs and pool";
+                return Err(format!("there are {names}"));
             }
         };
         match size.parse() {

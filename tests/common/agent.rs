@@ -134,6 +134,11 @@ impl Agent {
         (socket, stream)
     }
 
+    /// Makes this many connections with itself, and keeps both ends.
+    pub fn hold(&mut self, connections: u32) {
+        self.ask_for(&format!("hold {connections}"), 6 * patience());
+    }
+
     pub fn send(&mut self, socket: Socket, bytes: u64) {
         self.ask(&format!("send {} {bytes}", socket.fd));
     }
@@ -384,6 +389,13 @@ impl Held {
             "connect" => {
                 let stream = TcpStream::connect(word::<SocketAddr>(words))?;
                 return Ok(self.keep(stream));
+            }
+            "hold" => {
+                let (listener, address) = sock::listen(sock::Family::V4);
+                for _ in 0..word::<u32>(words) {
+                    self.keep(TcpStream::connect(address)?);
+                    self.keep(listener.accept()?.0);
+                }
             }
             "send" => sock::send(&self.streams[&word(words)], word(words)),
             "send-named" => {

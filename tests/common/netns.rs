@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::{self, Command};
 use std::thread;
 
@@ -36,9 +37,15 @@ impl Netns {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// A path to it, as long as it lives.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd()).into()
+    }
+
     /// Joins two namespaces with a veth pair, `veth0` at both ends.
     pub fn join(&self, address: IpAddr, other: &Netns, other_address: IpAddr) {
-        let target = format!("/proc/{}/fd/{}", process::id(), other.0.as_raw_fd());
+        let target = other.path();
+        let target = target.display();
         self.run(|| ip(&format!("link add veth0 type veth peer name veth0 netns {target}")));
         for (netns, address) in [(self, address), (other, other_address)] {
             let (prefix, nodad) = if address.is_ipv4() { (24, "") } else { (64, "nodad") };

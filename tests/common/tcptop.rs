@@ -552,13 +552,16 @@ impl Tcptop {
     /// The number of sends and receives, as reported so far, for which the kernel has skipped
     /// a program.
     pub fn skipped(&self) -> u64 {
+        self.reported("skipped")
+    }
+
+    /// What it has reported as lost so far, of this cause.
+    pub fn reported(&self, cause: &str) -> u64 {
         let stderr = self.stderr();
-        let reports = stderr.lines().filter_map(|line| line.split_once("in this interval: "));
-        let causes = reports.flat_map(|(_, causes)| causes.split(", "));
-        let counts = causes.filter_map(|cause| {
-            cause.strip_suffix(" UDP sends and receives (skipped by the kernel)")
-        });
-        counts.map(|count| count.parse::<u64>().expect("a number")).sum()
+        let (whole, _) = stderr.rsplit_once('\n').unwrap_or_default();
+        let reports =
+            whole.lines().filter_map(|line| line.strip_prefix("tcptop: lost in this interval: "));
+        reports.filter_map(|report| losses(report).get(cause).copied()).sum()
     }
 
     /// Calls `probe` with the output so far.

@@ -53,8 +53,9 @@ fn stream(settings: Settings) -> anyhow::Result<()> {
         }
     };
     let textfile = settings.groups.textfile.as_ref();
-    let textfile =
-        textfile.map(|path| Textfile::new(&here(path)?, &settings.groups.by)).transpose()?;
+    let textfile = textfile
+        .map(|path| Textfile::new(&here(path)?, &settings.groups.by, |path, write| write(path)))
+        .transpose()?;
     let (batches, receiver) = crossbeam_channel::unbounded();
     let intervals = settings.times.intervals().unwrap_or(INTERVALS).min(INTERVALS);
     for number in 0..=intervals {
@@ -69,6 +70,7 @@ fn stream(settings: Settings) -> anyhow::Result<()> {
         host: "replay".to_owned(),
         greeting: None,
         open: open_anything,
+        say: |message| eprintln!("{message}"),
         reopen: never(),
         settings,
     };

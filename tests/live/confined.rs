@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         test("confined::files_of_another_user", files_of_another_user),
         test("confined::files_of_root", files_of_root),
         test("confined::link_to_the_log", link_to_the_log),
+        test("confined::log_out_of_reach", log_out_of_reach),
         test("confined::told", told),
     ]
 }
@@ -187,6 +188,11 @@ fn files_of_another_user() {
         "cannot open {}: Permission denied (os error 13); it is opened as the user of --setuid",
         log.display()
     ));
+    let ended = launch(&[&files[..], &as_user].concat(), None).spawn().ended();
+    ended.check_error(&format!(
+        "failed to write {}: permission denied; it is opened as the user of --setuid",
+        prom.display()
+    ));
 }
 
 /// Without --setuid, whoever has called sudo: root's files go on being written.
@@ -217,6 +223,40 @@ fn link_to_the_log() {
     Log::wait(&log, "a row", |log| log.rows_of(pair.ends).next().map(|_| ()));
     assert!(fs::symlink_metadata(&log).expect("a file").is_file());
     tcptop.stop(libc::SIGTERM).check_log(&log, "0.1");
+}
+
+/// The log is relative to a directory to which the user of --setuid may not go himself: it is
+/// rotated, and nothing of the confinement is given up.
+fn log_out_of_reach() {
+    const USER: u32 = 4246;
+    let closed = tempfile::tempdir().expect("a directory");
+    let own = closed.path().join("own");
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
+    fs::create_dir(&own).expect("mkdir");
+    chown(&own, Some(USER), Some(USER)).expect("chown");
+    let arguments = ["--log", "log.csv", "-v", "--tcp", "--interval", "0.1", "--setuid", "4246"];
+    let there = own.clone();
+    let go = move || std::env::set_current_dir(&there);
+    // SAFETY: the tests run one at a time, so no other thread of this process holds the
+    // allocator's lock for long; glibc makes it usable after fork.
+    let tcptop = unsafe { launch(&arguments, None).prepare(go) }.start();
+    check_confined(&tcptop, USER, NOBODY);
+    let log = own.join("log.csv");
+    fs::rename(&log, own.join("old")).expect("rename");
+    tcptop.signal(libc::SIGHUP);
+    let pair = Pair::new(Family::V4);
+    Log::wait(&log, "a row", |log| log.rows_of(pair.ends).next().map(|_| ()));
+    let ended = tcptop.stop(libc::SIGTERM);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let told = match landlock() {
+        0 => "not confined",
+        1..6 => "confined in part",
+        _ => "confined",
+    };
+    let told = format!("tcptop: {told}: Landlock: ");
+    let lines = || ended.stderr.lines().filter(|line| line.contains(": Landlock: "));
+    assert!(lines().count() > 0, "{}", ended.stderr);
+    assert!(lines().all(|line| line.starts_with(&told)), "{}", ended.stderr);
 }
 
 fn owner(path: &Path) -> u32 {

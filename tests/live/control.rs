@@ -1,10 +1,13 @@
 //! How a run ends, limits of a run, and blocked readers.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe;
 
 use crate::common::sock::{self, Ends, Family, Pair, Stream};
 use crate::common::tcptop::{self, Launch, QUICK, Row, Tcptop};
@@ -17,11 +20,12 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("control::interrupt", || last_interval_of(libc::SIGINT)),
         test("control::terminate", || last_interval_of(libc::SIGTERM)),
+        test("control::hang_up", || last_interval_of(libc::SIGHUP)),
         test("control::ends_while_it_stops", ends_while_it_stops),
         test("control::two_signals_at_once_are_one", two_signals_at_once_are_one),
         test("control::second_interrupt_kills", second_interrupt_kills),
         test("control::blocked_signal_is_unblocked", blocked_signal),
-        test("control::ignored_interrupt_stays_ignored", ignored_interrupt),
+        test("control::ignored_signal_stays_ignored", ignored_signal),
         test("control::full_device", full_device),
         test("control::strict_and_the_reader_leaves", strict_and_the_reader_leaves),
         test("control::count", count),
@@ -30,6 +34,7 @@ pub fn tests() -> Vec<Test> {
         test("control::refused_options", refused_options),
         test("control::blocked_reader", blocked_reader),
         test("control::stopped_and_continued", stopped_and_continued),
+        test("control::unread_messages", unread_messages),
     ]
 }
 
@@ -255,20 +260,23 @@ fn blocked_signal() {
 }
 
 /// As a shell without job control starts what runs in the background: Ctrl-C is not for it.
-fn ignored_interrupt() {
-    let ignore = || {
-        // SAFETY: no handler is set.
-        unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-        Ok(())
-    };
-    // SAFETY: one system call.
-    let tcptop = unsafe { Launch::new(&QUICK).prepare(ignore) }.start();
-    for _ in 0..2 {
-        tcptop.signal(libc::SIGINT);
-        let pair = Pair::new(Family::V4);
-        tcptop.wait_row("row after the signal", pair.ends, |_| true);
+/// As nohup(1) starts it: the end of the terminal is not for it.
+fn ignored_signal() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        let ignore = move || {
+            // SAFETY: no handler is set.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+            Ok(())
+        };
+        // SAFETY: one system call.
+        let tcptop = unsafe { Launch::new(&QUICK).prepare(ignore) }.start();
+        for _ in 0..2 {
+            tcptop.signal(signal);
+            let pair = Pair::new(Family::V4);
+            tcptop.wait_row("row after the signal", pair.ends, |_| true);
+        }
+        tcptop.stop(libc::SIGTERM).check();
     }
-    tcptop.stop(libc::SIGTERM).check();
 }
 
 /// The error says where the rows were to go.
@@ -326,4 +334,25 @@ fn strict_and_the_reader_leaves() {
         let rest: Vec<String> = messages.map_while(Result::ok).collect();
         assert!(rest.iter().all(|line| line.contains("lost in this interval")), "{rest:?}");
     }
+}
+
+/// stderr is a pipe that is full and that nobody reads: tcptop counts, and ends.
+fn unread_messages() {
+    let (_reader, writer) = pipe().expect("a pipe");
+    let writer = File::from(writer);
+    let set = |flags| fcntl(&writer, FcntlArg::F_SETFL(flags)).expect("fcntl");
+    set(OFlag::O_NONBLOCK);
+    while (&writer).write(&[b'x'; 4096]).is_ok() {}
+    while (&writer).write(b"x").is_ok() {}
+    set(OFlag::empty());
+    let pair = Pair::new(Family::V4);
+    let arguments = [&QUICK[..], &["--once", "-v"]].concat();
+    let mut command = tcptop::command(&tcptop::binary(), &arguments);
+    let mut child = command.stderr(writer).spawn().expect("tcptop");
+    let mut stdout = child.stdout.take().expect("piped");
+    let output = thread::spawn(move || io::read_to_string(&mut stdout));
+    until_true("tcptop to end", || child.try_wait().expect("wait").is_some());
+    assert!(child.wait().expect("wait").success());
+    let output = output.join().expect("a reader").expect("text");
+    assert!(output.contains(&pair.ends.local.to_string()), "{output}");
 }

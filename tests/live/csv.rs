@@ -34,6 +34,7 @@ pub fn tests() -> Vec<Test> {
         test("csv::closed_stdout_does_not_matter", closed_stdout_does_not_matter),
         test("csv::late_interval_is_measured", late_interval_is_measured),
         test("csv::on_time_under_churn", on_time_under_churn),
+        test("csv::long_interval_in_parts", long_interval_in_parts),
     ]
 }
 
@@ -544,4 +545,41 @@ fn on_time_under_churn() {
         log.rows.iter().filter(|row| row.is_final() && row.process.starts_with("csv")).count(),
         60_000
     );
+}
+
+/// More connections end in an interval than are kept until its end: their final rows come
+/// before, and each of them once.
+fn long_interval_in_parts() {
+    let (_directory, log) = place();
+    let rooms = ["--room", "ended=50", "--room", "ring=65536"];
+    let tcptop = logger(&log, &[&["--tcp", "--interval", "3600"][..], &rooms].concat());
+    let open = Pair::new(Family::V4);
+    let mut closed = Vec::new();
+    let written = || fs::read_to_string(&log).unwrap_or_default().matches(",CLOSED,").count();
+    while written() < 100 {
+        assert!(closed.len() < 20_000, "nothing is written before the end");
+        for bytes in 0..100 {
+            let pair = Pair::new(Family::V4);
+            pair.exchange(bytes, 1);
+            closed.push((pair.ends, bytes));
+            pair.close();
+        }
+    }
+    let text = fs::read_to_string(&log).expect("text");
+    assert!(!text.contains(",ESTABLISHED,"), "the interval goes on");
+    tcptop.stop(libc::SIGINT).check_log(&log, "3600");
+    let log = Log::read(&log);
+    assert!(log.rows.is_sorted_by_key(|row| row.time));
+    assert_eq!(log.open_rows_of(open.ends).len(), 1);
+    // A port is used again.
+    let mut told: HashMap<_, u32> = HashMap::new();
+    for row in log.rows.iter().filter(|row| row.is_final()) {
+        *told.entry((row.ends, row.bytes_in, row.bytes_out)).or_default() += 1;
+    }
+    for (ends, bytes) in closed {
+        for end in [(ends, 1, bytes), (ends.flipped(), bytes, 1)] {
+            let left = told.get_mut(&end).filter(|left| **left > 0);
+            *left.unwrap_or_else(|| panic!("no final row of {end:?}")) -= 1;
+        }
+    }
 }

@@ -2,17 +2,19 @@
 
 use std::collections::HashSet;
 use std::process;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::common::agent::Agent;
 use crate::common::netns::Netns;
 use crate::common::sock::{
     self, Ends, Family, Pair, Stream, TcpInfo, await_received, receive, receive_all, send,
 };
-use crate::common::tcptop::{Output, QUICK, Row, Tcptop};
+use crate::common::tcptop::{Launch, Output, QUICK, Row, Tcptop};
 use crate::common::udp::{Duo, Totals, wait_totals};
+use crate::common::wait::load;
 
-use super::{Test, test};
+use super::{Test, long, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -23,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         test("existing::lifetime", lifetime),
         test("existing::lifetime_of_a_flow", lifetime_of_a_flow),
         test("existing::thousands", thousands),
+        test("existing::restarted_at_once", restarted_at_once),
         test("existing::shared_by_processes", shared_by_processes),
         test("existing::listeners_are_no_connections", listeners_are_no_connections),
     ]
@@ -282,6 +285,35 @@ fn thousands() {
             assert_eq!((row.bytes_in, row.bytes_out, row.partial), (totals.0, totals.1, true));
         }
     }
+}
+
+/// tcptop is killed while the next one lists the sockets, at another moment each time: the
+/// kernel takes the storage of the first one from the sockets to which the second one gives
+/// its own. No connection is lost, not even at a moment.
+fn restarted_at_once() {
+    // `--process` leaves out all rows, and the kernel's side works as ever.
+    const ARGUMENTS: [&str; 5] = ["--tcp", "--interval", "0.1", "--process", "(nobody)"];
+    let (holders, connections, turns) = long((1, load(2_000, 300), load(12, 4)), (6, 9_000, 20));
+    sock::raise_file_limit();
+    let mut agents: Vec<Agent> = (0..holders).map(|_| Agent::new("holder")).collect();
+    thread::scope(|scope| {
+        for agent in &mut agents {
+            scope.spawn(move || agent.hold(connections));
+        }
+    });
+    let began = Instant::now();
+    let mut older = Tcptop::start(&ARGUMENTS);
+    let start = began.elapsed();
+    for turn in 0..turns {
+        let mut younger = Launch::new(&ARGUMENTS).spawn();
+        thread::sleep(start * turn / turns);
+        older.stop(libc::SIGKILL);
+        younger.await_ready();
+        let told = younger.stderr();
+        assert_eq!(told, "", "turn {turn} of {turns}");
+        older = younger;
+    }
+    older.finish();
 }
 
 /// A socket that a process and its fork both hold is one connection.

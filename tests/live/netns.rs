@@ -1,10 +1,12 @@
 //! Connections of several network namespaces.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
 use caps::{CapSet, Capability};
 
 use crate::common::agent::Agent;
+use crate::common::mounts;
 use crate::common::netns::Netns;
 use crate::common::sock::{self, Ends, Family, Pair, connect_socket, listen_at, unconnected};
 use crate::common::tcptop::{Closed, Launch, QUICK, Tcptop};
@@ -24,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         test("netns::more_than_files_may_be_open", more_than_files_may_be_open),
         test("netns::cannot_be_entered", cannot_be_entered),
         test("netns::without_a_process", without_a_process),
+        test("netns::with_a_name", with_a_name),
     ]
 }
 
@@ -40,16 +43,21 @@ fn across(client: SocketAddr, server: SocketAddr) -> Pair {
     Pair::accept(&listener, socket)
 }
 
-/// A connection that is older than tcptop and accepted later, in a namespace that no process
-/// is in: no look-up can find it at the start, but it is shown once it is used.
-fn without_a_process() {
-    let netns = Netns::new();
-    let (listener, client) = netns.run(|| {
+/// A connection that is not accepted, made in this namespace. No process is there.
+fn unaccepted(netns: &Netns) -> (TcpListener, TcpStream) {
+    netns.run(|| {
         let (listener, address) = sock::listen(Family::V4);
         let client = unconnected(address, None);
         connect_socket(&client, address).expect("connect");
         (listener, client)
-    });
+    })
+}
+
+/// A connection that is older than tcptop and accepted later, in a namespace that no process
+/// is in: no look-up can find it at the start, but it is shown once it is used.
+fn without_a_process() {
+    let netns = Netns::new();
+    let (listener, client) = unaccepted(&netns);
     let tcptop = Tcptop::start(&["--tcp", "--raw", "--interval", "0.1"]);
     let pair = Pair::accept(&listener, client);
     pair.exchange(10, 20);
@@ -61,6 +69,26 @@ fn without_a_process() {
     });
     pair.close();
     tcptop.wait_closed(&[server, server.flipped()]);
+    tcptop.finish();
+}
+
+/// The same in a namespace that has a name, as `ip netns add` gives it: it is listed.
+fn with_a_name() {
+    let netns = Netns::new();
+    let (_listener, client) = unaccepted(&netns);
+    let directory = tempfile::tempdir().expect("a directory");
+    let (what, name) = (netns.path(), directory.path().join("a name"));
+    File::create(&name).expect("create");
+    let mount = move || {
+        mounts::private()?;
+        mounts::bind(&what, &name)
+    };
+    // SAFETY: the tests run one at a time, so no other thread of this process holds the
+    // allocator's lock for long; glibc makes it usable after fork.
+    let tcptop = unsafe { Launch::new(&QUICK).prepare(mount) }.start();
+    let ends = Ends::of(&client).flipped();
+    assert!(tcptop.look(|output| output.last_row(ends).is_some()), "{ends:?} is not listed");
+    drop(client);
     tcptop.finish();
 }
 

@@ -14,6 +14,7 @@ use crate::common::tcptop::{self, Launch, QUICK};
 use crate::common::udp::{self, Duo};
 use crate::common::wait::until;
 
+use super::csv::place;
 use super::privilege::{as_nobody, public_binary};
 use super::{Test, left_out, test};
 
@@ -27,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         test("refused::seccomp_that_permits_bpf", seccomp_that_permits_bpf),
         test("refused::without_types", without_types),
         test("refused::without_sys", without_sys),
+        test("refused::without_proc", without_proc),
         test("refused::confidentiality", confidentiality),
         test("refused::without_cgroups", without_cgroups),
         test("refused::no_locked_memory", no_locked_memory),
@@ -90,6 +92,23 @@ fn user_namespace() {
         assert!(line.ends_with(&format!(": load: {reason}")), "{line}");
     }
     assert_eq!(refused.count(), 8, "every provider: {:#?}", ended.output.lines);
+}
+
+/// Without /proc no file is opened and nothing is looked up, and tcptop says so.
+fn without_proc() {
+    let (_directory, log) = place();
+    fs::write(&log, "").expect("write");
+    let log = log.to_str().expect("UTF-8");
+    for arguments in [&["--once"][..], &["--log", log]] {
+        let hide = || {
+            mounts::private()?;
+            mounts::hide(Path::new("/proc"))
+        };
+        check(
+            launch(arguments, hide),
+            "/proc is not mounted; `mount -t proc proc /proc` mounts it",
+        );
+    }
 }
 
 /// A limit of open files is raised where that is allowed, and otherwise named.

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tempfile::TempDir;
 
 use crate::common::log::Log;
@@ -24,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         test("shared_places::planted", planted),
         test("shared_places::planted_while_it_runs", planted_while_it_runs),
         test("shared_places::ready_file", ready_file),
+        test("shared_places::textfile", textfile),
         test("shared_places::two_writers", two_writers),
         test("shared_places::hang_up_at_once", hang_up_at_once),
         test("shared_places::fifo_without_a_reader", fifo_without_a_reader),
@@ -148,6 +150,38 @@ fn ready_file() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(fs::read_to_string(&victim).expect("text"), PRECIOUS);
     }
+}
+
+/// A link on the way to the file for Prometheus is not followed, at the start or later.
+fn textfile() {
+    let (directory, place) = shared(0o1777);
+    let (own, _) = self::place();
+    let path = place.join("groups.prom");
+    let arguments = ["--by", "process", "--interval", "0.05", "--textfile"];
+    let arguments = [&arguments[..], &[path.to_str().expect("UTF-8")]].concat();
+    let refused = |ended: Ended| {
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        let expected = format!(
+            "tcptop: error: failed to write {}: a symbolic link leads there, in a directory that \
+             others may write to; choose another directory",
+            path.display()
+        );
+        assert_eq!(last, expected, "{}", ended.stderr);
+        assert_eq!(ended.status.code(), Some(1));
+        assert_eq!(fs::read_dir(own.path()).expect("a directory").count(), 0);
+    };
+    symlink(own.path(), &place).expect("symlink");
+    refused(Launch::new(&arguments).spawn().ended());
+
+    fs::remove_file(&place).expect("remove");
+    fs::create_dir(&place).expect("mkdir");
+    chown(&place, Some(NOBODY), Some(NOBODY)).expect("chown");
+    let tcptop = Launch::new(&arguments).start();
+    until_true("the file", || path.exists());
+    let link = directory.path().join("link");
+    symlink(own.path(), &link).expect("symlink");
+    renameat2(AT_FDCWD, &link, AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE).expect("exchange");
+    refused(tcptop.ended());
 }
 
 /// A second tcptop is refused however it asks; the first one loses no row.

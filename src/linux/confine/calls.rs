@@ -96,7 +96,6 @@ const READING: &[c_long] = &[
 
 const WRITING: &[c_long] = &[
     libc::SYS_fchmod,
-    libc::SYS_flock,
     libc::SYS_ftruncate,
     libc::SYS_linkat,
     libc::SYS_renameat,

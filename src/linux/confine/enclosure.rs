@@ -5,17 +5,17 @@
 //! way. What it has open stays open, and what it only looks at (stat(2), O_PATH) is not
 //! subject to Landlock.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus,
-    PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
+use super::super::files::{Surroundings, surroundings};
 use super::Part;
 
 const NAME: &str = "Landlock";
@@ -49,19 +49,27 @@ pub(super) fn enclose(reach: &Reach) -> Part {
 
 fn restrict(reach: &Reach) -> Result<Part> {
     let mut rules = Vec::new();
+    // Where a path leads nowhere there is nothing to reach.
+    let mut missing = String::new();
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     for path in &reach.reads {
-        rules.push(beneath(path, reading).with_context(|| path.display().to_string())?);
+        match open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(fd) => rules.push(PathBeneath::new(fd, reading)),
+            Err(error) => missing += &format!("; not {}: {}", path.display(), error.desc()),
+        }
     }
-    let appending =
-        AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg;
+    let files = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
+    let appending = files | AccessFs::MakeReg;
     let appended = reach.appends.iter().map(|path| (path, appending));
     let replacing = reach.replaces.iter().map(|path| (path, appending | AccessFs::RemoveFile));
     for (path, access) in appended.chain(replacing) {
-        let files = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
-        for (place, whole) in places(path).with_context(|| path.display().to_string())? {
-            let access = if whole { access } else { access & files };
-            rules.push(beneath(&place, access).with_context(|| place.display().to_string())?);
+        match surroundings(path) {
+            Ok(Surroundings::Directories(fds)) => {
+                rules.extend(fds.map(|fd| PathBeneath::new(fd, access)));
+            }
+            Ok(Surroundings::Itself(fd)) => rules.push(PathBeneath::new(fd, access & files)),
+            Ok(Surroundings::Open) => {}
+            Err(error) => missing += &format!("; not {}: {error}", path.display()),
         }
     }
     let mut ruleset = Ruleset::default()
@@ -93,39 +101,13 @@ fn restrict(reach: &Reach) -> Result<Part> {
                 6.. if reach.network => "files, signals; not the network, for the user database",
                 6.. => "files, network, signals",
             };
-            let detail = format!("version {version}: {parts}");
+            let detail = format!("version {version}: {parts}{missing}");
             match status.ruleset {
+                RulesetStatus::FullyEnforced if !missing.is_empty() => Part::partly(NAME, detail),
                 RulesetStatus::FullyEnforced => Part::yes(NAME, detail),
                 RulesetStatus::PartiallyEnforced => Part::partly(NAME, detail),
                 RulesetStatus::NotEnforced => Part::no(NAME, "the kernel has no use for the rules"),
             }
         }
     })
-}
-
-fn beneath(path: &Path, access: BitFlags<AccessFs>) -> io::Result<PathBeneath<PathFd>> {
-    let fd = PathFd::new(path).map_err(io::Error::other)?;
-    Ok(PathBeneath::new(fd, access))
-}
-
-/// What must be open to write to a file: its directory, so that it can be made anew
-/// (`true`), and that of the link to it; of a device only itself, since its directory has
-/// others. Nothing for what came as a descriptor (`/dev/stdout`): that stays open.
-fn places(path: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
-    let here = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut places = vec![(here.to_owned(), true)];
-    match fs::metadata(path) {
-        Ok(meta) if meta.is_file() => {
-            let file = fs::canonicalize(path)?;
-            places.extend(file.parent().map(|parent| (parent.to_owned(), true)));
-        }
-        Ok(meta) if meta.file_type().is_fifo() && fs::canonicalize(path).is_ok() => {}
-        Ok(_) => return Ok(fs::canonicalize(path).into_iter().map(|file| (file, false)).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    Ok(places)
 }

@@ -26,8 +26,15 @@ const TO_CLIENT: usize = 54_321;
 const DATAGRAM: usize = 1_111;
 const DATAGRAMS: u64 = 7;
 
-/// How long to wait for an expected report.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to wait for an expected report, where the collector is on time.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// In how many intervals of the collector a report must come. A host that is busy takes longer
+/// for them than [`PATIENCE`].
+const INTERVALS: u32 = 10;
+
+/// How long to wait for anything.
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
 
 /// What the collector reported about the exchange over one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +51,16 @@ pub(super) type Outcomes = HashMap<Need, Vec<(&'static str, Outcome)>>;
 pub(super) struct Seen {
     received: Receiver<Batch>,
     pub(super) listed: bool,
+    patience: Duration,
+    intervals: u32,
     open: Vec<Sample>,
     closed: Vec<Closed>,
 }
 
 impl Seen {
     pub(super) fn new(received: Receiver<Batch>) -> Seen {
-        Seen { received, listed: false, open: Vec::new(), closed: Vec::new() }
+        let (open, closed) = (Vec::new(), Vec::new());
+        Seen { received, listed: false, patience: PATIENCE, intervals: 0, open, closed }
     }
 
     /// Takes reports until `enough` is true, but no longer than `patience`. Returns
@@ -69,11 +79,22 @@ impl Seen {
                     CollectorEvent::Expired(_)
                     | CollectorEvent::CgroupMade { .. }
                     | CollectorEvent::Untracked { .. } => {}
-                    CollectorEvent::Tick(tick) => self.listed |= tick.listing,
+                    CollectorEvent::Tick(tick) => {
+                        self.listed |= tick.listing;
+                        self.intervals += 1;
+                    }
                 }
             }
         }
         true
+    }
+
+    /// Takes reports until `enough` is true, but no longer than a hook that fires may take.
+    fn wait_for_hook(&mut self, enough: impl Fn(&Seen) -> bool) {
+        let last = self.intervals + INTERVALS;
+        if !self.wait(self.patience, &enough) {
+            self.wait(LONGEST, |seen| seen.intervals >= last || enough(seen));
+        }
     }
 
     fn open(&self, protocol: Protocol, ends: Ends) -> Option<&Sample> {
@@ -86,15 +107,15 @@ impl Seen {
         self.closed.iter().find(|closed| (closed.sample.local, closed.sample.remote) == ends)
     }
 
-    /// Waits until the reports about both ends of an exchange are exact, but no longer
-    /// than [`PATIENCE`], and returns the outcome.
+    /// Waits for the reports about both ends of an exchange to be exact, and returns the
+    /// outcome.
     fn outcome(
         &mut self,
         look: impl Fn(&Seen, Ends) -> Option<Counters>,
         done: &[(Ends, Counters); 2],
     ) -> Outcome {
         let compare = |seen: &Seen| compare(done.map(|(ends, done)| (look(seen, ends), done)));
-        self.wait(PATIENCE, |seen| compare(seen) == Outcome::Exact);
+        self.wait_for_hook(|seen| compare(seen) == Outcome::Exact);
         compare(self)
     }
 
@@ -179,7 +200,7 @@ impl Tcp {
         let listener = TcpListener::bind(address)?;
         let mut client = TcpStream::connect(listener.local_addr()?)?;
         let (mut server, client_address) = listener.accept()?;
-        client.set_read_timeout(Some(PATIENCE))?;
+        client.set_read_timeout(Some(LONGEST))?;
         let server_address = server.local_addr()?;
         // Fits into a socket buffer, so neither side waits for the other.
         client.write_all(&[1; TO_SERVER])?;
@@ -213,7 +234,7 @@ impl Tcp {
             let sample = seen.open(Protocol::Tcp, (self.server_address, self.client_address))?;
             Some(sample.owner?.pid)
         };
-        seen.wait(PATIENCE, |seen| owner(seen) == Some(expected));
+        seen.wait_for_hook(|seen| owner(seen) == Some(expected));
         Ok(judge_owner(owner(seen), expected, std::process::id()))
     }
 
@@ -287,6 +308,44 @@ fn udp(seen: &mut Seen, address: SocketAddr) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Slices, Tick};
+    use crate::loss::Loss;
+    use crate::output::fixtures::tcp;
+    use std::thread;
+
+    /// A report may be late where the intervals are; where they are not, it never comes.
+    #[test]
+    fn a_busy_host_is_waited_for() {
+        let tick = || {
+            CollectorEvent::Tick(Tick {
+                now_ns: 0,
+                time: chrono::DateTime::UNIX_EPOCH,
+                lost: Loss::default(),
+                listing: false,
+                complete: Slices::default(),
+            })
+        };
+        let sample = tcp();
+        let ends = (sample.local, sample.remote);
+        let (sender, received) = crossbeam_channel::unbounded();
+        let mut seen = Seen { patience: Duration::ZERO, ..Seen::new(received) };
+        let is_seen = |seen: &Seen| seen.open(Protocol::Tcp, ends).is_some();
+        for _ in 0..INTERVALS {
+            sender.send(vec![tick()]).unwrap();
+        }
+        seen.wait_for_hook(is_seen);
+        assert_eq!((is_seen(&seen), seen.intervals), (false, INTERVALS));
+
+        let late = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            sender.send(vec![tick()]).unwrap();
+            sender.send(vec![CollectorEvent::Sample(sample)]).unwrap();
+            sender
+        });
+        seen.wait_for_hook(is_seen);
+        assert!(is_seen(&seen));
+        late.join().unwrap();
+    }
 
     #[test]
     fn an_owner_that_never_changes_is_a_silent_hook() {

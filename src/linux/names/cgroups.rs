@@ -4,13 +4,13 @@
 //! kernel side reported.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustc_hash::FxBuildHasher;
+
+use crate::linux::mounts::{self, Mount};
 
 /// The paths of cgroups (v2) by their ids. The id of a cgroup is the inode number of its
 /// directory and is never used again.
@@ -114,7 +114,7 @@ impl Cgroups {
 
 /// The directory where cgroup v2 is mounted; `None` where it is not mounted.
 pub(super) fn cgroup_root() -> Option<PathBuf> {
-    mount(&fs::read("/proc/self/mountinfo").ok()?)
+    mount(&mounts::read().ok()?)
 }
 
 /// The directory where cgroup v2 is mounted, if only a part of the cgroups is visible
@@ -125,44 +125,16 @@ pub(super) fn cgroup_part() -> Option<PathBuf> {
     cgroup_root().filter(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != ROOT))
 }
 
-/// The directory where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`
-/// (proc_pid_mountinfo(5)). Prefers a mount of the whole tree to one of a part.
+/// The directory where cgroup v2 is mounted, from the text of [`mounts::read`]. Prefers a mount of the whole tree to one of a part.
 pub(super) fn mount(mountinfo: &[u8]) -> Option<PathBuf> {
     let mut found = None;
-    for line in mountinfo.split(|&byte| byte == b'\n') {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
-        // A dash ends the optional fields; the type follows it.
-        let kind = fields.skip_while(|field| *field != b"-").nth(1);
-        if kind != Some(b"cgroup2") {
-            continue;
-        }
+    for Mount { root, point } in mounts::of_type(mountinfo, b"cgroup2") {
         if root == b"/" {
-            return Some(unescape(point));
+            return Some(point);
         }
-        found = found.or_else(|| Some(unescape(point)));
+        found = found.or(Some(point));
     }
     found
-}
-
-/// Decodes a path: the kernel writes a blank, tab, newline or backslash as `\` and
-/// three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
-                path.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
-                rest = tail;
-            }
-            _ => {
-                path.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    Path::new(&OsString::from_vec(path)).to_owned()
 }
 
 #[cfg(test)]

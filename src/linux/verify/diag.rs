@@ -42,7 +42,7 @@ pub(super) struct Dump {
 }
 
 impl Dump {
-    /// Asks in every network namespace that has a process.
+    /// Asks in every network namespace that has a process or a name.
     ///
     /// # Errors
     /// Where the kernel does not answer in tcptop's own namespace.
