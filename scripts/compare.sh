@@ -1,7 +1,7 @@
 #!/bin/bash
 # compare.sh KERNELS [ARGUMENT...] — what `make compare` does: runs tcptop and other tools on
 # the same load, on this kernel and, with the tool that needs kprobes, in guests with KERNELS
-# ("" for none), and writes docs/comparison.md.  ARGUMENTs are those of `compare run`.
+# ("" for none), and writes docs/comparison.md.  ARGUMENTs are those of `compare run-tools`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
 target=${CARGO_TARGET_DIR:-target}
 out=$target/compare
-mkdir -p "$out"
+mkdir -p "$out" target/peers/bin
 
 # Built before the release binary: cargo bench builds a tcptop of its own, which unwinds on panic.
 compare=$(cargo bench --locked --no-run --bench compare --message-format=json |
@@ -26,7 +26,7 @@ if root=$(kernels/get.sh -p "$(uname -m)" libbpf-tools); then
 fi
 
 results=("$out/here.result")
-"${as_root[@]}" env "PATH=$PATH" "TCPTOP_BIN=$tcptop" "$compare" run --result "$out/here.result" "$@"
+"${as_root[@]}" env "PATH=$PATH" "TCPTOP_BIN=$tcptop" "$compare" run-tools --result "$out/here.result" "$@"
 
 # Emulated guests are too slow for costs, and for many short connections.
 if [ -n "$kernels" ] && [ -n "$root" ]; then
@@ -37,9 +37,9 @@ if [ -n "$kernels" ] && [ -n "$root" ]; then
     # It too is another one where there are kprobes.
     [ ! -x target/peers/bin/rustnet ] || { more+=(-a target/peers/bin/rustnet); tools+=,rustnet; }
     kernels/matrix.sh -k "$kernels" -p best -t 1800 -o "$out" "${more[@]}" \
-        "$tcptop" "$compare" run --tools "$tools" --connections 1000 --peers 200 --pairs 0
+        "$tcptop" "$compare" run-tools --tools "$tools" --connections 1000 --peers 200 --pairs 0
     for kernel in $kernels; do
         results+=("$out/$kernel.out")
     done
 fi
-"$compare" write --output docs/comparison.md "${results[@]}"
+"$compare" write-document --output docs/comparison.md "${results[@]}"

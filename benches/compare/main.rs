@@ -1,18 +1,19 @@
 //! Who saw how many bytes of which process, and what that cost: tcptop beside other tools,
 //! on the same load.
 //!
-//! `compare run` starts one tool after the other on loads whose generators count what they
-//! move, and leaves a result; `compare write` makes docs/comparison.md from the results of
-//! one kernel or several. Without a command it runs its own tests, as `cargo test` does: the
-//! readers of the tools' outputs on recorded ones, and a short comparison (as root).
+//! `compare run-tools` starts one tool after the other on loads whose generators count what
+//! they move, and leaves a result; `compare write-document` makes docs/comparison.md from the
+//! results of one kernel or several (scripts/compare.sh does both). Without a command it runs
+//! its own tests, as `cargo test` does: the readers of the tools' outputs on recorded ones,
+//! and, as root, a short comparison.
 //!
 //! Each module uses only modules further down in this list:
 //! * `main`, `tests`;
 //! * `report`, which writes; `sessions` and `costs`, which measure;
-//! * `results`;
-//! * `cases`, the loads; `network`, where they run;
+//! * `cases`, the loads;
 //! * `tools`, how each tool is started; `outputs`, how what it prints is read;
-//! * `options`.
+//! * `network`, where all of it runs;
+//! * `results`, `options`.
 //!
 //! It shares the loads of `costs` with benches/overhead, and the processes that `cases` are
 //! played by with the live tests.
@@ -84,7 +85,7 @@ fn main() -> ExitCode {
 
 fn conduct() -> Result<()> {
     match Options::parse().task {
-        Task::Run(run) => {
+        Task::RunTools(run) => {
             if !nix::unistd::geteuid().is_root() {
                 bail!("network namespaces and other programs' sockets need root");
             }
@@ -92,7 +93,7 @@ fn conduct() -> Result<()> {
             costs::measure(&run, &mut results)?;
             results.write(&run.result)
         }
-        Task::Write { output, results } => report::write(&output, &results),
+        Task::WriteDocument { output, results } => report::write(&output, &results),
     }
 }
 

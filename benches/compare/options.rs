@@ -15,21 +15,22 @@ pub struct Options {
 #[derive(Subcommand)]
 pub enum Task {
     /// Run the tools, and leave a result
-    Run(Run),
+    RunTools(Run),
     /// Make a document from results
-    Write {
+    WriteDocument {
         /// The document
         #[arg(long)]
         output: PathBuf,
-        /// Results of `run`, or the output of a guest that contains one
+        /// Results of `run-tools`, or the output of a guest that contains one
         #[arg(required = true)]
         results: Vec<PathBuf>,
     },
 }
 
 impl Task {
+    /// Whether the word is one. Other words are for the tests.
     pub fn is_one(word: &str) -> bool {
-        ["run", "write", "help"].contains(&word)
+        ["run-tools", "write-document"].contains(&word)
     }
 }
 

@@ -1,4 +1,4 @@
-//! docs/comparison.md, from results: every number in it was measured by `compare run`.
+//! docs/comparison.md, from results: every number in it was measured by `compare run-tools`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::results::{Bytes, Part, Results, Session};
+use crate::results::{Bytes, Results, Session};
 use crate::statistics::Spread;
 
 const HEAD: &str = include_str!("head.md");
@@ -133,9 +133,14 @@ pub fn cell(session: &Session) -> String {
     let mut words: Vec<String> = Vec::new();
     if session.parts.iter().all(|part| part.seen == part.truth) {
         words.push("**exact**".to_owned());
+    } else if let [part] = &session.parts[..] {
+        if part.seen.total() > 0 {
+            words.push(format!("{:.1} %", percent_of(part.seen.total(), part.truth)));
+        }
     } else if seen.total() > 0 {
-        let share = |part: &Part| format!("{:.1} %", percent_of(part.seen.total(), part.truth));
-        words.push(session.parts.iter().map(share).collect::<Vec<_>>().join(" and "));
+        words.extend(session.parts.iter().map(|part| {
+            format!("{} {:.1} %", part.process, percent_of(part.seen.total(), part.truth))
+        }));
     }
     if !others.is_empty() {
         words.push(others);

@@ -1,4 +1,4 @@
-//! What was measured, as a line of JSON: a guest prints it, `compare write` reads it.
+//! What was measured, as a line of JSON: a guest prints it, `compare write-document` reads it.
 
 use std::collections::BTreeMap;
 use std::fs;

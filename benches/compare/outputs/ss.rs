@@ -1,7 +1,8 @@
 //! ss -tinpHO, again and again: a line for each socket, with `bytes_sent`, `bytes_retrans` and
 //! `bytes_received` since it was opened (none of them where it is 0), and the processes that
 //! have it open. What was added since the last look goes to the first of these. What a
-//! connection moved after the last look at it, or while nobody looked, is not there.
+//! connection moved after the last look at it, or while nobody looked, is not there. The kernel
+//! takes a FIN that it has received for a byte.
 
 use super::{Owner, Seen, Steps};
 use crate::results::Bytes;
