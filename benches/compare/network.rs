@@ -2,7 +2,7 @@
 //! `far`, another host; `inside`, a container whose packets `near` forwards.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use anyhow::{Context, Result};
 
@@ -59,6 +59,12 @@ impl Network {
 /// Whether a socket with this address is on what a tool takes for the host.
 pub fn is_here(address: IpAddr) -> bool {
     [NEAR, INSIDE].iter().any(|here| *here == address)
+}
+
+/// Sends a packet that belongs to no load.
+pub fn send_one() -> Result<()> {
+    let socket = UdpSocket::bind((NEAR, 0)).context("failed to make a socket")?;
+    socket.send_to(b"x", (FAR, 9)).map(drop).context("failed to send")
 }
 
 /// The bytes of all packets on the device so far, headers included.

@@ -75,6 +75,13 @@ pub fn session(tool: &Tool, case: &Case, run: &Run) -> Result<Session> {
     thread::sleep(around);
     catch_up(&running, around)?;
     let wire = network::on_the_wire()?.since(wire);
+    if tool.name == "iftop" {
+        // It prints only when there are packets.
+        for _ in 0..5 {
+            network::send_one()?;
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
     let keep = run.keep.as_ref().map(|folder| folder.join(format!("{}-{}", tool.name, case.name)));
     let (mut seen, cpu) = running.stop(keep.as_deref())?;
     let mut part = |part: &cases::Part| {

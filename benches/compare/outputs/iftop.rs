@@ -1,6 +1,7 @@
-//! iftop -t: every two seconds a table of pairs of hosts, and below it the line
-//! `Cumulative (sent/received/total):` with the bytes of the whole device. The last of these
-//! lines counts. It prints three digits (`1.64KB`, of 1024 bytes). It knows no processes.
+//! iftop -t: every two seconds in which there are packets, a table of pairs of hosts, and below
+//! it the line `Cumulative (sent/received/total):` with the bytes of the whole device. The last
+//! of these lines counts; packets after the load make it print that. It prints three digits
+//! (`1.64KB`, of 1024 bytes). It knows no processes.
 
 use super::{Owner, Seen};
 use crate::results::Bytes;
