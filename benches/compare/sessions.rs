@@ -16,6 +16,10 @@ pub fn run(run: &Run) -> Result<Results> {
     let mut results = Results::default();
     let facts = machine::facts();
     results.facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // What else the machine does.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').take(3).collect::<Vec<_>>().join(", ");
+    results.facts.push(("load average before".to_owned(), load));
     check("tool", &run.tools, &tools::ALL.map(|tool| tool.name))?;
     check("load", &run.cases, &cases::ALL.map(|case| case.name))?;
     let cases = || cases::ALL.iter().filter(|case| Run::wants(&run.cases, case.name));
