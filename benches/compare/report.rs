@@ -83,7 +83,7 @@ fn tools(first: &Results, all: &[Results]) -> String {
     }
     let mut text = table(&rows);
     text.push('\n');
-    for name in ["processor", "lockdown", "load average before", "commit", "date"] {
+    for name in ["processor", "load average before", "commit", "date"] {
         let _ = writeln!(text, "- {name}: {}", first.fact(name));
     }
     text
