@@ -15,10 +15,10 @@ SHARE     := $(TARGET_DIR)/release/share
 PAGES     := man/man8/tcptop.8 bash-completion/completions/tcptop \
 	zsh/site-functions/_tcptop fish/vendor_completions.d/tcptop.fish
 
-export PATH := $(PATH):$(dir $(CARGO))
+export PATH := $(PATH):$(dir $(CARGO)):$(CURDIR)/target/peers/bin
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-kernels bench-smoke memory instructions vmlinux install uninstall dist dist-test contrib-test
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-kernels bench-smoke compare memory instructions vmlinux install uninstall dist dist-test contrib-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ bench-kernels: build ## Count the instructions that tcptop costs on Debian's ker
 
 bench-smoke: deps ## Check in seconds that bench still works
 	@$(call overhead,test,--smoke)
+
+compare: deps ## Compare tcptop with other tools on the same load, also in guests, and write docs/comparison.md (KERNELS="6.12"; ARGS="--connections 2000")
+	@scripts/install-deps.sh --peers || echo "comparing without the tools that could not be installed" >&2
+	@scripts/compare.sh "$(or $(KERNELS),6.12)" $(ARGS)
 
 instructions: deps ## Record how large the BPF programs are on this kernel, in tests/instructions.txt
 	@$(SUDO) env BLESS=1 "$(LIVE)" programs::instructions

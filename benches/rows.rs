@@ -196,6 +196,7 @@ fn whole() {
                 host: "alpha".to_owned(),
                 greeting: None,
                 open: |path, _| std::fs::File::create(path),
+                say: |_| {},
                 reopen: crossbeam_channel::never(),
             };
             let summary = reporter.run(&receiver).unwrap();

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crossbeam_channel::never;
 use tcptop::groups::KeyValue;
-use tcptop::linux::Host;
+use tcptop::linux::{Host, say};
 use tcptop::output::destination::open_anything;
 use tcptop::output::{self, Destination, Document, Format, Interval, Page, Writer};
-use tcptop::report::{Reporter, say};
+use tcptop::report::Reporter;
 use tcptop::settings::{Settings, Sort};
 
 struct Busiest;
@@ -52,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         host: host.name(),
         greeting: None,
         open: open_anything,
+        say,
         reopen: never(),
         settings,
     };

@@ -114,7 +114,7 @@ chosen() { # ends | between, then ARGUMENTs: the passes of this run
     done
 }
 
-modules=(veth dummy vxlan sch_netem sch_fq tcp_bbr tcp_diag udp_diag unix_diag
+modules=(veth dummy vxlan sch_netem sch_tbf sch_fq tcp_bbr tcp_diag udp_diag unix_diag
     tls aes_generic gcm ghash_generic ctr) # kernel TLS asks for its ciphers by name
 # The program of that name for the guest's processor.
 program() {

@@ -63,6 +63,7 @@ bench  command:nginx      a_real_server_to_measure         nginx            ngin
 bench  command:wrk        its_load                         wrk              wrk                  wrk            wrk         wrk
 peers  command:nethogs    a_peer_to_measure                nethogs          nethogs              nethogs        nethogs     nethogs
 peers  command:iftop      a_peer_to_measure                iftop            iftop                iftop          iftop       iftop
+peers  library:libpcap    rustnet_reads_packets_with_it    libpcap-dev      libpcap-devel        libpcap-devel  libpcap     libpcap-dev
 dist   static:elf         inside_the_static_binary         libelf-dev       elfutils-libelf-devel-static libelf-devel-static libelf elfutils-dev
 dist   static:z           inside_the_static_binary         zlib1g-dev       zlib-static          zlib-devel-static zlib     zlib-static
 dist   static:zstd        newer_libelf_needs_it            libzstd-dev      libzstd-static       libzstd-devel-static zstd  zstd-static
@@ -168,6 +169,19 @@ if [ "$wanted_for" = ' build test ' ]; then
     fi
 fi
 
+# --- peers from crates.io: into target/peers -----------------------------------------
+# One that cannot be installed is not measured, and the benchmarks say so.
+crates() {
+    [ "${wanted_for#*peers}" != "$wanted_for" ] || return 0
+    peers=$(dirname "$0")/../target/peers
+    for crate in bandwhich@0.23.1 rustnet-monitor@1.7.0; do
+        grep -qs "\"${crate%@*} ${crate#*@} " "$peers/.crates.toml" && continue
+        say "Compiling $crate, a peer to measure"
+        nice -n 19 cargo install --quiet --locked --root "$peers" "$crate" >&2 ||
+            say "$crate cannot be installed"
+    done
+}
+
 # --- packages ------------------------------------------------------------------
 manager=apt install="(as Debian calls them)"
 for candidate in "apt-get install" "dnf install" "zypper install" "pacman -S" "apk add"; do
@@ -177,7 +191,7 @@ for candidate in "apt-get install" "dnf install" "zypper install" "pacman -S" "a
     break
 done
 list=$(missing "$manager")
-[ -n "$list" ] || exit 0
+[ -n "$list" ] || { crates; exit 0; }
 packages=$(echo "$list" | cut -d' ' -f1 | tr '\n' ' ')
 
 say "Missing here:"
@@ -199,3 +213,4 @@ if [ -n "$list" ]; then
     say "Still missing after the installation: $(echo "$list" | cut -d' ' -f1 | tr '\n' ' ')"
     exit 1
 fi
+crates

@@ -118,7 +118,8 @@ impl Subject {
                 let Some(path) = which(program) else { bail!("{program} is not installed") };
                 let mut command = Command::new(path);
                 command.args(arguments);
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                // iftop asks again and again, without a pause, where its input has ended.
+                command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
                 let process = Process::spawn(command, None)?;
                 // It has begun when a packet socket exists: nobody else has one in this
                 // network namespace.

@@ -26,6 +26,7 @@ use super::reexec::{self, Conversation};
 use super::sock::{self, Ends};
 use super::udp;
 use super::wait::patience;
+use super::ways;
 
 /// The only other role of the test binary.
 const ROLE: [&str; 1] = ["agent"];
@@ -291,6 +292,51 @@ impl Agent {
     }
 }
 
+/// What benches/compare asks for, and the live tests do not.
+#[allow(dead_code)]
+impl Agent {
+    /// Starts an agent from a link to this executable, whose name everybody sees.
+    pub fn of(name: &str, program: &Path) -> Agent {
+        Agent::start(name, reexec::command(program, &ROLE))
+    }
+
+    /// [`ways::send_partly`].
+    pub fn send_partly(&mut self, socket: Socket, bytes: u64) -> (u64, u64) {
+        let answer = self.ask(&format!("send-partly {} {bytes}", socket.fd));
+        let mut words = answer.split_ascii_whitespace();
+        (word(&mut words), word(&mut words))
+    }
+
+    /// [`ways::receive_peeking`].
+    pub fn receive_peeking(&mut self, socket: Socket) -> (u64, u64) {
+        let answer = self.ask(&format!("receive-peeking {}", socket.fd));
+        let mut words = answer.split_ascii_whitespace();
+        (word(&mut words), word(&mut words))
+    }
+
+    /// [`ways::send_file`].
+    pub fn send_file(&mut self, socket: Socket, bytes: u64) -> u64 {
+        let answer = self.ask(&format!("send-file {} {bytes}", socket.fd));
+        word(&mut answer.split_ascii_whitespace())
+    }
+
+    /// Receives to the end of the stream. Returns the bytes.
+    pub fn receive_all(&mut self, socket: Socket) -> u64 {
+        let answer = self.ask(&format!("receive-all {}", socket.fd));
+        word(&mut answer.split_ascii_whitespace())
+    }
+
+    /// Sends no more.
+    pub fn end_sending(&mut self, socket: Socket) {
+        self.ask(&format!("end-sending {}", socket.fd));
+    }
+
+    /// Loses this share of the segments that arrive.
+    pub fn lose(&mut self, socket: Socket, percent: u32) {
+        self.ask(&format!("lose {} {percent}", socket.fd));
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // A fork of the agent ends with its input, and the agent with its fork.
@@ -409,6 +455,27 @@ impl Held {
                 });
             }
             "receive" => sock::receive(&self.streams[&word(words)], word(words)),
+            "send-partly" => {
+                let (accepted, asked) =
+                    ways::send_partly(&self.streams[&word(words)], word(words))?;
+                return Ok(format!("{accepted} {asked}"));
+            }
+            "receive-peeking" => {
+                let (received, peeked) = ways::receive_peeking(&self.streams[&word(words)])?;
+                return Ok(format!("{received} {peeked}"));
+            }
+            "send-file" => {
+                let sent = ways::send_file(&self.streams[&word(words)], word(words))?;
+                return Ok(sent.to_string());
+            }
+            "receive-all" => {
+                return Ok(sock::receive_all(&self.streams[&word(words)]).to_string());
+            }
+            "end-sending" => ways::end(&self.streams[&word(words)])?,
+            "lose" => {
+                let (stream, share) = (&self.streams[&word(words)], word::<u32>(words));
+                sock::filter_incoming(stream, sock::Let::Percent(100 - share));
+            }
             "close" => drop(self.streams.remove(&word(words))),
             "fork" => return fork(None),
             "fork-as" => return fork(Some(word(words))),

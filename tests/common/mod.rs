@@ -23,3 +23,4 @@ pub mod tcptop;
 pub mod times;
 pub mod udp;
 pub mod wait;
+pub mod ways;

@@ -30,7 +30,7 @@ impl Netns {
     /// makes stay in the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
-            setns(&self.0, CloneFlags::CLONE_NEWNET).expect("setns");
+            self.enter();
             work()
         };
         thread::scope(|scope| scope.spawn(inside).join())
@@ -42,26 +42,38 @@ impl Netns {
         format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd()).into()
     }
 
+    /// Moves the calling thread into the namespace for good.
+    pub fn enter(&self) {
+        setns(&self.0, CloneFlags::CLONE_NEWNET).expect("setns");
+    }
+
     /// Joins two namespaces with a veth pair, `veth0` at both ends.
     pub fn join(&self, address: IpAddr, other: &Netns, other_address: IpAddr) {
+        self.join_by("veth0", address, other, other_address);
+    }
+
+    /// The same with another name of the device at this end.
+    pub fn join_by(&self, device: &str, address: IpAddr, other: &Netns, other_address: IpAddr) {
         let target = other.path();
         let target = target.display();
-        self.run(|| ip(&format!("link add veth0 type veth peer name veth0 netns {target}")));
-        for (netns, address) in [(self, address), (other, other_address)] {
+        self.run(|| ip(&format!("link add {device} type veth peer name veth0 netns {target}")));
+        for (netns, device, address) in [(self, device, address), (other, "veth0", other_address)] {
             let (prefix, nodad) = if address.is_ipv4() { (24, "") } else { (64, "nodad") };
             netns.run(|| {
                 if address.is_ipv6() {
-                    fs::write("/proc/sys/net/ipv6/conf/veth0/accept_dad", "0").expect("accept_dad");
+                    fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0")
+                        .expect("accept_dad");
                 }
-                ip(&format!("address add {address}/{prefix} dev veth0 {nodad}"));
-                ip("link set veth0 up");
+                ip(&format!("address add {address}/{prefix} dev {device} {nodad}"));
+                ip(&format!("link set {device} up"));
             });
         }
         // The link may need a second to come up; until then packets are dropped.
-        for netns in [self, other] {
+        for (netns, device) in [(self, device), (other, "veth0")] {
             netns.run(|| {
                 until_true("the link to be up", || {
-                    run("ip", "link show dev veth0").is_ok_and(|text| text.contains("state UP"))
+                    run("ip", &format!("link show dev {device}"))
+                        .is_ok_and(|text| text.contains("state UP"))
                 });
             });
         }

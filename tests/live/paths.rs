@@ -1,7 +1,6 @@
 //! Bytes count exactly once, by every system call that can move them.
 
-use std::fs::File;
-use std::io::{self, IoSlice, Read, Seek, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
@@ -18,6 +17,7 @@ use crate::common::sock::{
     would_block,
 };
 use crate::common::tcptop::{Closed, QUICK, Tcptop};
+use crate::common::ways::{self, file_of};
 
 use super::{Test, left_out, sharing};
 
@@ -64,14 +64,6 @@ fn check_closed(tcptop: Tcptop, ends: Ends, up: u64, down: u64) {
     assert_eq!(totals(output.the_closed(ends.flipped())), (up, down, pid), "the server's end");
 }
 
-/// A file with this many bytes, at its beginning.
-fn file_of(bytes: u64) -> File {
-    let mut file = tempfile::tempfile().expect("a file");
-    io::copy(&mut io::repeat(b'f').take(bytes), &mut file).expect("fill the file");
-    file.rewind().expect("rewind");
-    file
-}
-
 /// Repeats a call that moves some of the bytes until all are moved.
 fn in_parts(mut bytes: u64, mut part: impl FnMut(usize) -> libc::ssize_t) {
     while bytes > 0 {
@@ -84,20 +76,9 @@ fn in_parts(mut bytes: u64, mut part: impl FnMut(usize) -> libc::ssize_t) {
 fn sendfile() {
     moves(|pair| {
         let bytes = 3 * MEGABYTE + 17;
-        let file = file_of(bytes);
         thread::scope(|scope| {
             scope.spawn(|| receive(&pair.server, bytes));
-            in_parts(bytes, |left| {
-                // SAFETY: two open descriptors; the file's own position is used.
-                unsafe {
-                    libc::sendfile(
-                        pair.client.as_raw_fd(),
-                        file.as_raw_fd(),
-                        std::ptr::null_mut(),
-                        left,
-                    )
-                }
-            });
+            assert_eq!(ways::send_file(&pair.client, bytes).expect("sendfile"), bytes);
         });
         (bytes, 0)
     });
