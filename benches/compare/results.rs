@@ -159,6 +159,11 @@ impl Results {
                 None => self.facts.push((name, value)),
             }
         }
+        for case in later.cases {
+            if self.cases.iter().all(|known| known.name != case.name) {
+                self.cases.push(case);
+            }
+        }
         for tool in later.tools {
             match self.tools.iter_mut().find(|other| other.name == tool.name) {
                 Some(known) => *known = tool,
