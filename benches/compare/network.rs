@@ -36,6 +36,8 @@ impl Network {
             netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1");
             netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1");
             netns.sysctl("net/ipv4/ip_local_port_range", "2048 65001");
+            // A kernel that forgets connections in TIME_WAIT answers their peers with a reset.
+            netns.sysctl("net/ipv4/tcp_max_tw_buckets", "262144");
         }
         near.join_by(DEVICE, NEAR.into(), &far, FAR.into());
         near.join_by("veth1", GATEWAY.into(), &inside, INSIDE.into());

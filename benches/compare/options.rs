@@ -21,7 +21,8 @@ pub enum Task {
         /// The document
         #[arg(long)]
         output: PathBuf,
-        /// Results of `run-tools`, or the output of a guest that contains one
+        /// Results of `run-tools`, or the output of a guest that contains one. What was measured
+        /// again on a kernel replaces what was measured before.
         #[arg(required = true)]
         results: Vec<PathBuf>,
     },

@@ -13,15 +13,31 @@ const HEAD: &str = include_str!("head.md");
 const TAIL: &str = include_str!("tail.md");
 
 pub fn write(output: &Path, files: &[PathBuf]) -> Result<()> {
-    let mut results = Vec::new();
-    for file in files {
-        results.extend(Results::read(file)?);
+    let mut results: Vec<Results> = Vec::new();
+    for later in files.iter().map(|file| Results::read(file)) {
+        for later in later? {
+            let kernel = later.fact("kernel");
+            match results.iter_mut().find(|results| results.fact("kernel") == kernel) {
+                Some(earlier) => earlier.take(later),
+                None => results.push(later),
+            }
+        }
     }
     let text = document(&results);
     fs::write(output, text).with_context(|| format!("failed to write {}", output.display()))?;
     eprintln!("compare: wrote {}", output.display());
     Ok(())
 }
+
+const COSTS: &str = "
+## What they cost
+
+Speed of a load on the loopback device with the tool, divided by its speed without, in pairs of
+runs: the median (least to greatest). A range with 1 in it proves nothing, and a wide one says
+that the machine had other work, as the load average above does; `make bench` measures tcptop on
+a quiet one. The CPU time of a tool depends less on that.
+
+";
 
 /// What is left out by design.
 const LEFT_OUT: &str = "
@@ -46,7 +62,7 @@ pub fn document(all: &[Results]) -> String {
         text += &summary(results);
     }
     if !first.costs.is_empty() {
-        text.push_str("\n## What they cost\n\n");
+        text.push_str(COSTS);
         text += &costs(first);
     }
     text.push_str(LEFT_OUT);

@@ -101,6 +101,12 @@ pub struct Session {
     pub note: String,
 }
 
+impl Session {
+    fn is_like(&self, other: &Session) -> bool {
+        (&self.tool, &self.case) == (&other.tool, &other.case)
+    }
+}
+
 /// A process of a load.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Part {
@@ -120,6 +126,12 @@ pub struct Cost {
     pub cpu: Vec<f64>,
 }
 
+impl Cost {
+    fn is_like(&self, other: &Cost) -> bool {
+        (&self.tool, &self.load) == (&other.tool, &other.load)
+    }
+}
+
 impl Results {
     pub fn leave_out(&mut self, what: &str, why: &str) {
         let line = format!("{what}: {why}");
@@ -136,6 +148,34 @@ impl Results {
 
     pub fn session(&self, tool: &str, case: &str) -> Option<&Session> {
         self.sessions.iter().find(|session| session.tool == tool && session.case == case)
+    }
+
+    /// Takes what a later run on the same kernel has measured again.
+    pub fn take(&mut self, later: Results) {
+        for (name, value) in later.facts {
+            match self.facts.iter_mut().find(|(other, _)| *other == name) {
+                Some((_, known)) if !known.contains(&value) => *known += &format!("; {value}"),
+                Some(_) => {}
+                None => self.facts.push((name, value)),
+            }
+        }
+        for case in later.cases {
+            if self.cases.iter().all(|known| known.name != case.name) {
+                self.cases.push(case);
+            }
+        }
+        for tool in later.tools {
+            match self.tools.iter_mut().find(|other| other.name == tool.name) {
+                Some(known) => *known = tool,
+                None => self.tools.push(tool),
+            }
+        }
+        self.sessions.retain(|one| later.sessions.iter().all(|other| !one.is_like(other)));
+        self.sessions.extend(later.sessions);
+        self.costs.retain(|one| later.costs.iter().all(|other| !one.is_like(other)));
+        self.costs.extend(later.costs);
+        self.left_out.retain(|line| !later.left_out.contains(line));
+        self.left_out.extend(later.left_out);
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {

@@ -1,9 +1,10 @@
 //! Every tool on every load: a new network, a new tool and new processes each time.
 
+use std::panic;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cases::{self, Case};
 use crate::machine;
@@ -35,7 +36,9 @@ pub fn run(run: &Run) -> Result<Results> {
         }
         for case in cases() {
             eprintln!("compare: {} on {}", tool.name, case.name);
-            match session(&tool, case, run) {
+            // A generator whose check fails panics.
+            let done = panic::catch_unwind(|| session(&tool, case, run));
+            match done.unwrap_or_else(|_| Err(anyhow!("the load failed"))) {
                 Ok(session) => results.sessions.push(session),
                 Err(error) if tool.name == "tcptop" => {
                     return Err(error.context(format!("tcptop on {}", case.name)));
