@@ -38,14 +38,16 @@ const STAND_INS: [(&str, &str, Check); 12] = [
 ];
 
 /// The options of other programs that the pages name.
-pub const OPTIONS: [(&str, &str); 10] = [
+pub const OPTIONS: [(&str, &str); 12] = [
     ("apt-get", "--no-install-recommends"),
+    ("bandwhich", "--no-resolve"),
     ("benches/overhead", "--pairs --loads --subjects --sizes --seconds --ticks --arguments --help"),
-    ("cargo", "--locked --test --lib --bench --example --no-default-features --no-run --ignored"),
+    ("cargo", "--features --locked --test --lib --bench --example --no-default-features --no-run --ignored"),
     ("cargo clippy", "--all-targets"),
     ("clickhouse-client", "--multiquery --param_since --param_until --queries-file"),
     ("node exporter", "--collector"),
     ("grep", "--line-buffered"),
+    ("rustnet", "--headless --no-sandbox --no-uid-drop --no-resolve-dns"),
     ("sha256sum", "--check --ignore-missing"),
     ("systemctl", "--now"),
     ("tar", "--strip-components"),
