@@ -42,7 +42,10 @@ pub const OPTIONS: [(&str, &str); 12] = [
     ("apt-get", "--no-install-recommends"),
     ("bandwhich", "--no-resolve"),
     ("benches/overhead", "--pairs --loads --subjects --sizes --seconds --ticks --arguments --help"),
-    ("cargo", "--features --locked --test --lib --bench --example --no-default-features --no-run --ignored"),
+    (
+        "cargo",
+        "--features --locked --test --lib --bench --example --no-default-features --no-run --ignored",
+    ),
     ("cargo clippy", "--all-targets"),
     ("clickhouse-client", "--multiquery --param_since --param_until --queries-file"),
     ("node exporter", "--collector"),
