@@ -152,10 +152,12 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     common::agent::run_if_asked();
-    // A shell without job control ignores SIGINT for what it runs in the background, and
-    // tcptop would too.
-    // SAFETY: no handler is set.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    // A shell without job control ignores SIGINT for what it runs in the background, nohup
+    // ignores SIGHUP, and tcptop would too.
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut arguments = Arguments::from_args();
     let tests = live::tests();
     // SAFETY: always succeeds.
