@@ -33,9 +33,10 @@ const COSTS: &str = "
 ## What they cost
 
 Speed of a load on the loopback device with the tool, divided by its speed without, in pairs of
-runs: the median (least to greatest). A range with 1 in it proves nothing, and a wide one says
-that the machine had other work, as the load average above does; `make bench` measures tcptop on
-a quiet one. The CPU time of a tool depends less on that.
+runs: the median (least to greatest). `-` where there were fewer than three
+pairs. A range with 1 in it proves nothing, and a wide one says that the machine had other work, as
+the load average above does; `make bench` measures tcptop on a quiet one. The CPU time of a tool
+depends less on that.
 
 ";
 
@@ -168,6 +169,9 @@ fn percent_of(bytes: u64, truth: Bytes) -> f64 {
     100.0 * bytes as f64 / truth.total() as f64
 }
 
+/// Fewer pairs of runs say nothing of a tool's cost.
+const LEAST_PAIRS: usize = 3;
+
 fn costs(results: &Results) -> String {
     let mut loads: Vec<&str> = Vec::new();
     for cost in &results.costs {
@@ -204,7 +208,10 @@ fn costs(results: &Results) -> String {
             let spread = |values: fn(&crate::results::Cost) -> &Vec<f64>| {
                 cost.and_then(|cost| Spread::of(values(cost).iter().copied()))
             };
-            row.push(spread(|cost| &cost.ratios).map_or("-".to_owned(), |ratio| {
+            // The ratio of one or two pairs is noise.
+            let pairs = cost.map_or(0, |cost| cost.ratios.len());
+            let ratio = spread(|cost| &cost.ratios).filter(|_| pairs >= LEAST_PAIRS);
+            row.push(ratio.map_or("-".to_owned(), |ratio| {
                 format!("{:.3} ({:.3} to {:.3})", ratio.median, ratio.min, ratio.max)
             }));
             row.push(
