@@ -61,7 +61,7 @@ shift $((OPTIND - 1))
 [ $# -ge 2 ] || { sed -n '2,/^set /{s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 tcptop=$1 tests=$2
 shift 2
-[ -n "$seconds" ] || seconds=$([ -z "$full" ] && echo 900 || echo 7200)
+[ -n "$seconds" ] || seconds=$([ -z "$full" ] && echo 1800 || echo 7200)
 
 # --- what runs where --------------------------------------------------------------------
 # On no kernel of a guest: what is the same on every kernel, and so is shown by the kernel of
@@ -73,6 +73,7 @@ same="lines:: control:: csv:: disk:: json:: cron:: view:: groups:: terminal:: sh
 ends="privilege:: refused:: who:: cleanup:: doctor::text_and_json_agree doctor::attached_but_silent doctor::ordinary_user
     confined:: verify:: losses:: churn::skipped_state_changes programs::beside_others netns::more_than netns::cannot
     existing::busy existing::listeners existing::lifetime existing::thousands existing::shared_by_processes
+    existing::restarted_at_once netns::with_ pool::none pool::full
     identity::from_the_first_row netns::same_addresses netns::tcptop_within_one
     measure::steady_rate measure::among_thousands ghosts::the_full_pass
     slow::bad_network slow::reader_that_stops slow::small_send_buffer slow::congestion_window
