@@ -139,6 +139,9 @@ struct Member {
     /// False while the filter does not let the connection pass: then it is not among the
     /// open ones of its group.
     shown: bool,
+    /// Whether a group has counted its beginning. Once, although the filter may let it pass
+    /// later than it begins, or again.
+    opened: bool,
     counters: Counters,
     retransmits: u32,
 }
@@ -192,9 +195,10 @@ impl Groups {
         }
         let arrives = known.is_none_or(|member| !member.shown || member.place != place);
         let past = known.is_none() && sample.partial && !sample.lacks_past(self.lifetime);
+        let begins = !sample.partial && !known.is_some_and(|member| member.opened);
         let group = self.at(place);
         group.connections += u64::from(arrives);
-        group.totals.opened += u64::from(known.is_none() && !sample.partial);
+        group.totals.opened += u64::from(begins);
         add(&mut group.totals.counters, &moved);
         group.totals.retransmits += u64::from(sample.retransmits.saturating_sub(again));
         if past {
@@ -207,6 +211,7 @@ impl Groups {
         let member = Member {
             place,
             shown: true,
+            opened: true,
             counters: sample.counters,
             retransmits: sample.retransmits.max(again),
         };
@@ -226,10 +231,12 @@ impl Groups {
     /// Takes the newest sample of an open connection that the filter does not let pass. It
     /// is not open for its group, and what it moves meanwhile belongs to none.
     pub fn hide(&mut self, sample: &Sample) {
+        let opened = self.members.get(&sample.key).is_some_and(|member| member.opened);
         self.leave(&sample.key);
         let member = Member {
             place: OTHER_PLACE,
             shown: false,
+            opened,
             counters: sample.counters,
             retransmits: sample.retransmits,
         };
@@ -499,6 +506,8 @@ mod tests {
         groups.hide(&sample(2, 100));
         groups.open(&sample(2, 130), &key("b"));
         assert_eq!(told(&groups), [row("a", 0, 15), row("b", 1, 30)]);
+        let opened: Vec<u64> = groups.all().map(|group| group.totals.opened).collect();
+        assert_eq!(opened, [1, 1], "each once, whenever it passes first");
     }
 
     proptest! {
