@@ -77,6 +77,18 @@ static __always_inline bool pool_put(struct sock *sk, const struct tracked *fres
 	return true;
 }
 
+/* If the end of an earlier socket at this address was missed, its place has that one's. */
+static __always_inline void pool_set_creator(struct sock *sk)
+{
+	__u32 place;
+
+	if (!pool_usable())
+		return;
+	place = place_of(tcp_socket_number(sk));
+	if (pool_sockets[place] == (__u64)sk)
+		pool[place].creator = untrusted(struct sock, sk)->sk_prot_creator;
+}
+
 static __always_inline void pool_release(struct sock *sk)
 {
 	__u32 place;

@@ -180,6 +180,7 @@ static __always_inline bool tcp_track(struct sock *sk, struct tracked *tracked,
 	forget_recent_use(tcp_socket_number(sk));
 	if (tracked) {
 		*tracked = *fresh;
+		pool_set_creator(sk);
 		return true;
 	}
 	return (pools && pool_put(sk, fresh)) || storage_create(&sockets, sk, fresh);

@@ -147,6 +147,19 @@ int BPF_PROG(tcp_state_third_longer, struct sock *sk, int old_state, int new_sta
 }
 
 /*
+ * The kernel destroys a TCP socket: it is in CLOSE, and no process holds it any more. If all
+ * programs have missed CLOSE, the socket is still tracked, and must not be when the kernel
+ * frees it (storage_forget()). Loaded only where that matters. It misses sockets whose
+ * making has failed half-way: they were never tracked.
+ */
+SEC("?tp_btf/tcp_destroy_sock")
+int BPF_PROG(tcp_destroyed, struct sock *sk)
+{
+	forget(sk);
+	return 0;
+}
+
+/*
  * Owner, best provider: two tracepoints, for sending and for receiving.
  *
  * tcp_sendmsg_locked (Linux 6.16) fires only for TCP, so other protocols' sends cost

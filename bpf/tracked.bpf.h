@@ -104,9 +104,10 @@ static __always_inline void *storage_create(void *map, struct sock *sk, void *fr
 	return storage;
 }
 
-/* A kernel whose storage of a socket that is freed loses its link to the socket first. */
+/* A kernel whose storage of a socket that is freed loses its link to the socket first. The
+ * type matters: libbpf finds a member only if it is of the same kind, here a struct. */
 struct bpf_local_storage_elem___unlinked {
-	int state;
+	atomic_t state;
 } __attribute__((preserve_access_index));
 
 /*
@@ -115,7 +116,8 @@ struct bpf_local_storage_elem___unlinked {
  * kernel/bpf/bpf_local_storage.c), and an iterator that is just visiting this storage
  * follows the cleared link and crashes the kernel (__bpf_sk_storage_map_seq_show(),
  * net/core/bpf_sk_storage.c). Storage that a program deletes keeps its link until no
- * iterator can see it, so there the programs delete it before the kernel does.
+ * iterator can see it, so there the programs delete it before the kernel does: in CLOSE, and
+ * once more when the kernel destroys the socket.
  */
 static __always_inline void storage_forget(struct sock *sk)
 {

@@ -202,6 +202,10 @@ impl<'object> Hooks<'object> {
         }
         let names = skel.progs.renames.attach();
         attached.push(names.context("failed to attach tp_btf/task_rename")?);
+        if skel.progs.tcp_destroyed.autoload() {
+            let link = skel.progs.tcp_destroyed.attach();
+            attached.push(link.context("failed to attach tp_btf/tcp_destroy_sock")?);
+        }
         if knobs.cgroups {
             let link = skel.progs.cgroup_made.attach();
             attached.push(link.context("failed to attach tp_btf/cgroup_mkdir")?);
@@ -384,6 +388,7 @@ fn open<'object>(
         progs.sample_flows.set_autoload(udp && !knobs.longer());
         progs.sample_flows_longer.set_autoload(udp && knobs.longer());
         progs.cgroup_made.set_autoload(knobs.cgroups);
+        progs.tcp_destroyed.set_autoload(knobs.tcp && storage_is_unlinked());
     }
     let room = |place| Room::of(&knobs.settings.more.room, place);
     let states = room(Place::StatePrograms).unwrap_or(if knobs.preempted { 3 } else { 2 });
@@ -452,6 +457,13 @@ fn open<'object>(
 /// type that is looked up here belongs to that protection.
 fn tracepoints_are_preempted() -> bool {
     privileges::kernel_knows("class_srcu_fast_notrace_t")
+}
+
+/// Whether the kernel takes a socket's storage apart while an iterator may still visit it
+/// (`storage_forget()` in `bpf/tracked.bpf.h`), since Linux 7.0. The name is that of the
+/// function that does so.
+fn storage_is_unlinked() -> bool {
+    privileges::kernel_knows("bpf_selem_unlink_nofail")
 }
 
 /// Whether a path that the hook sees is the path below the mount of cgroup v2: not where

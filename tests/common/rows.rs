@@ -29,6 +29,11 @@ impl Rows {
         Rows(unsafe { launch(columns, more).prepare(prepare) }.start())
     }
 
+    /// The PID of tcptop.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// The rows of this connection so far.
     pub fn of(&self, ends: Ends) -> Vec<Value> {
         let text = text_of(ends);

@@ -14,8 +14,9 @@ use libbpf_rs::libbpf_sys::{bpf_map_delete_elem, bpf_map_get_fd_by_id, bpf_map_u
 use libbpf_rs::query::{MapInfoIter, ProgInfoIter, ProgInfoQueryOptions};
 use nix::sys::utsname::uname;
 
+use crate::common::rows::Rows;
 use crate::common::sock::{Family, Pair};
-use crate::common::strangers::Strangers;
+use crate::common::strangers::{Strangers, Witness};
 use crate::common::tcptop::{QUICK, Tcptop};
 use crate::common::udp::{self, Duo};
 
@@ -27,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         test("programs::instructions", instructions),
         test("programs::nobody_else_writes", nobody_else_writes),
         test("programs::beside_others", beside_others),
+        test("programs::storage_goes_before_the_socket", storage_goes_before_the_socket),
     ]
 }
 
@@ -261,4 +263,29 @@ fn beside_others() {
         let ran = runs.iter().any(|(name, count)| *name == hook && *count > 0);
         assert!(ran, "{hook} has not run: {runs:?}");
     }
+}
+
+/// Where the kernel takes a socket's storage apart under an iterator, which crashes the kernel,
+/// it never has to: it is gone when the socket is in CLOSE. Elsewhere the kernel frees it.
+fn storage_goes_before_the_socket() {
+    const CONNECTIONS: u64 = 20;
+    let types = fs::read("/sys/kernel/btf/vmlinux").expect("the kernel's types");
+    let crashes = memchr::memmem::find(&types, b"\0bpf_selem_unlink_nofail\0").is_some();
+    // With an identity, an accepted socket has storage and no place in the pool.
+    let rows = Rows::start("conn_id", &["--tcp"]);
+    let held = Loaded::by(rows.id()).maps;
+    let sockets =
+        MapInfoIter::default().find(|map| held.contains(&map.id) && map.name == "sockets");
+    let witness = Witness::attach(sockets.expect("the map").id);
+    for _ in 0..CONNECTIONS {
+        let pair = Pair::new(Family::V4);
+        pair.exchange(100, 100);
+        let ends = pair.ends;
+        pair.close();
+        rows.wait_final(ends.flipped());
+    }
+    // Other connections of this host may end beside these.
+    let expected = if crashes { 0..=0 } else { CONNECTIONS..=u64::MAX };
+    assert!(expected.contains(&witness.count()), "{} have storage in CLOSE", witness.count());
+    rows.finish();
 }
