@@ -25,6 +25,35 @@ pub(super) struct Skippable {
     states: Vec<OwnedFd>,
     /// True where a process that runs such a program can be preempted.
     preempted: bool,
+    unseen: Unseen,
+}
+
+/// How many state changes no program has seen, at most.
+///
+/// The kernel counts for each program what it missed. What all of them missed is no more than
+/// the smallest of these numbers. But over weeks each program misses something that another
+/// one sees, so this looks at two readings at a time: at what was missed since the one before
+/// the last. Two, since the misses of one state change may lie around a reading.
+#[derive(Default)]
+struct Unseen {
+    /// The counters at the last reading, and at the one before.
+    last: Vec<u64>,
+    before: Vec<u64>,
+    /// What the last reading added.
+    added: u64,
+    total: u64,
+}
+
+impl Unseen {
+    /// The total, after a reading of all counters.
+    fn read(&mut self, misses: Vec<u64>) -> u64 {
+        let earlier = self.before.iter().copied().chain(std::iter::repeat(0));
+        let least = misses.iter().zip(earlier).map(|(now, then)| now.saturating_sub(then)).min();
+        self.added = least.unwrap_or(0).saturating_sub(self.added);
+        self.total += self.added;
+        self.before = std::mem::replace(&mut self.last, misses);
+        self.total
+    }
 }
 
 impl Skippable {
@@ -53,12 +82,12 @@ impl Skippable {
     /// attached to one tracepoint and run one after the other. So a packet's softirq, which
     /// interrupts one of them, finds the others. Only where processes are preempted there
     /// can each of the programs have been left unfinished by another process.
-    fn states_skipped(&self) -> Result<u64> {
+    fn states_skipped(&mut self) -> Result<u64> {
         if self.states.len() > 1 && !self.preempted {
             return Ok(0);
         }
-        let misses: Vec<u64> = self.states.iter().map(misses).collect::<Result<_>>()?;
-        Ok(misses.into_iter().min().unwrap_or(0))
+        let misses = self.states.iter().map(misses).collect::<Result<_>>()?;
+        Ok(self.unseen.read(misses))
     }
 }
 
@@ -84,7 +113,7 @@ fn misses(program: &OwnedFd) -> Result<u64> {
 ///
 /// # Errors
 /// Errors of the system calls.
-pub(super) fn total(counters: &impl MapCore, skippable: &Skippable) -> Result<Loss> {
+pub(super) fn total(counters: &impl MapCore, skippable: &mut Skippable) -> Result<Loss> {
     let mut lost = Loss::default();
     for (index, cause) in wire::LOSSES {
         let per_cpu = counters
@@ -99,4 +128,33 @@ pub(super) fn total(counters: &impl MapCore, skippable: &Skippable) -> Result<Lo
     lost[LossCause::Skipped] += skippable.counting.iter().map(misses).sum::<Result<u64>>()?;
     lost[LossCause::StateSkipped] += skippable.states_skipped()?;
     Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The total after each of these readings of two programs.
+    fn totals(readings: &[[u64; 2]]) -> Vec<u64> {
+        let mut unseen = Unseen::default();
+        readings.iter().map(|misses| unseen.read(misses.to_vec())).collect()
+    }
+
+    #[test]
+    fn what_all_missed_counts_once() {
+        assert_eq!(totals(&[[1, 1], [1, 1], [1, 1], [1, 1]]), [1, 1, 1, 1]);
+        assert_eq!(totals(&[[1, 1], [2, 2], [4, 4], [4, 4]]), [1, 2, 4, 4]);
+    }
+
+    #[test]
+    fn around_a_reading_too() {
+        assert_eq!(totals(&[[0, 0], [1, 0], [1, 1], [1, 1]]), [0, 0, 1, 1]);
+        assert_eq!(totals(&[[3, 3], [4, 3], [5, 5], [5, 5]]), [3, 3, 5, 5]);
+    }
+
+    #[test]
+    fn what_another_one_saw_does_not_count_later() {
+        let readings = [[1, 0], [1, 0], [1, 0], [1, 1], [1, 1], [2, 1]];
+        assert_eq!(totals(&readings), [0; 6]);
+    }
 }

@@ -270,8 +270,8 @@ impl<'object> Hooks<'object> {
     ///
     /// # Errors
     /// Errors of the system calls.
-    pub(super) fn lost(&self) -> Result<Loss> {
-        losses::total(&self.skel.maps.losses, &self.skippable)
+    pub(super) fn lost(&mut self) -> Result<Loss> {
+        losses::total(&self.skel.maps.losses, &mut self.skippable)
     }
 }
 
