@@ -63,6 +63,7 @@ struct tcptop_settings {
 	 * holds it, which user space looks up regularly.
 	 */
 	bool holders_only;
+	bool unlinks_storage; /* the kernel is as storage_forget() says */
 	/* UDP is counted by cgroup_skb programs, which do not see the receiving process. */
 	bool track_receivers;
 	/*

@@ -3,6 +3,7 @@
 #ifndef TCPTOP_TRACKED_BPF_H
 #define TCPTOP_TRACKED_BPF_H
 
+#include "control.bpf.h"
 #include "event.h"
 #include "owner.bpf.h"
 #include <bpf/bpf_core_read.h>
@@ -104,12 +105,6 @@ static __always_inline void *storage_create(void *map, struct sock *sk, void *fr
 	return storage;
 }
 
-/* A kernel whose storage of a socket that is freed loses its link to the socket first. The
- * type matters: libbpf finds a member only if it is of the same kind, here a struct. */
-struct bpf_local_storage_elem___unlinked {
-	atomic_t state;
-} __attribute__((preserve_access_index));
-
 /*
  * A TCP socket is in CLOSE: the kernel may free it from now on. Since Linux 7.0 it then
  * clears the storage's link to the socket (bpf_selem_unlink_nofail(),
@@ -121,7 +116,7 @@ struct bpf_local_storage_elem___unlinked {
  */
 static __always_inline void storage_forget(struct sock *sk)
 {
-	if (bpf_core_field_exists(struct bpf_local_storage_elem___unlinked, state))
+	if (settings.unlinks_storage)
 		bpf_sk_storage_delete(&sockets, sk);
 }
 

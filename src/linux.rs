@@ -25,6 +25,7 @@ mod decode;
 mod doctor;
 mod files;
 mod iterate;
+mod knobs;
 mod losses;
 #[cfg(feature = "bench-reference")]
 pub mod measured;

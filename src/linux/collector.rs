@@ -24,9 +24,10 @@ use nix::sys::time::TimeSpec;
 
 use super::clock::{self, monotonic};
 use super::confine::{self, Confinement};
+use super::knobs::Knobs;
 use super::outbox::{BACKLOG, Outbox};
 use super::plan::{Choice, Need, Plan, Provider};
-use super::programs::{self, Hooks, Knobs};
+use super::programs::{self, Hooks};
 use super::sampling::{Findings, Instructions, Moment, Next, Sampling};
 use super::{decode, iterate, memory, names, privileges, seed};
 use crate::connection::{Closed, Needs, Protocol};

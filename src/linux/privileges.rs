@@ -161,7 +161,7 @@ pub(super) fn explain(error: Error) -> Error {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let cause = likely_cause(Surroundings {
         // This function implements the helper (net/core/bpf_sk_storage.c).
-        storage_in_tracing: kernel_knows("bpf_sk_storage_get_tracing"),
+        storage_in_tracing: kernel_knows(["bpf_sk_storage_get_tracing"]) == [true],
         atomic_exchange: verifier_knows_atomic_exchange(),
         user_namespace: !maps_every_user(&uid_map),
         seccomp: status.lines().any(|line| line.starts_with("Seccomp:") && line.ends_with('2'))
@@ -256,10 +256,9 @@ fn verifier_knows_atomic_exchange() -> bool {
     true
 }
 
-/// True where the kernel's type information has a type, a function or a field with this
-/// name.
-pub(super) fn kernel_knows(name: &str) -> bool {
-    kernel_names().and_then(|names| is_among(name, names)).unwrap_or(false)
+/// Which of these names a type, a function or a field has in the kernel's type information.
+pub(super) fn kernel_knows<const N: usize>(names: [&str; N]) -> [bool; N] {
+    kernel_names().and_then(|all| are_among(names, all)).unwrap_or([false; N])
 }
 
 /// The section of the type information that holds the names.
@@ -280,23 +279,24 @@ fn kernel_names() -> io::Result<Take<File>> {
     Ok(file.take(length))
 }
 
-/// Whether `name` is one of `names`: a 0, then one name after the other, each ended by
-/// a 0.
-fn is_among(name: &str, mut names: impl Read) -> io::Result<bool> {
+/// Which of `names` are among `all`: a 0, then one name after the other, each ended by a 0.
+/// All are searched at once, since most of the time is taken by reading.
+fn are_among<const N: usize>(names: [&str; N], mut all: impl Read) -> io::Result<[bool; N]> {
     /// Small, so that the bytes are still in the processor's cache when they are searched.
     const PART: u64 = 32 * 1024;
-    let wanted = format!("\0{name}\0");
-    let wanted = memmem::Finder::new(&wanted);
+    let wanted = names.map(|name| format!("\0{name}\0"));
+    let finders = wanted.each_ref().map(memmem::Finder::new);
+    let longest = wanted.iter().map(String::len).max().unwrap_or(1);
+    let mut found = [false; N];
     let mut part = Vec::new();
-    while names.by_ref().take(PART).read_to_end(&mut part)? > 0 {
-        if wanted.find(&part).is_some() {
-            return Ok(true);
+    while found.contains(&false) && all.by_ref().take(PART).read_to_end(&mut part)? > 0 {
+        for (found, finder) in found.iter_mut().zip(&finders) {
+            *found = *found || finder.find(&part).is_some();
         }
-        // The name can begin in this part and end in the next one.
-        let beginning = part.len().min(wanted.needle().len() - 1);
-        part.drain(..part.len() - beginning);
+        // A name can begin in this part and end in the next one.
+        part.drain(..part.len() - part.len().min(longest - 1));
     }
-    Ok(false)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -344,8 +344,8 @@ mod tests {
 
     #[test]
     fn what_this_kernel_offers_is_found() {
-        assert_eq!(kernel_knows("task_struct"), Path::new(KERNEL_TYPES).exists());
-        assert!(!kernel_knows("task_struc"));
+        let known = Path::new(KERNEL_TYPES).exists();
+        assert_eq!(kernel_knows(["task_struct", "task_struc", "sk_buff"]), [known, false, known]);
     }
 
     #[test]
@@ -354,13 +354,17 @@ mod tests {
         for name in ["bpf_sk_storage_get_tracing", "class_srcu_fast_notrace_t", "sk_buff", "sk_buf"]
         {
             let by_libbpf = kernel.type_by_name::<BtfType<'_>>(name).is_some();
-            assert_eq!(kernel_knows(name), by_libbpf, "{name}");
+            assert_eq!(kernel_knows([name]), [by_libbpf], "{name}");
         }
     }
 
     #[test]
     fn a_name_is_found_wherever_it_stands() {
-        let found = |names: &[u8]| is_among("name", names).expect("memory");
+        let found = |names: &[u8]| {
+            let [other, found] = are_among(["a longer name", "name"], names).expect("memory");
+            assert!(!other);
+            found
+        };
         for before in [0, 1, 5, 32 * 1024 - 6, 32 * 1024 - 3, 32 * 1024, 64 * 1024 - 2, 100_000] {
             let mut names = vec![b'x'; before];
             names.extend_from_slice(b"\0name\0more\0");

@@ -14,69 +14,24 @@ use std::ptr;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::libbpf_sys::{
-    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_prog_load, bpf_prog_load_opts, size_t,
+    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_map_create_opts, bpf_prog_load,
+    bpf_prog_load_opts, size_t,
 };
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{
-    Link, MapCore, MapHandle, MapType, OpenObject, PrintCallback, PrintLevel, ProgramMut,
+    Link, MapCore, MapHandle, MapType, OpenMapMut, OpenObject, PrintCallback, PrintLevel,
+    ProgramMut,
 };
 use nix::errno::Errno;
 
+use super::knobs::Knobs;
 use super::losses::{self, Skippable};
 use super::plan::{Need, Plan, Provider, choose};
 use super::wire::{self, Control, OpenTcptopSkel, TcptopSkel, TcptopSkelBuilder};
-use super::{clock, names, prefilter, privileges};
+use super::{clock, names, prefilter};
 use crate::connection::{Needs, Protocol};
 use crate::loss::Loss;
-use crate::settings::{Place, Room, Settings};
-
-/// The values that are set in the programs and maps before they are loaded.
-#[derive(Clone)]
-pub(super) struct Knobs<'a> {
-    /// What the user asked for.
-    settings: &'a Settings,
-    /// Providers that must not be tried.
-    without: &'a [Provider],
-    /// Size of the ring buffer in bytes: a power of two of pages.
-    ring_bytes: u32,
-    /// Slots of the table of UDP flows: a power of two.
-    udp_slots: u32,
-    /// True where TCP is counted: the user asked for it, and this kernel can show it.
-    tcp: bool,
-    /// What is wanted beyond what every sample has.
-    needs: Needs,
-    /// True where new cgroups are reported: the user asked for something that follows from
-    /// a cgroup, and this kernel can show it.
-    cgroups: bool,
-    /// Whether a program on a tracepoint can be preempted.
-    preempted: bool,
-}
-
-impl<'a> Knobs<'a> {
-    /// The values for these settings.
-    pub(super) fn new(
-        settings: &'a Settings,
-        needs: Needs,
-        without: &'a [Provider],
-        ring_bytes: u32,
-    ) -> Knobs<'a> {
-        let udp_slots = settings.more.udp_flows.next_power_of_two();
-        let tcp = settings.query.wants(Protocol::Tcp);
-        let cgroups = needs.intersects(Needs::CGROUPS) && reports_cgroups();
-        let preempted = tracepoints_are_preempted();
-        Knobs { settings, without, ring_bytes, udp_slots, tcp, needs, cgroups, preempted }
-    }
-
-    /// The same with small maps, for programs that are only tried.
-    fn small(&self) -> Knobs<'a> {
-        Knobs { ring_bytes: 4096, udp_slots: 16, ..self.clone() }
-    }
-
-    /// True where the programs for longer records are used.
-    fn longer(&self) -> bool {
-        self.needs.intersects(Needs::IDENTITY | Needs::DETAILS | Needs::DROPS)
-    }
-}
+use crate::settings::{Place, Room};
 
 /// The programs of a provider, in the order in which they are attached. Those that write
 /// records exist twice: `$longer` chooses. This is a macro because programs have different
@@ -280,7 +235,7 @@ impl<'object> Hooks<'object> {
 /// variables of [`Hooks::control`]; user space writes both.
 fn freeze(skel: &TcptopSkel<'_>) -> Result<()> {
     let maps = &skel.maps;
-    let own = [&maps.sockets, &maps.udp_sockets, &maps.losses, &maps.receivers];
+    let own = [&maps.sockets, &maps.udp_sockets, &maps.losses, &maps.receivers, &maps.bss];
     let of_udp = [&maps.flows, &maps.flow_sockets, &maps.taken_slots];
     own.into_iter().chain(of_udp).try_for_each(|map| {
         let frozen = MapHandle::try_from(map).and_then(|map| map.freeze());
@@ -388,7 +343,7 @@ fn open<'object>(
         progs.sample_flows.set_autoload(udp && !knobs.longer());
         progs.sample_flows_longer.set_autoload(udp && knobs.longer());
         progs.cgroup_made.set_autoload(knobs.cgroups);
-        progs.tcp_destroyed.set_autoload(knobs.tcp && storage_is_unlinked());
+        progs.tcp_destroyed.set_autoload(knobs.tcp && knobs.unlinks_storage);
     }
     let room = |place| Room::of(&knobs.settings.more.room, place);
     let states = room(Place::StatePrograms).unwrap_or(if knobs.preempted { 3 } else { 2 });
@@ -427,6 +382,7 @@ fn open<'object>(
             maps.flow_sockets.set_max_entries(slots).context("failed to size the flow table")?;
         }
     }
+    give_variables(&mut maps.bss)?;
     let pool = room(Place::Pool);
     let rodata = maps.rodata_data.as_deref_mut().context("the BPF object has no constants")?;
     let settings = &mut rodata.settings;
@@ -435,6 +391,7 @@ fn open<'object>(
         settings.pool_places = places;
     }
     settings.lifetime.write(knobs.settings.rows.lifetime);
+    settings.unlinks_storage.write(knobs.unlinks_storage);
     settings.holders_only.write(has(Provider::FileIterator));
     settings.count_tcp.write(knobs.tcp);
     settings.count_udp.write(udp);
@@ -452,24 +409,19 @@ fn open<'object>(
     Ok(open)
 }
 
-/// Whether a program on a tracepoint can be preempted. Linux 7.0 protects these programs
-/// with SRCU-fast instead of disabling preemption (`include/linux/tracepoint.h`). The
-/// type that is looked up here belongs to that protection.
-fn tracepoints_are_preempted() -> bool {
-    privileges::kernel_knows("class_srcu_fast_notrace_t")
-}
-
-/// Whether the kernel takes a socket's storage apart while an iterator may still visit it
-/// (`storage_forget()` in `bpf/tracked.bpf.h`), since Linux 7.0. The name is that of the
-/// function that does so.
-fn storage_is_unlinked() -> bool {
-    privileges::kernel_knows("bpf_selem_unlink_nofail")
-}
-
-/// Whether a path that the hook sees is the path below the mount of cgroup v2: not where
-/// only a part of the tree is mounted. There only a walk through that part finds paths.
-fn reports_cgroups() -> bool {
-    names::cgroup_part().is_none() && privileges::kernel_knows("btf_trace_cgroup_mkdir")
+/// Makes the map of the variables that begin as 0. libbpf would write a megabyte of zeros
+/// into it, which takes two milliseconds, and map it into memory: user space has no use for
+/// that, and what is mapped cannot be frozen.
+fn give_variables(variables: &mut OpenMapMut<'_>) -> Result<()> {
+    let options = bpf_map_create_opts {
+        sz: size_of::<bpf_map_create_opts>() as size_t,
+        ..Default::default()
+    };
+    let name = Some(variables.name().to_owned());
+    let (key, size) = (variables.key_size(), variables.value_size());
+    MapHandle::create(MapType::Array, name, key, size, 1, &options)
+        .and_then(|map| variables.reuse_fd(map.as_fd()))
+        .context("failed to make room for the variables")
 }
 
 /// Attaches the programs of a provider, except those that were not loaded.
