@@ -14,7 +14,7 @@ use crate::common::rng::Rng;
 use crate::common::sock::{self, Ends, Family};
 use crate::common::tcptop::{Output, Row, Tcptop};
 use crate::common::udp::{self, Duo, QUICK, Totals, wait_totals};
-use crate::common::wait::until_true;
+use crate::common::wait::{load, until_true};
 use crate::live::{Test, sharing, test};
 
 pub fn tests() -> Vec<Test> {
@@ -85,7 +85,7 @@ fn rows_of_now(output: &Output) -> impl Iterator<Item = &Row> {
 /// keeps room for the next 1,000 rows.
 const SPARE: u64 = 3 << 20;
 
-/// One unconnected socket answers 5,000 peers. Each flow is exact and has the right owner.
+/// One unconnected socket answers 5,000 peers, on an emulated machine 1,500. Each flow is exact and has the right owner.
 /// After the timeout all flows are gone, and their memory too.
 fn five_thousand_peers() {
     many_descriptors();
@@ -99,7 +99,7 @@ fn five_thousand_peers() {
         let (socket, to) = server.udp((sock::loopback(1), 0).into());
         let mut clients = Vec::new();
         let mut expected = HashMap::new();
-        for i in 0..5000 {
+        for i in 0..load(5000, 1500) as usize {
             let client = udp::bind((sock::loopback(2), 0).into());
             let (size, count) = (1 + i % 1400, 1 + i as u32 % 3);
             let from = client.local_addr().expect("bound");
@@ -126,7 +126,7 @@ fn five_thousand_peers() {
         }
         let mut waiting: HashMap<Ends, (u32, Totals)> = expected.clone();
         let mut seen = 0;
-        tcptop.wait("row of each of 5,000 peers, at both ends", |output| {
+        tcptop.wait("row of each peer, at both ends", |output| {
             for row in &output.rows[seen..] {
                 if let Some(&(pid, totals)) = waiting.get(&row.ends) {
                     if row.pid == Some(pid) && Totals::of(row) == totals && !row.partial {
@@ -155,7 +155,7 @@ fn five_thousand_peers() {
             beacon.send(1, 1);
             tcptop.look(|output| rows_of_now(output).count() > 0 && gone(output).is_some())
         });
-        until_true("the memory of 10,000 flows to be given back", || {
+        until_true("the memory of all flows to be given back", || {
             beacon.send(1, 1);
             resident(tcptop.id()) < at_start + SPARE
         });
