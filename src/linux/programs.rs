@@ -411,7 +411,8 @@ fn open<'object>(
 
 /// Makes the map of the variables that begin as 0. libbpf would write a megabyte of zeros
 /// into it, which takes two milliseconds, and map it into memory: user space has no use for
-/// that, and what is mapped cannot be frozen.
+/// that, and what is mapped cannot be frozen. Where the kernel refuses a map, libbpf's own
+/// attempt fails as well, and its error says so.
 fn give_variables(variables: &mut OpenMapMut<'_>) -> Result<()> {
     let options = bpf_map_create_opts {
         sz: size_of::<bpf_map_create_opts>() as size_t,
@@ -419,9 +420,10 @@ fn give_variables(variables: &mut OpenMapMut<'_>) -> Result<()> {
     };
     let name = Some(variables.name().to_owned());
     let (key, size) = (variables.key_size(), variables.value_size());
-    MapHandle::create(MapType::Array, name, key, size, 1, &options)
-        .and_then(|map| variables.reuse_fd(map.as_fd()))
-        .context("failed to make room for the variables")
+    if let Ok(map) = MapHandle::create(MapType::Array, name, key, size, 1, &options) {
+        variables.reuse_fd(map.as_fd()).context("failed to make room for the variables")?;
+    }
+    Ok(())
 }
 
 /// Attaches the programs of a provider, except those that were not loaded.
