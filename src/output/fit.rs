@@ -17,6 +17,7 @@ pub struct Screen {
 
 /// A part of a line that gives way to the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Part {
     /// The width that a column has beyond its title and its values.
     Padding,
@@ -82,7 +83,16 @@ pub(super) const OF_CLOSED: &[Part] = &[
     Part::Pid,
 ];
 
+/// Of these, none is there where one that gives way later is missing: users rely on this
+/// order. Any other part comes back where what gave way after it has left it room.
+const IN_ORDER: &[Part] = &[Part::Padding, Part::Exact, Part::Packets, Part::State, Part::Mark];
+
 impl Part {
+    /// Its bit in a set of parts.
+    const fn bit(self) -> u32 {
+        1 << self as u8
+    }
+
     /// The part that the column of this name is; `None` for one that stays.
     pub(super) fn of_column(name: &str) -> Option<Part> {
         Some(match name {
@@ -102,19 +112,19 @@ impl Part {
 /// How a line is written: whole into a pipe, otherwise as the terminal permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fit {
-    /// The parts that have given way.
-    pub(super) gone: &'static [Part],
+    /// The bits of the parts that have given way.
+    gone: u32,
     /// The most characters of an address or a name.
     pub(super) most: usize,
 }
 
 impl Fit {
     /// Nothing gives way.
-    pub(super) const WHOLE: Fit = Fit { gone: &[], most: usize::MAX };
+    pub(super) const WHOLE: Fit = Fit { gone: 0, most: usize::MAX };
 
     /// Whether the part has given way.
     pub(super) fn lacks(self, part: Part) -> bool {
-        self.gone.contains(&part)
+        self.gone & part.bit() != 0
     }
 
     /// The widest fit with which a line takes at most `room`. `width` tells the width of the
@@ -127,16 +137,32 @@ impl Fit {
     ) -> Fit {
         let mut fit = Fit::WHOLE;
         for count in 0..=order.len() {
-            fit.gone = &order[..count];
+            fit.gone = order[..count].iter().fold(0, |gone, part| gone | part.bit());
             let excess = width(fit).saturating_sub(room);
             if excess == 0 {
-                return fit;
+                return fit.take_back(&order[..count], |fit| width(fit) <= room);
             }
             let level = level(texts, texts.iter().sum::<usize>().saturating_sub(excess));
             match order.get(count) {
                 Some(Part::Rates) if level >= READABLE => return Fit { most: level, ..fit },
                 Some(_) => {}
                 None => fit.most = level.max(LEAST),
+            }
+        }
+        fit
+    }
+
+    /// With the parts that fit all the same, those first that gave way last.
+    fn take_back(self, gone: &[Part], mut fits: impl FnMut(Fit) -> bool) -> Fit {
+        let mut fit = self;
+        let mut in_order = true;
+        for part in gone.iter().rev() {
+            let with = Fit { gone: fit.gone & !part.bit(), ..fit };
+            let is_in_order = IN_ORDER.contains(part);
+            if (in_order || !is_in_order) && fits(with) {
+                fit = with;
+            } else if is_in_order {
+                in_order = false;
             }
         }
         fit
@@ -237,6 +263,26 @@ mod tests {
             prop_assert!(screen_width(short.as_bytes()) <= most);
             if screen_width(text.as_bytes()) <= most {
                 prop_assert_eq!(short, text);
+            }
+        }
+
+        /// `widths` are those of the parts, in their order.
+        #[test]
+        fn no_room_is_left_for_what_is_gone(
+            widths in proptest::collection::vec(0usize..20, OF_ROW.len()), room in 0usize..150,
+        ) {
+            let width = |fit: Fit| -> usize {
+                let parts = OF_ROW.iter().zip(&widths);
+                parts.filter(|(part, _)| !fit.lacks(**part)).map(|(_, width)| width).sum()
+            };
+            let fit = Fit::find(OF_ROW, room, &[1], width);
+            prop_assert!(width(fit) <= room);
+            for (part, own) in OF_ROW.iter().zip(&widths) {
+                let turn = IN_ORDER.iter().position(|known| known == part);
+                let later = turn.map_or(&[][..], |turn| &IN_ORDER[turn + 1..]);
+                let waits = later.iter().any(|later| fit.lacks(*later));
+                prop_assert!(!waits || fit.lacks(*part), "{part:?} before its turn");
+                prop_assert!(!fit.lacks(*part) || waits || width(fit) + own > room, "{part:?}");
             }
         }
 

@@ -741,6 +741,24 @@ REMOTE                RETRANS  UID TIME                     STARTED
     }
 
     #[test]
+    fn what_fits_comes_back() {
+        let (records, _) = conversation("10.0.0.1", "10.0.0.2");
+        let rows: Vec<_> = records.iter().collect();
+        let header = |columns| {
+            let text = written(on_screen(PLAIN, columns, 24), [interval(&rows, &[])]);
+            assert!(text.lines().all(|line| line.width() <= columns), "{text}");
+            let titles: Vec<_> = text.lines().next().unwrap_or_default().split(' ').collect();
+            titles.into_iter().filter(|title| !title.is_empty()).collect::<Vec<_>>().join(" ")
+        };
+        // Bytes had to go, and left room for what went before them.
+        assert_eq!(header(81), "PROTO LOCAL REMOTE PID PROCESS RTT RATE_IN RATE_OUT");
+        assert_eq!(header(80), "PROTO LOCAL REMOTE PID PROCESS RATE_IN RATE_OUT");
+        assert_eq!(header(74), "LOCAL REMOTE PID PROCESS RATE_IN RATE_OUT");
+        // What went before them left them room.
+        assert_eq!(header(88), "LOCAL REMOTE PID PROCESS BYTES_IN BYTES_OUT RATE_IN RATE_OUT");
+    }
+
+    #[test]
     fn what_rows_are_ordered_by_stays() {
         let (records, _) = conversation("192.168.178.23", "93.184.216.34");
         let rows: Vec<_> = records.iter().collect();
