@@ -154,7 +154,8 @@ fn fields(roff: &mut Roff) {
     heading(roff, "FIELDS");
     roff.text([roman(
         "A row of the default format has exactly 13 blank-separated fields, even if the name \
-         of a process has blanks, so that awk can rely on them. The header is printed once; on a terminal, each screenful.",
+         of a process has blanks, so that awk can rely on them. The header is printed once; on a \
+         terminal, each screenful and when a column has become wider.",
     )]);
     for column in Selection::lines().iter() {
         item(roff, bold(column.title), column.about);

@@ -270,7 +270,8 @@ pub struct Column {
     pub name: &'static str,
     /// Its title in lines.
     pub title: &'static str,
-    /// Its smallest width in lines, in characters.
+    /// Its smallest width in lines, in characters: usual values stand below the title. 0 for
+    /// that of the title.
     pub width: usize,
     /// Its type.
     pub kind: Kind,
@@ -323,6 +324,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "timestamp",
         title: "TIME",
+        width: 24,
         source: "the clock of the host",
         about: "The interval's time, the same for all its rows: RFC 3339, UTC.",
         value: |row| Value::Time(row.time),
@@ -340,6 +342,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "local_addr",
         title: "LOCAL_ADDR",
+        width: 15,
         source: "the socket (UDP: the packet)",
         about: "Address of this host's end. An IPv4-mapped IPv6 address is shown as IPv4; a \
                 link-local address is followed by its scope: fe80::1%2.",
@@ -358,6 +361,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "remote_addr",
         title: "REMOTE_ADDR",
+        width: 15,
         source: "the socket (UDP: the packet)",
         about: "Address of the other end.",
         value: |row| Value::Host(&row.sample.remote),
@@ -408,7 +412,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "bytes_in",
         title: "BYTES_IN",
-        width: 13,
+        width: 18,
         kind: Kind::Number,
         unit: "bytes",
         source: "tcp_sock.bytes_received without the FIN (UDP: payload of datagrams)",
@@ -419,7 +423,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "bytes_out",
         title: "BYTES_OUT",
-        width: 13,
+        width: 18,
         kind: Kind::Number,
         unit: "bytes",
         source: "tcp_sock.bytes_sent - bytes_retrans (UDP: payload of datagrams)",
@@ -516,6 +520,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "age_sec",
         title: "AGE",
+        width: 11,
         kind: Kind::Number,
         unit: "s",
         usual: Usual::Wide,
@@ -527,6 +532,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "uid",
         title: "UID",
+        width: 5,
         kind: Kind::Number,
         usual: Usual::Wide,
         source: "sock.sk_uid",
@@ -537,6 +543,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "ifname",
         title: "IFNAME",
+        width: 15,
         usual: Usual::Wide,
         source: "the bound device, or that of the route",
         about: "Name of the device; known only in tcptop's own network namespace.",
@@ -547,6 +554,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "netns",
         title: "NETNS",
+        width: 10,
         kind: Kind::Number,
         usual: Usual::Wide,
         source: "net.ns.inum",
@@ -577,6 +585,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "end",
         title: "END",
+        width: 11,
         usual: Usual::Wide,
         source: "sock.sk_err and the last state",
         about: "Why the connection ended, in a final row: fin, rst, abort, timeout, refused or \
@@ -587,6 +596,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "conn_id",
         title: "CONN_ID",
+        width: 15,
         usual: Usual::Wide,
         source: "sock.skc_cookie and the first sequence number (UDP: the addresses)",
         about: "Given to one connection or flow only, until the next boot, and the same in all \
@@ -601,6 +611,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "started",
         title: "STARTED",
+        width: 24,
         usual: Usual::Wide,
         source: "the clock of the host",
         about: "When the connection began: RFC 3339, UTC; unknown for one that is older than \
@@ -669,6 +680,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "cwnd",
         title: "CWND",
+        width: 5,
         kind: Kind::Number,
         unit: "segments",
         usual: Usual::Asked,
@@ -694,6 +706,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "mss",
         title: "MSS",
+        width: 12,
         kind: Kind::Number,
         unit: "bytes",
         usual: Usual::Asked,
@@ -706,6 +719,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "rttvar_us",
         title: "RTTVAR",
+        width: 7,
         kind: Kind::Number,
         unit: "us",
         usual: Usual::Asked,
@@ -766,6 +780,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "lost",
         title: "LOST",
+        width: 5,
         kind: Kind::Number,
         unit: "segments",
         usual: Usual::Asked,
@@ -790,6 +805,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "bytes_retrans",
         title: "BYTES_RETRANS",
+        width: 18,
         kind: Kind::Number,
         unit: "bytes",
         usual: Usual::Asked,
@@ -825,6 +841,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "notsent",
         title: "NOTSENT",
+        width: 15,
         kind: Kind::Number,
         unit: "bytes",
         usual: Usual::Asked,
@@ -837,6 +854,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "send_queue",
         title: "SEND_QUEUE",
+        width: 15,
         kind: Kind::Number,
         unit: "bytes",
         usual: Usual::Asked,
@@ -850,6 +868,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "recv_queue",
         title: "RECV_QUEUE",
+        width: 15,
         kind: Kind::Number,
         unit: "bytes",
         usual: Usual::Asked,
@@ -863,6 +882,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "busy_us",
         title: "BUSY",
+        width: 7,
         kind: Kind::Number,
         unit: "us",
         usual: Usual::Asked,
@@ -950,6 +970,7 @@ pub static COLUMNS: &[Column] = &[
     Column {
         name: "user",
         title: "USER",
+        width: 8,
         usual: Usual::Asked,
         source: "uid, and the host's user database",
         about: "Name of the user who made the socket.",
@@ -1158,6 +1179,47 @@ mod tests {
                 assert_eq!(kind, column.kind, "{}", column.name);
             }
         }
+    }
+
+    /// The header comes once, so columns have room for values that come later.
+    #[test]
+    fn usual_values_have_room() {
+        let details = Details {
+            connect_us: Some(0),
+            rttvar_us: Some(0),
+            rcv_rtt_us: Some(0),
+            delivery_rate: Some(0),
+            pacing_rate: Some(0),
+            bytes_retrans: Some(0),
+            notsent: Some(0),
+            send_queue: Some(0),
+            recv_queue: Some(0),
+            busy_us: Some(0),
+            rwnd_limited_us: Some(0),
+            sndbuf_limited_us: Some(0),
+            ..Details::default()
+        };
+        let row = record(Sample { details: Some(Box::new(details)), ..tcp() }, 1.0, 2.0);
+        let common = Common { time: "now", now_ns: 9, host: "here", lifetime: false };
+        let row = Row::open(&row, common, Place::default());
+        let mut seen = 0;
+        for column in COLUMNS {
+            let usual = match (column.value)(&row) {
+                Value::Bytes(_) if column.name.starts_with("bytes") => "99999999999(93.1G)",
+                Value::Bytes(_) => "16777216(16.0M)",
+                Value::Rate(_) => "1023.9KB/s",
+                Value::Micros(_) => "999.9ms",
+                Value::Span(_) => "604800.000s",
+                Value::Time(_) | Value::Moment(_) => "2026-03-04T05:06:07.089Z",
+                Value::Host(_) => "255.255.255.255",
+                Value::Endpoint(_) => "255.255.255.255:65535",
+                _ => continue,
+            };
+            let room = column.width.max(column.title.len());
+            assert!(room >= usual.len(), "{}: {usual} does not fit {room}", column.name);
+            seen += 1;
+        }
+        assert!(seen > 20, "{seen}");
     }
 
     #[test]

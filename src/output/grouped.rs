@@ -49,6 +49,7 @@ static KEYS: &[Column] = &[
     Column {
         name: "interface",
         title: "INTERFACE",
+        width: 15,
         usual: Usual::Grouped,
         source: "ifname",
         about: "Name of the device; known only in tcptop's own network namespace.",

@@ -3,8 +3,8 @@
 //! Owns the widths, the `[CLOSED]` line, the header and the colours. The columns are those
 //! of [`columns`](super::columns); [`style`](super::style) writes their values. The caller
 //! decides which rows there are, their order, and whether to colour. Nothing moves the
-//! cursor. On a terminal lines fit its width, and the header comes again each screenful; the
-//! caller gives the function that asks for the size.
+//! cursor. On a terminal lines fit its width, and the header comes again each screenful and
+//! where a column has become wider; the caller gives the function that asks for the size.
 //!
 //! A row has exactly 13 blank-separated fields. `[PARTIAL]`, where it applies, is a
 //! 14th. The time (`-t`) comes before all of them. A `[CLOSED]` line ends with
@@ -76,6 +76,7 @@ pub struct LineLogger {
 
 /// A column and its present width, so that its values stand below each other. All widths
 /// grow when a value is wider. They never shrink, except on a terminal with each screenful.
+/// There a header comes with each growth.
 struct Cell {
     column: &'static Column,
     /// The part of a row that it is; `None` where it never gives way.
@@ -85,6 +86,8 @@ struct Cell {
     tight: usize,
     /// The same with brief sizes.
     brief: usize,
+    /// The width that it had in the last header.
+    headed: usize,
 }
 
 impl LineLogger {
@@ -94,7 +97,7 @@ impl LineLogger {
         let cell = |column: &'static Column| {
             let title = column.title.len();
             let part = Part::of_column(column.name);
-            Cell { column, part, width: column.width, tight: title, brief: title }
+            Cell { column, part, width: column.width, tight: title, brief: title, headed: 0 }
         };
         LineLogger {
             style,
@@ -134,6 +137,9 @@ impl LineLogger {
         self.cut(begin, false, self.fit, out);
         out.push(b'\n');
         self.since_header = 1;
+        for cell in &mut self.columns {
+            cell.headed = cell.present(self.fit);
+        }
     }
 
     /// Writes the header where the next line is the first one, or the one above which no
@@ -311,6 +317,13 @@ impl LineLogger {
         }
     }
 
+    /// Whether a column is wider than in the last header.
+    fn has_grown(&self) -> bool {
+        let shown = self.columns.iter().enumerate();
+        let mut shown = shown.filter(|(at, cell)| !cell.is_gone(self.fit, *at < self.keys));
+        shown.any(|(_, cell)| cell.present(self.fit) > cell.headed)
+    }
+
     /// The width of a row.
     fn width(&self, fit: Fit) -> usize {
         let shown = self.columns.iter().enumerate();
@@ -377,7 +390,7 @@ impl Format for LineLogger {
         if self.room.is_some() && some && self.since_learnt >= screenful {
             self.forget_widths();
         }
-        if self.header_due || self.room.is_some() {
+        if self.header_due || screen.is_some() {
             // Writes the rows once and drops them, to learn the widths for the header.
             for record in interval.rows {
                 self.measure(&open(record, common, names, needs), page.text());
@@ -389,6 +402,8 @@ impl Format for LineLogger {
         if let Some(room) = self.room {
             self.fit_to(room);
         }
+        // On a terminal rows stand below a header of their width.
+        self.header_due |= screen.is_some() && self.has_grown();
         if !some && self.since_header == 0 {
             // The first header does not wait for a row.
             self.header_due = false;
@@ -509,10 +524,10 @@ mod tests {
         assert_eq!(
             write(PLAIN, &rows, &[]),
             "\
-PROTO LOCAL                 REMOTE                    PID PROCESS         STATE            BYTES_IN     BYTES_OUT  PKTS_IN PKTS_OUT     RTT    RATE_IN   RATE_OUT
-TCP   10.0.0.1:12345        93.184.216.34:443        1234 curl            ESTABLISHED 1258291(1.2M)          340B      900       12   5.0ms    1.5KB/s       0B/s
-UDP   [2001:db8::1]:5353    [fe80::1%2]:5353           99 my_resolver     UDP            2048(2.0K)            0B        2        0       -       0B/s    1.2MB/s
-TCP   10.0.0.1:12345        93.184.216.34:443           - -               ESTABLISHED            0B            0B        0        0   5.0ms       0B/s       0B/s [PARTIAL]
+PROTO LOCAL                 REMOTE                    PID PROCESS         STATE                 BYTES_IN          BYTES_OUT  PKTS_IN PKTS_OUT     RTT    RATE_IN   RATE_OUT
+TCP   10.0.0.1:12345        93.184.216.34:443        1234 curl            ESTABLISHED      1258291(1.2M)               340B      900       12   5.0ms    1.5KB/s       0B/s
+UDP   [2001:db8::1]:5353    [fe80::1%2]:5353           99 my_resolver     UDP                 2048(2.0K)                 0B        2        0       -       0B/s    1.2MB/s
+TCP   10.0.0.1:12345        93.184.216.34:443           - -               ESTABLISHED                 0B                 0B        0        0   5.0ms       0B/s       0B/s [PARTIAL]
 "
         );
     }
@@ -542,8 +557,8 @@ TCP   10.0.0.1:12345        93.184.216.34:443           - -               ESTABL
         assert_eq!(
             write(style, &[record(tcp(), 1536.4, 0.0)], &[fin]),
             "\
-TIME                     PROTO LOCAL                 REMOTE                    PID PROCESS         STATE            BYTES_IN     BYTES_OUT  PKTS_IN PKTS_OUT     RTT    RATE_IN   RATE_OUT
-2026-03-04T05:06:07.089Z TCP   10.0.0.1:12345        93.184.216.34:443        1234 curl            ESTABLISHED       1258291           340      900       12    5000       1536          0
+TIME                     PROTO LOCAL                 REMOTE                    PID PROCESS         STATE                 BYTES_IN          BYTES_OUT  PKTS_IN PKTS_OUT     RTT    RATE_IN   RATE_OUT
+2026-03-04T05:06:07.089Z TCP   10.0.0.1:12345        93.184.216.34:443        1234 curl            ESTABLISHED            1258291                340      900       12    5000       1536          0
 2026-03-04T05:06:07.089Z [CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291 out=340 pkts_in=900 pkts_out=12 rtt=5000 retrans=3 age=0.000312 end=abort
 "
         );
@@ -634,8 +649,8 @@ TIME                     PROTO LOCAL                 REMOTE                    P
         assert_eq!(
             text,
             "\
-REMOTE                RETRANS  UID TIME                     STARTED
-93.184.216.34:443           3 1000 2026-03-04T05:06:07.089Z -      
+REMOTE                RETRANS   UID TIME                     STARTED                 
+93.184.216.34:443           3  1000 2026-03-04T05:06:07.089Z -                       
 [CLOSED] TCP 10.0.0.1:12345 -> 93.184.216.34:443 (curl, PID 1234) in=1258291(1.2M) out=340B pkts_in=900 pkts_out=12 rtt=5.0ms retrans=3 age=0.000s end=fin uid=1000 started=2026-03-04T05:06:01.000Z
 "
         );
@@ -778,8 +793,8 @@ REMOTE                RETRANS  UID TIME                     STARTED
         let (records, ended) = conversation("10.0.0.1", "10.0.0.2");
         let rows: Vec<_> = records.iter().collect();
         let text = |logger| written(logger, [interval(&rows, &ended[..1])]);
-        assert_eq!(text(on_screen(PLAIN, 171, 24)), text(logger(PLAIN)));
-        assert_ne!(text(on_screen(PLAIN, 170, 24)), text(logger(PLAIN)));
+        assert_eq!(text(on_screen(PLAIN, 181, 24)), text(logger(PLAIN)));
+        assert_ne!(text(on_screen(PLAIN, 180, 24)), text(logger(PLAIN)));
         let chosen = logger(PLAIN).on(Some(Terminal { screen, fits: false }), 0, &[]);
         SCREEN.set(Screen { columns: 20, rows: 24 });
         assert_eq!(text(chosen), text(logger(PLAIN)), "chosen columns are never cut");
@@ -813,6 +828,61 @@ REMOTE                RETRANS  UID TIME                     STARTED
         }
         let all = String::from_utf8(out.calls().writes.concat()).unwrap();
         assert_eq!(headers(&all), [0, 3], "{all}");
+    }
+
+    #[test]
+    fn rows_on_a_terminal_stand_below_a_header_of_their_width() {
+        let mut wide = tcp();
+        wide.owner = Some(Owner { pid: 4_194_304, name: name("sshd-session") });
+        let (narrow, wide) = (record(tcp(), 0.0, 0.0), record(wide, 1_258_291.2, 0.0));
+        let rows = [[&narrow], [&wide], [&narrow], [&wide]];
+        for (columns, fits, headers) in [(150, true, 2), (250, true, 1), (20, false, 1)] {
+            SCREEN.set(Screen { columns, rows: 24 });
+            let lines = logger(PLAIN).on(Some(Terminal { screen, fits }), 0, &[]);
+            let text = written(lines, rows.iter().map(|rows| interval(rows, &[])));
+            let mut ends = 0;
+            let mut seen = 0;
+            for line in text.lines() {
+                if let Some(at) = line.find("RATE_IN") {
+                    (ends, seen) = (at + "RATE_IN".len(), seen + 1);
+                } else {
+                    assert!(line[..ends].ends_with("B/s"), "{columns}: {text}");
+                }
+            }
+            assert_eq!(seen, headers, "{columns}: {text}");
+        }
+        let long = record(
+            Sample {
+                local: "[2001:db8:1111:2222:3333:4444:5555:6666]:1".parse().unwrap(),
+                ..tcp()
+            },
+            0.0,
+            0.0,
+        );
+        let rows = [[&narrow], [&long]];
+        let chosen = logger(PLAIN).on(Some(Terminal { screen, fits: false }), 0, &[]);
+        let text = written(chosen, rows.iter().map(|rows| interval(rows, &[])));
+        assert_eq!(text.matches("RATE_IN").count(), 2, "also above chosen columns: {text}");
+    }
+
+    /// The header of a pipe comes once, perhaps before the first row.
+    #[test]
+    fn usual_rows_stand_under_an_early_header() {
+        let mut busy = tcp();
+        busy.local = "255.255.255.255:65535".parse().unwrap();
+        busy.remote = busy.local;
+        busy.owner = Some(Owner { pid: 4_194_304, name: name("a-name-of-15-by") });
+        busy.counters = Counters {
+            bytes_in: 99_999_999_999,
+            bytes_out: 1_048_524,
+            packets_in: 99_999_999,
+            packets_out: 99_999_999,
+        };
+        busy.rtt_us = Some(999_949);
+        let row = record(busy, 1_048_524.0, 1_258_291.2);
+        let text = written(logger(PLAIN), [interval(&[], &[]), interval(&[&row], &[])]);
+        let widths: Vec<_> = text.lines().map(UnicodeWidthStr::width).collect();
+        assert_eq!(widths[0], widths[1], "{text}");
     }
 
     #[test]
