@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
 
-use super::grouped::GroupRow;
+use super::grouped::{self, GroupRow};
 use crate::connection::{Details, Identity, KernelName, Needs, Protocol, Sample};
 use crate::names::Place;
 use crate::settings::ColumnList;
@@ -1096,31 +1096,51 @@ pub fn column(name: &str) -> Option<&'static Column> {
     COLUMNS.iter().find(|column| column.name == name)
 }
 
-/// All columns for people: name, unit, what each is and what it is taken from. What does not
-/// fit into a line of 80 characters goes on in the next ones, which begin with blanks.
+/// All columns for people: name, unit, what each is and what it is taken from; then those of
+/// groups and the keys that groups can have. What does not fit into a line of 80 characters
+/// goes on in the next ones, which begin with blanks.
 pub fn list() -> String {
-    const WIDTH: usize = 80;
+    let keys = grouped::key_names().collect::<Vec<_>>().join(", ");
+    format!(
+        "{}\n{}\nKEYS OF --by, which are the first columns of groups:\n {}\n",
+        table("WHAT IT IS, AND FROM WHAT", COLUMNS.iter()),
+        table("COLUMNS OF GROUPS (--by KEYS)", grouped::totals()),
+        wrapped(&keys, 2),
+    )
+}
+
+/// Columns for people, below the `title` of what is said about them.
+fn table(title: &str, columns: impl Iterator<Item = &'static Column> + Clone) -> String {
     let length = |text: fn(&Column) -> &str| {
-        COLUMNS.iter().map(|column| text(column).len()).max().unwrap_or_default()
+        columns.clone().map(|column| text(column).len()).max().unwrap_or_default()
     };
     let (name, unit) = (length(|column| column.name), length(Column::unit_name));
     let margin = name + 2 + unit + 2;
-    let mut text = format!("{:name$}  {:unit$}  WHAT IT IS, AND FROM WHAT\n", "NAME", "UNIT");
-    for column in COLUMNS {
+    let mut text = format!("{:name$}  {:unit$}  {title}\n", "NAME", "UNIT");
+    for column in columns {
+        let about = format!("{} From {}.", column.about, column.source);
         text += &format!("{:name$}  {:unit$} ", column.name, column.unit_name());
-        let mut at = margin - 1;
-        for word in format!("{} From {}.", column.about, column.source).split_whitespace() {
-            let length = word.chars().count();
-            if at + 1 + length > WIDTH {
-                text += &format!("\n{:1$}", "", margin - 1);
-                at = margin - 1;
-            }
-            text += &format!(" {word}");
-            at += 1 + length;
-        }
+        text += &wrapped(&about, margin);
         text.push('\n');
     }
     text
+}
+
+/// The words of `text`, each after a blank, in lines of at most 80 characters whose words begin
+/// at `margin`. The first line is already filled up to there but for the blank.
+fn wrapped(text: &str, margin: usize) -> String {
+    const WIDTH: usize = 80;
+    let (mut lines, mut at) = (String::new(), margin - 1);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if at + 1 + length > WIDTH {
+            lines += &format!("\n{:1$}", "", margin - 1);
+            at = margin - 1;
+        }
+        lines += &format!(" {word}");
+        at += 1 + length;
+    }
+    lines
 }
 
 /// The names of the columns that `--wide` appends, as a list for people.
@@ -1179,6 +1199,26 @@ mod tests {
                 assert_eq!(kind, column.kind, "{}", column.name);
             }
         }
+    }
+
+    /// What can be typed is in the list: the columns of groups and their keys as well.
+    #[test]
+    fn the_list_has_a_section_for_groups() {
+        let list = list();
+        assert!(list.lines().all(|line| line.len() <= 80), "{list}");
+        let sections: Vec<&str> = list.split("\n\n").collect();
+        let [columns, totals, keys] = sections[..] else { panic!("{list}") };
+        let names = |table: &str| -> Vec<String> {
+            let lines = table.lines().skip(1).filter(|line| !line.starts_with(' '));
+            lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+        };
+        assert_eq!(names(columns), COLUMNS.iter().map(|of| of.name).collect::<Vec<_>>());
+        assert_eq!(names(totals), grouped::TOTALS);
+        let (title, keys) = keys.split_once(":\n").unwrap();
+        assert!(title.starts_with("KEYS OF --by"), "{title}");
+        let keys: Vec<&str> = keys.split(',').map(str::trim).collect();
+        assert_eq!(keys, grouped::key_names().collect::<Vec<_>>());
+        assert!(keys.contains(&"process") && keys.contains(&"pid") && keys.contains(&"unit"));
     }
 
     /// The header comes once, so columns have room for values that come later.

@@ -148,7 +148,7 @@ pub const TOTALS: [&str; 12] = [
 ];
 
 /// The columns of [`TOTALS`].
-pub fn totals() -> impl Iterator<Item = &'static Column> {
+pub fn totals() -> impl Iterator<Item = &'static Column> + Clone {
     TOTALS.into_iter().filter_map(column)
 }
 
