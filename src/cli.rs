@@ -506,6 +506,22 @@ mod tests {
                 "error: these groups have no column 'uid'; they have pid, connections, opened, closed, failed, bytes_in, bytes_out, packets_in, packets_out, retrans, rate_in, rate_out, rtt_us, timestamp, host",
             ),
             (
+                "--by process --sort process_name",
+                "error: these groups have no column 'process_name', did you mean 'process'; they have process, connections, opened, closed, failed, bytes_in, bytes_out, packets_in, packets_out, retrans, rate_in, rate_out, rtt_us, timestamp, host",
+            ),
+            (
+                "--by remote --columns remote_addr,rate_in_bytes_sec",
+                "error: these groups have no column 'remote_addr', did you mean 'remote'; they have remote, connections, opened, closed, failed, bytes_in, bytes_out, packets_in, packets_out, retrans, rate_in, rate_out, rtt_us, timestamp, host",
+            ),
+            (
+                "--by remote --columns remote,rate_in_bytes_sec",
+                "error: these groups have no column 'rate_in_bytes_sec', did you mean 'rate_in'; they have remote, connections, opened, closed, failed, bytes_in, bytes_out, packets_in, packets_out, retrans, rate_in, rate_out, rtt_us, timestamp, host",
+            ),
+            (
+                "--by process_name --sort process",
+                "error: these groups have no column 'process', did you mean 'process_name'; they have process_name, connections, opened, closed, failed, bytes_in, bytes_out, packets_in, packets_out, retrans, rate_in, rate_out, rtt_us, timestamp, host",
+            ),
+            (
                 "--by pid --wide --format csv",
                 "error: --wide and --by: the columns of groups are always the same",
             ),
@@ -517,6 +533,10 @@ mod tests {
             (
                 "--sort PKTS_IN",
                 "error: invalid value 'PKTS_IN' for '--sort <BY>': there is no column 'PKTS_IN', did you mean 'packets_in'; tcptop --columns help lists all",
+            ),
+            (
+                "--sort process",
+                "error: only groups have a column 'process': --by KEYS; connections have 'process_name'",
             ),
             (
                 "--columns process",

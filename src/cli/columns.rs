@@ -92,21 +92,22 @@ fn unknown_column(name: &str) -> String {
 }
 
 /// What `name` probably stands for, as the middle of a message; empty where nothing is like it.
-fn suggestion(name: &str, known: impl Iterator<Item = &'static str>) -> String {
+fn suggestion<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
     meant(name, known).map(|name| format!(", did you mean '{name}'")).unwrap_or_default()
 }
 
 /// The one of these that `name` probably stands for. People type titles of lines (`PKTS_IN`),
 /// keys of groups (`process`) and other cases, and they mistype.
-fn meant(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+fn meant<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     /// The least likeness, of 1.
     const LIKE: f64 = 0.85;
     let name = name.to_lowercase();
     let is_title = |known: &str| {
         let title = column(known).map(|column| column.title.to_lowercase());
-        title.as_ref() == Some(&name) || grouped::column_of_key(&name) == Some(known)
+        let [of_name, of_known] = [&name, known].map(grouped::column_of_key);
+        title.as_ref() == Some(&name) || of_name == Some(known) || of_known == Some(&name)
     };
-    let likeness = |known: &'static str| match known == name {
+    let likeness = |known: &str| match known == name {
         true => 3.0,
         false if is_title(known) => 2.0,
         false => strsim::jaro_winkler(&name, known),
@@ -142,8 +143,11 @@ pub(super) fn check(settings: &Settings) -> Result<(), clap::Error> {
     let known: Vec<&str> = grouped::column_names(&groups.by).collect();
     match named.find(|name| !known.contains(&name.as_str())) {
         Some(name) => {
+            let meant = suggestion(name, known.iter().copied());
             let known = known.join(", ");
-            Err(conflict(&format!("these groups have no column '{name}'; they have {known}")))
+            Err(conflict(&format!(
+                "these groups have no column '{name}'{meant}; they have {known}"
+            )))
         }
         None => Ok(()),
     }
