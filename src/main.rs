@@ -96,18 +96,16 @@ fn stream(settings: Settings) -> Result<ExitCode> {
     };
     let Some(summary) = host.stream(reporter)? else { return Ok(ExitCode::SUCCESS) };
     let lost = !summary.lost.is_zero();
-    if lost && (quiet || log.is_some()) {
-        say(&format!("tcptop: lost in total: {}", summary.lost));
-    }
-    match log {
-        _ if quiet || summary.reader_gone => {}
-        Some(log) => {
-            say(&format!("tcptop: logging stopped, {} written to {log}", format.name()));
-        }
-        None => say(&format!(
+    if !quiet && !summary.reader_gone {
+        say(&format!(
             "tcptop: {} connections closed, {} open, lost: {}",
             summary.closed, summary.open, summary.lost
-        )),
+        ));
+        if let Some(log) = log {
+            say(&format!("tcptop: logging stopped, {} written to {log}", format.name()));
+        }
+    } else if lost {
+        say(&format!("tcptop: lost in total: {}", summary.lost));
     }
     if strict && lost {
         return Ok(ExitCode::from(LOST));

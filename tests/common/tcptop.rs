@@ -453,15 +453,10 @@ impl Ended {
 }
 
 impl Ended {
-    /// As [`check`](Ended::check), for a run with `--log`: nothing on stdout, and the two
-    /// messages about the log on stderr.
+    /// As [`check`](Ended::check), for a run with `--log`: nothing on stdout, and only the
+    /// usual messages on stderr.
     pub fn check_log(&self, log: &Path, interval: &str) {
-        let log = log.display();
-        let messages = format!(
-            "tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)\n\
-             tcptop: logging stopped, CSV written to {log}\n"
-        );
-        assert_eq!(self.stderr, messages);
+        check_messages_of_log(&self.stderr, log, interval, "CSV");
         assert!(self.status.success(), "{:?}", self.status);
         assert!(self.output.lines.is_empty(), "{:?}", self.output.lines);
     }
@@ -472,6 +467,21 @@ impl Ended {
         let last = self.stderr.lines().last().unwrap_or_default();
         assert_eq!(last, format!("tcptop: error: {error}"), "{}", self.stderr);
     }
+}
+
+/// Checks what a run with `--log` that lost nothing says: where it logs to, the totals as any
+/// run, and where they are.
+pub fn check_messages_of_log(stderr: &str, log: &Path, interval: &str, format: &str) {
+    let log = log.display();
+    let lines: Vec<&str> = stderr.lines().collect();
+    let [begins, totals, ends] = lines[..] else { panic!("{stderr}") };
+    assert_eq!(begins, format!("tcptop: logging to {log} (interval: {interval}s, Ctrl-C to stop)"));
+    let counts =
+        totals.strip_prefix("tcptop: ").and_then(|line| line.strip_suffix(" open, lost: nothing"));
+    let counts = counts.and_then(|counts| counts.split_once(" connections closed, "));
+    let (closed, open) = counts.unwrap_or_else(|| panic!("{stderr}"));
+    assert!([closed, open].iter().all(|count| count.parse::<u64>().is_ok()), "{stderr}");
+    assert_eq!(ends, format!("tcptop: logging stopped, {format} written to {log}"));
 }
 
 impl Ended {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::log::{Log, check_continuous};
 use crate::common::rng::Rng;
 use crate::common::sock::{Family, Pair, Stream};
-use crate::common::tcptop;
+use crate::common::tcptop::{self, check_messages_of_log};
 use crate::common::wait::until;
 
 use super::csv::{Traffic, place};
@@ -70,12 +70,7 @@ fn job() {
     let messages = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{messages}");
     assert!(output.stdout.is_empty(), "cron would mail it");
-    let log_name = log.display();
-    let expected = format!(
-        "tcptop: logging to {log_name} (interval: {seconds}s, Ctrl-C to stop)\n\
-         tcptop: logging stopped, CSV written to {log_name}\n"
-    );
-    assert_eq!(messages, expected);
+    check_messages_of_log(&messages, &log, &seconds.to_string(), "CSV");
     let size = fs::metadata(&log).expect("the log").len();
     let log = Log::read(&log);
     for ends in [pair.ends, pair.ends.flipped()] {

@@ -15,7 +15,7 @@ use crate::common::churn::read_account;
 use crate::common::columns::{CAUSES, COLUMNS};
 use crate::common::program;
 use crate::common::sock::{Ends, Family, Pair, Stream, bounded, loopback, reset};
-use crate::common::tcptop::{Launch, Output, Tcptop};
+use crate::common::tcptop::{Launch, Output, Tcptop, check_messages_of_log};
 use crate::common::wait::until_true;
 
 use super::{Test, left_out, long, test};
@@ -96,14 +96,7 @@ fn log_file() {
     until_true("the second in the new file", || closed(&log, second) == [(7, 2000)]);
     let ended = tcptop.stop(libc::SIGINT);
     assert!(ended.status.success() && ended.output.lines.is_empty(), "{:?}", ended.status);
-    let said: Vec<&str> = ended.stderr.lines().collect();
-    assert_eq!(
-        said,
-        [
-            format!("tcptop: logging to {path} (interval: 0.1s, Ctrl-C to stop)"),
-            format!("tcptop: logging stopped, JSON written to {path}"),
-        ]
-    );
+    check_messages_of_log(&ended.stderr, &log, "0.1", "JSON");
     assert_eq!((closed(&moved, first), closed(&moved, second)), (vec![(7, 1000)], vec![]));
 
     let whole = fs::read(&log).expect("the log");
