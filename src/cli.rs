@@ -159,7 +159,7 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
     if let Some(generated) = arguments.generate {
         return Ok(Task::Generate(generated));
     }
-    let settings = Box::new(arguments.settings);
+    let mut settings = Box::new(arguments.settings);
     if settings.more.doctor {
         only(&FOR_THE_DOCTOR, "--doctor", matches)?;
         return match settings.output.asked_format {
@@ -175,7 +175,11 @@ fn check(arguments: Args, matches: &ArgMatches) -> Result<Task, clap::Error> {
     }
     match conflicts::find(&settings, |id| was_typed(matches, id)) {
         Some(reason) => Err(conflict(reason)),
-        None => columns::check(&settings).map(|()| Task::Stream(settings)),
+        None => {
+            columns::check(&settings)?;
+            settings.output.take_stdout_by_its_name();
+            Ok(Task::Stream(settings))
+        }
     }
 }
 
@@ -307,6 +311,22 @@ mod tests {
         assert_eq!(output.log.as_deref(), Some("x.csv".as_ref()));
         assert_eq!(output.format(), FormatName::Csv);
         assert_eq!((rows.udp_timeout, more.udp_flows), (Duration::from_secs(2), 16));
+    }
+
+    #[test]
+    fn the_standard_output_is_no_log() {
+        for (arguments, format) in [
+            ("--log /dev/stdout", FormatName::Csv),
+            ("--log /dev/fd/1 --wide", FormatName::Csv),
+            ("--log /dev/stdout --format json", FormatName::Json),
+        ] {
+            let Settings { output, .. } = settings(arguments);
+            assert_eq!((output.log.clone(), output.format()), (None, format), "{arguments}");
+        }
+        for file in ["/dev/fd/3", "/dev/stdout --append", "stdout"] {
+            assert!(settings(&format!("--log {file}")).output.log.is_some(), "{file}");
+        }
+        assert!(refused("--log /dev/stdout --format lines").contains("--log writes no lines"));
     }
 
     #[test]

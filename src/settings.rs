@@ -9,7 +9,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -346,6 +346,17 @@ pub struct Output {
 }
 
 impl Output {
+    /// Takes a FILE that is another name of the standard output for what it is, which others
+    /// may have opened to append to: as a file it would be emptied.
+    pub fn take_stdout_by_its_name(&mut self) {
+        const NAMES: [&str; 2] = ["/dev/stdout", "/dev/fd/1"];
+        let is_stdout = |log: &Path| NAMES.into_iter().any(|name| log == Path::new(name));
+        if !self.append && self.log.as_deref().is_some_and(is_stdout) {
+            self.asked_format = Some(self.format());
+            self.log = None;
+        }
+    }
+
     /// The format to write: the one that was asked for, otherwise CSV into a file and
     /// lines to the standard output.
     pub fn format(&self) -> FormatName {

@@ -2,7 +2,7 @@
 //! read it, and no second tcptop can write into it.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -252,7 +252,8 @@ fn fifo_without_a_reader() {
     assert_eq!(log.open_rows_of(pair.ends).len(), 1);
 }
 
-/// `/dev/stdout`, which leads to `/dev/fd/1`, goes on to work: for a pipe, and for a file that another user has opened.
+/// `/dev/fd/1` is the standard output: a pipe, and a file that another user has opened and others
+/// write as well.
 fn standard_output_by_name() {
     let pair = Pair::new(Family::V4);
     let arguments = ["--log", "/dev/fd/1", "--tcp", "--interval", "0.05", "--once"];
@@ -262,8 +263,15 @@ fn standard_output_by_name() {
     let (_directory, path) = shared(0o1777);
     let file = File::create(&path).expect("create");
     chown(&path, Some(NOBODY), Some(NOBODY)).expect("chown");
+    // Others have it open as well: what they wrote stays, and the next one goes on after it.
+    let mut shared = file.try_clone().expect("dup");
+    shared.write_all(b"before\n").expect("write");
     let mut command = tcptop::command(&tcptop::binary(), &arguments);
     let output = command.stdout(Stdio::from(file)).output().expect("tcptop");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(Log::read(&path).open_rows_of(pair.ends).len(), 1);
+    shared.write_all(b"after\n").expect("write");
+    let text = fs::read_to_string(&path).expect("read");
+    let rows = text.strip_prefix("before\n").and_then(|text| text.strip_suffix("after\n"));
+    let rows = rows.unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(Log::parse(rows.as_bytes()).open_rows_of(pair.ends).len(), 1);
 }
