@@ -124,7 +124,8 @@ pub struct Rows {
 
     /// Forget a UDP flow that was silent this long
     ///
-    /// 0.01 to 86400 seconds.
+    /// 0.01 to 86400 seconds. It takes up to three intervals longer: tcptop looks for such
+    /// flows once an interval.
     #[arg(long, value_name = "SECONDS", default_value = "5")]
     #[arg(value_parser = up_to_a_day, allow_negative_numbers = true)]
     pub udp_timeout: Duration,
