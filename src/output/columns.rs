@@ -658,9 +658,10 @@ pub static COLUMNS: &[Column] = &[
         unit: "us",
         usual: Usual::Asked,
         source: "CLOCK_MONOTONIC (who accepts: the first RTT)",
-        about: "How long the handshake took: from the first SYN to ESTABLISHED, or to the end \
-                where it failed; for who accepts, from the SYN-ACK. Unknown where tcptop did not \
-                see it, and before Linux 6.7 for who accepts and had to send the SYN-ACK again.",
+        about: "How long the handshake took: from the first SYN to ESTABLISHED, or to its failure. \
+                At the end that accepts it begins with the SYN-ACK. Unknown where tcptop did not \
+                see the handshake; before Linux 6.7 also at the end that accepts, if that had to \
+                send the SYN-ACK again.",
         needs: Needs::DETAILS,
         value: |row| row.detail(|details| details.connect_us, |us| Value::Micros(us.into())),
         ..COLUMN
@@ -785,7 +786,7 @@ pub static COLUMNS: &[Column] = &[
         unit: "segments",
         usual: Usual::Asked,
         source: "tcp_sock.lost_out",
-        about: "Segments of these that the kernel takes for lost.",
+        about: "How many of the unacked segments the kernel takes for lost.",
         needs: Needs::DETAILS,
         value: |row| row.detail(|details| details.lost, |value| Value::Number(value.into())),
         ..COLUMN
@@ -821,8 +822,7 @@ pub static COLUMNS: &[Column] = &[
         kind: Kind::Number,
         usual: Usual::Asked,
         source: "tcp_sock.dsack_dups",
-        about: "Segments that the peer got twice and said so, in the whole life of the \
-                connection.",
+        about: "Segments that the peer says it got twice, in the whole life of the connection.",
         needs: Needs::DETAILS,
         value: |row| row.detail(|details| details.dsack_dups, |value| Value::Number(value.into())),
         ..COLUMN
@@ -888,7 +888,8 @@ pub static COLUMNS: &[Column] = &[
         usual: Usual::Asked,
         source: "tcp_sock.chrono_stat",
         about: "How long there was something to send or to be acknowledged, in the whole life of \
-                the socket. In jiffies, as the next two.",
+                the socket. The kernel measures it, and the next two, in its clock ticks \
+                (jiffies).",
         needs: Needs::DETAILS,
         value: |row| row.detail(|details| details.busy_us, Value::Micros),
         ..COLUMN
@@ -900,7 +901,8 @@ pub static COLUMNS: &[Column] = &[
         unit: "us",
         usual: Usual::Asked,
         source: "tcp_sock.chrono_stat",
-        about: "How much of that the receive window of the peer kept this end from sending.",
+        about: "For how much of busy_us the receive window of the peer kept this end from \
+                sending.",
         needs: Needs::DETAILS,
         value: |row| row.detail(|details| details.rwnd_limited_us, Value::Micros),
         ..COLUMN
@@ -912,7 +914,7 @@ pub static COLUMNS: &[Column] = &[
         unit: "us",
         usual: Usual::Asked,
         source: "tcp_sock.chrono_stat",
-        about: "How much of that the send buffer was too small.",
+        about: "For how much of busy_us the send buffer was too small.",
         needs: Needs::DETAILS,
         value: |row| row.detail(|details| details.sndbuf_limited_us, Value::Micros),
         ..COLUMN
@@ -961,8 +963,9 @@ pub static COLUMNS: &[Column] = &[
         title: "EXE",
         usual: Usual::Asked,
         source: "exe in /proc/PID",
-        about: "Path of the owner's program, as the kernel writes it; unknown where the owner \
-                ended, or took another name, before tcptop looked, at the end of the interval.",
+        about: "Path of the owner's program, as the kernel writes it. tcptop reads it at the end of \
+                the interval; it is unknown where the owner has ended by then, or has taken \
+                another name.",
         needs: Needs::EXE,
         value: |row| Value::text(row.place.exe),
         ..COLUMN

@@ -101,7 +101,7 @@ pub static GROUPED: &[Column] = &[
         kind: Kind::Number,
         usual: Usual::Grouped,
         source: "end",
-        about: "Those of the closed that ended as refused, timeout, unreachable or rst.",
+        about: "How many of the closed ended as refused, timeout, unreachable or rst.",
         value: |row| row.group.map_or(Value::Unknown, |of| Value::Number(of.group.totals.failed)),
         ..COLUMN
     },
