@@ -41,6 +41,13 @@ rotate_during() { # PORT CONFIGURATION: rotates while a transfer of 600000 bytes
     local status=$?
     wait $! && return $status
 }
+restart_during() { # PORT UNIT: starts the unit again while a transfer of 600000 bytes goes on
+    send "$1" 600000 60 &
+    sleep 12
+    systemctl restart "$2"
+    local status=$?
+    wait $! && return $status
+}
 rotated() { # LOG: the old file and a new one, which is written
     [ -s "$1.1" ] && [ -s "$1" ]
 }
@@ -85,6 +92,9 @@ check "logrotate rotates" rotate_during 7002 /etc/logrotate.d/tcptop
 check "a new file is written" within 60 rotated $log
 check "every byte is in the old and the new file" within 60 accounted 7002 600000 $log $log.1
 check "it was reloaded, not started again" test "$(property tcptop.service MainPID)" = "$pid"
+check "it is started again" restart_during 7004 tcptop.service
+pid=$(property tcptop.service MainPID)
+check "every byte of a connection that outlived it" within 60 accounted 7004 600000 $log
 check "logrotate rotates once more" logrotate --force /etc/logrotate.d/tcptop
 check "the oldest file is compressed" gzip --test $log.2.gz
 echo "memory: peak $(($(property tcptop.service MemoryPeak) >> 20)) MiB"

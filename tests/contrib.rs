@@ -86,6 +86,20 @@ fn alerts_use_metrics_of_the_textfile() {
     }
 }
 
+/// What appends to a log goes on where an earlier tcptop ended: the totals must do so too.
+#[test]
+fn who_appends_counts_since_a_connection_opened() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in ["contrib/tcptop.service", "contrib/cron/tcptop", "docs/fleet.md"] {
+        let text = fs::read_to_string(root.join(path)).expect(path);
+        let appends: Vec<&str> = text.lines().filter(|line| line.contains(" --append ")).collect();
+        assert!(!appends.is_empty(), "{path}");
+        for line in appends {
+            assert!(line.contains(" --lifetime "), "{path}: {line}");
+        }
+    }
+}
+
 /// Prometheus' own tool runs the alerts over series of values.
 #[test]
 fn alerts_fire_when_they_should() {

@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         test("csv::wide_columns", wide_columns),
         test("csv::to_the_standard_output", to_the_standard_output),
         test("csv::append", append),
+        test("csv::a_second_tcptop_goes_on", a_second_tcptop_goes_on),
         test("csv::logrotate", logrotate),
         test("csv::closed_stdout_does_not_matter", closed_stdout_does_not_matter),
         test("csv::late_interval_is_measured", late_interval_is_measured),
@@ -397,6 +398,38 @@ fn to_the_standard_output() {
     assert_eq!(ended.lost(), "nothing");
     let log = Log::of_lines(&ended.output.lines);
     assert_eq!((log.totals(ends), log.totals(ends.flipped())), ((1234, 4321), (4321, 1234)));
+}
+
+/// With `--append --lifetime` the totals of a connection that outlives tcptop go on in the next
+/// one: its last row has all bytes, also those that moved while no tcptop ran.
+fn a_second_tcptop_goes_on() {
+    let (_directory, log) = place();
+    let pair = Pair::new(Family::V4);
+    let ends = pair.ends;
+    let run = || {
+        let arguments = ["--tcp", "--interval", "0.1", "--append", "--lifetime", "--wide"];
+        logger(&log, &arguments)
+    };
+    let last = |wanted: (u64, u64)| {
+        Log::wait(&log, "the totals", |log| {
+            let row = log.rows_of(ends).next_back()?;
+            ((row.bytes_in, row.bytes_out) == wanted).then(|| row.wide[10].clone())
+        })
+    };
+    pair.exchange(1000, 1);
+    let first = run();
+    pair.exchange(200, 2);
+    let id = last((3, 1200));
+    first.stop(libc::SIGINT).check_log(&log, "0.1");
+    pair.exchange(30, 3);
+    let second = run();
+    pair.exchange(4, 4);
+    pair.close();
+    Log::wait_finals(&log, &[ends, ends.flipped()]);
+    second.stop(libc::SIGINT).check_log(&log, "0.1");
+    assert_eq!(last((10, 1234)), id, "the same conn_id in both");
+    let totals: Vec<u64> = Log::read(&log).rows_of(ends).map(|row| row.bytes_out).collect();
+    assert!(totals.is_sorted(), "{totals:?}");
 }
 
 /// `--append`: one header, however many runs. Without it the file is truncated.

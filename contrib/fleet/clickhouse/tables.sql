@@ -1,11 +1,12 @@
--- Where a fleet's tcptops write to: `tcptop --format json --columns
+-- Where a fleet's tcptops write to: `tcptop --format json --lifetime --columns
 -- +user,unit,syn_retrans,connect_us --interval 60`, and exe, container_name, pod where wanted.
 --
 -- The shipper inserts whole lines into tcptop_lines, which keeps nothing: two views take them
 -- apart. So a tcptop with more columns, or with fewer, needs no other shipper; a key that
 -- tcptop does not write is empty here.
 --
--- A row of tcptop_rows has the totals of its connection since tcptop saw it first. Bytes of
+-- A row of tcptop_rows has the totals of its connection since that opened (UDP: since tcptop saw
+-- it first), so they only grow, also where tcptop starts again. Bytes of
 -- a time are therefore the difference between two rows of one connection (host, conn_id):
 -- the queries read one interval more than they are asked for.
 
