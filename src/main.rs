@@ -104,7 +104,7 @@ fn stream(settings: Settings) -> Result<ExitCode> {
         if let Some(log) = log {
             say(&format!("tcptop: logging stopped, {} written to {log}", format.name()));
         }
-    } else if lost {
+    } else if lost && quiet {
         say(&format!("tcptop: lost in total: {}", summary.lost));
     }
     if strict && lost {
