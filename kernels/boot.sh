@@ -1,8 +1,10 @@
 #!/bin/bash
 # boot.sh KERNEL INITRAMFS CONSOLE [SECONDS] — boots the kernel in the directory KERNEL
 # under QEMU, prints the output of the guest's job and ends with the job's status.
-# 124: the job took longer than SECONDS; 125: the guest died.  The kernel's messages go
-# to the file CONSOLE.
+# 124: the job took longer than SECONDS; 125: the guest died; 123: the job ended, but the
+# kernel reported a defect (WARNING, BUG, Oops).  The kernel's messages go to the file
+# CONSOLE.  The guest has to write "guest: warnings are shown" there as a warning, which
+# proves that others are; 123 where it is missing.
 #
 # With TCPTOP_KERNELS_COUNT, a nanosecond of the guest's time is an instruction of its one
 # processor.
@@ -32,12 +34,21 @@ timeout --foreground -k 5 "$seconds" "${machine[@]}" "${emulation[@]}" \
     -m "${TCPTOP_KERNELS_MEMORY:-2048}" \
     -nodefaults -no-user-config -display none -no-reboot \
     -kernel "$kernel/vmlinuz" -initrd "$initramfs" \
-    -append "console=$tty panic=-1 oops=panic quiet mitigations=off $options" \
+    -append "console=$tty panic=-1 oops=panic quiet loglevel=5 mitigations=off $options" \
     -chardev "file,id=console,path=$console" -serial chardev:console \
     -chardev "file,id=output,path=$output" -serial chardev:output </dev/null >&2 || status=$?
 
 ended=$(sed -n 's/^guest: exit //p' "$output" | tail -n 1)
 grep -av '^guest: exit ' "$output" | sed '${/^$/d}' || true
+defects=$(grep -aE -A 20 'cut here|WARNING:|BUG:|Oops' "$console" || true)
+if [ -n "$ended" ] && ! grep -aq 'guest: warnings are shown' "$console"; then
+    defects="guest: warnings are not shown"
+fi
+if [ -n "$defects" ]; then
+    echo "boot.sh: the kernel $(cat "$kernel/abi") reports a defect:" >&2
+    printf '%s\n' "$defects" | sed 's/^/console: /' >&2
+    [ -z "$ended" ] || exit 123
+fi
 [ -z "$ended" ] || exit "$ended"
 [ $status -ne 124 ] || exit 124
 tail -n 60 "$console" | sed 's/^/console: /' >&2

@@ -19,6 +19,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/mounts /etc/mtab
 
+echo '<4>guest: warnings are shown' >/dev/kmsg # for boot.sh
+
 out=/dev/ttyS1
 [ "$(uname -m)" != aarch64 ] || out=/dev/ttyAMA1
 stty -F $out raw -echo -ixon
