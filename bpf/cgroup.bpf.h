@@ -28,8 +28,8 @@ static __always_inline void cgroup_report(struct cgroup *cgroup, const char *pat
 	record->kind = TCPTOP_CGROUP_MADE;
 	record->id = cgroup->kn->id;
 	size = bpf_probe_read_kernel_str(record->path, sizeof(record->path), path);
-	/* The kernel cuts off what is longer: then user space has to look for it. */
-	if (size <= 1 || size >= CGROUP_PATH_SIZE)
+	/* Where it is cut off, it tells at least what the cgroup is in. */
+	if (size <= 1)
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 	else
 		bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);

@@ -35,7 +35,8 @@ pub enum CollectorEvent {
     CgroupMade {
         /// Its id: the inode number of its directory.
         id: u64,
-        /// Its path below the mount of cgroup v2, beginning with `/`.
+        /// Its path below the mount of cgroup v2, beginning with `/`. Ends with
+        /// [`CUT`](crate::names::CUT) where the kernel did not tell all of it.
         path: Box<str>,
     },
     /// The interval is over.

@@ -5,6 +5,10 @@
 
 use crate::connection::{Needs, Sample};
 
+/// Ends the path of a cgroup whose own path is too long: what stands before it is the path of
+/// one above.
+pub const CUT: &str = "/...";
+
 /// Looks up names for the numbers of a connection, such as the index of its device.
 pub trait Names {
     /// Called when an interval begins: names that may have changed are looked up again.
@@ -23,7 +27,7 @@ pub trait Names {
 pub struct Place<'a> {
     /// Name of the device.
     pub interface: Option<&'a str>,
-    /// Path of the cgroup below the cgroup v2 mount, beginning with `/`.
+    /// Path of the cgroup below the cgroup v2 mount, beginning with `/`; may end with [`CUT`].
     pub cgroup: Option<&'a str>,
     /// Id of the container.
     pub container: Option<&'a str>,

@@ -13,6 +13,7 @@ use crate::connection::{
     Sample, TcpState,
 };
 use crate::event::CollectorEvent;
+use crate::names::CUT;
 
 // Several flags can be set in one byte, so they are compared as integers.
 const PARTIAL: u8 = Flags::TCPTOP_PARTIAL.0;
@@ -63,9 +64,16 @@ pub(super) fn decode(bytes: &[u8]) -> Option<CollectorEvent> {
 }
 
 fn cgroup(record: &CgroupMade) -> Option<CollectorEvent> {
-    let path = std::ffi::CStr::from_bytes_until_nul(&record.path).ok()?.to_string_lossy();
-    let whole = record.kind == Kind::TCPTOP_CGROUP_MADE && path.starts_with('/');
-    whole.then(|| CollectorEvent::CgroupMade { id: record.id, path: path.into() })
+    let told = std::ffi::CStr::from_bytes_until_nul(&record.path).ok()?;
+    // The kernel has cut off a path that fills the record, maybe within a name.
+    let cut = told.count_bytes() == record.path.len() - 1;
+    let path = told.to_string_lossy();
+    let path = match path.rfind('/') {
+        Some(end) if cut => format!("{}{CUT}", &path[..end]).into(),
+        _ => path.into(),
+    };
+    let known = record.kind == Kind::TCPTOP_CGROUP_MADE && told.to_bytes().starts_with(b"/");
+    known.then_some(CollectorEvent::CgroupMade { id: record.id, path })
 }
 
 fn sample(record: &Event) -> Option<Sample> {
@@ -336,6 +344,18 @@ mod tests {
         record.path[..8].copy_from_slice(b"/a\xffb\n\0\0y");
         let path = "/a\u{fffd}b\n".into();
         assert_eq!(decoded(&record), Some(CollectorEvent::CgroupMade { id: 4711, path }));
+        let path_of = |record: &CgroupMade| match decoded(record) {
+            Some(CollectorEvent::CgroupMade { path, .. }) => path,
+            other => panic!("{other:?}"),
+        };
+        record.path = [b'/'; 1024];
+        record.path[1..1022].fill(b'x');
+        record.path[1022] = 0;
+        assert_eq!(path_of(&record).len(), 1022, "this one is whole");
+        record.path[1000] = b'/';
+        record.path[1022..].copy_from_slice(b"x\0");
+        assert_eq!(path_of(&record).len(), 1004);
+        assert!(path_of(&record).ends_with("x/..."), "cut off in its last name");
         record.path[0] = b'a';
         assert_eq!(decoded(&record), None, "no path");
         record.path[0] = b'/';

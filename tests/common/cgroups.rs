@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat, write};
 use tempfile::TempDir;
 
 use super::mounts;
@@ -85,6 +89,62 @@ impl Drop for Cgroup {
         for directory in self.made.iter().rev() {
             remove_all(directory);
         }
+    }
+}
+
+/// Cgroups of the same name, one in the other, so many that no path leads to the last one.
+/// They are removed when this value is dropped.
+pub struct Nested {
+    name: String,
+    /// The one above them, then each of them.
+    directories: Vec<OwnedFd>,
+}
+
+impl Nested {
+    /// Makes so many with this name in `directory`.
+    pub fn new(directory: &Path, name: &str, levels: usize) -> io::Result<Nested> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let top = open(directory, flags, Mode::empty())?;
+        let mut nested = Nested { name: name.to_owned(), directories: vec![top] };
+        for _ in 0..levels {
+            let above = nested.last();
+            mkdirat(above, name, Mode::from_bits_truncate(0o755))?;
+            let made = openat(above, name, flags, Mode::empty())?;
+            nested.directories.push(made);
+        }
+        Ok(nested)
+    }
+
+    /// Moves the calling process into the last one when it is called.
+    pub fn entrance(&self) -> io::Result<impl Fn() -> io::Result<()> + use<>> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let processes = openat(self.last(), "cgroup.procs", flags, Mode::empty())?;
+        Ok(move || write(&processes, b"0").map(drop).map_err(io::Error::from))
+    }
+
+    /// Removes them, as soon as no process is in them.
+    pub fn remove(mut self) {
+        until_true("empty cgroups", || self.try_remove());
+    }
+
+    fn last(&self) -> &OwnedFd {
+        self.directories.last().expect("the one above them")
+    }
+
+    fn try_remove(&mut self) -> bool {
+        while let [.., above, _] = &self.directories[..] {
+            if unlinkat(above, &*self.name, UnlinkatFlags::RemoveDir).is_err() {
+                return false;
+            }
+            self.directories.pop();
+        }
+        true
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        self.try_remove();
     }
 }
 

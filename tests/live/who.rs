@@ -10,7 +10,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::Value;
 
 use crate::common::agent::{Agent, Socket};
-use crate::common::cgroups::{self, Cgroup};
+use crate::common::cgroups::{self, Cgroup, Nested};
 use crate::common::mounts;
 use crate::common::program;
 use crate::common::sock::{self, Ends, Family, Pair};
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         test("who::program_and_user", program_and_user),
         test("who::another_program", another_program),
         test("who::brief_cgroup", brief_cgroup),
+        test("who::no_path_leads_to_the_cgroup", no_path_leads_to_the_cgroup),
         test("who::units", units),
         test("who::made_up_runtimes", made_up_runtimes),
         test("who::older_container", older_container),
@@ -189,6 +190,56 @@ fn brief_cgroup() {
         assert_eq!(row["cgroup"].as_str(), Some(&*path), "{row}");
         assert_eq!(row["unit"].as_str(), Some("cpu.service"), "{row}");
         assert_eq!((&row["bytes_out"], &row["container"]), (&bytes.into(), &Value::Null), "{row}");
+    }
+}
+
+/// Cgroups nested deeper than PATH_MAX, one older than tcptop and one that is gone at the end of
+/// the interval, do not hide what is in them: they have the path of those above, and so their
+/// container.
+fn no_path_leads_to_the_cgroup() {
+    const WHAT: &str = "who::no_path_leads_to_the_cgroup";
+    let Some(mount) = cgroups::root() else {
+        return left_out(WHAT, "the whole of cgroup v2 is not mounted");
+    };
+    let id = "d3".repeat(32);
+    let path = format!("/tcptop{}.slice/docker-{id}.scope", std::process::id());
+    let container = match Cgroup::new(&mount, &path) {
+        Ok(container) => container,
+        Err(why) => return left_out(WHAT, why),
+    };
+    let (listener, address) = sock::listen(Family::V4);
+    let within = |name: &str| {
+        let nested = Nested::new(&container.directory(), name, 20).expect("cgroups");
+        let enter = nested.entrance().expect("cgroup.procs");
+        // SAFETY: as in `brief_cgroup`.
+        let mut agent = unsafe { Agent::prepared("nested", Path::new("/proc/self/exe"), enter) };
+        let socket = agent.connect(address);
+        let (accepted, _) = listener.accept().expect("accept");
+        agent.send(socket, 5000);
+        sock::receive(&accepted, 5000);
+        (nested, agent, socket, accepted)
+    };
+    let (old, new) = ("o".repeat(250), "n".repeat(250));
+    let (_stays, agent, older, _open) = within(&old);
+    let last = container.directory().join(vec![&*old; 20].join("/"));
+    assert_eq!(fs::metadata(last).expect_err("a path").raw_os_error(), Some(libc::ENAMETOOLONG));
+    let tcptop = Tcptop::start(&[&ONE_INTERVAL[..], &["--container", &id]].concat());
+    let (gone, brief, newer, accepted) = within(&new);
+    brief.exit();
+    accepted.shutdown(Shutdown::Write).expect("shutdown");
+    sock::await_closed(&accepted);
+    gone.remove();
+
+    let output = end(tcptop).output;
+    drop(agent);
+    for (socket, name, most) in [(older, old, 4095), (newer, new, 1023)] {
+        let row = row_of(&output, socket.ends);
+        let row = row.unwrap_or_else(|| panic!("no {name}: {:#?}", output.lines));
+        let levels = (most - path.len()) / (name.len() + 1);
+        let expected = path.clone() + &format!("/{name}").repeat(levels) + "/...";
+        assert_eq!(row["cgroup"].as_str(), Some(&*expected), "{row}");
+        assert_eq!(row["container"].as_str(), Some(&*id), "{row}");
+        assert_eq!(row["unit"].as_str(), Some(&*format!("docker-{id}.scope")), "{row}");
     }
 }
 

@@ -4,23 +4,31 @@
 //! kernel side reported.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nix::dir::{Dir, Type};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fstat};
 use rustc_hash::FxBuildHasher;
 
 use crate::linux::mounts::{self, Mount};
+use crate::names::CUT;
+
+type Paths = HashMap<u64, Arc<str>, FxBuildHasher>;
 
 /// The paths of cgroups (v2) by their ids. The id of a cgroup is the inode number of its
 /// directory and is never used again.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
     mount: Option<PathBuf>,
-    paths: HashMap<u64, String, FxBuildHasher>,
+    paths: Paths,
     /// The paths of the previous walk: a connection can exist a little longer than its
     /// cgroup.
-    paths_before: HashMap<u64, String, FxBuildHasher>,
+    paths_before: Paths,
     /// Paths that the kernel reported when the cgroup was made. The oldest go first.
     made: HashMap<u64, Box<str>, FxBuildHasher>,
     order: VecDeque<u64>,
@@ -49,13 +57,13 @@ impl Cgroups {
         }
         let made = || self.made.get(&id).map(|path| &**path);
         let walked = self.paths.get(&id).or_else(|| self.paths_before.get(&id));
-        walked.map(String::as_str).or_else(made)
+        walked.map(|path| &**path).or_else(made)
     }
 
     /// Walks through the tree. Returns ids and paths.
     pub(super) fn all(&mut self) -> impl Iterator<Item = (u64, &str)> {
         self.walk();
-        self.paths.iter().map(|(&id, path)| (id, path.as_str()))
+        self.paths.iter().map(|(&id, path)| (id, &**path))
     }
 
     /// Keeps the path of a cgroup that was made. It may be gone before the next walk.
@@ -79,7 +87,7 @@ impl Cgroups {
 
     fn is_known(&self, id: u64) -> bool {
         self.paths.contains_key(&id)
-            || self.made.contains_key(&id)
+            || self.made.get(&id).is_some_and(|path| !path.ends_with(CUT))
             || self.paths_before.contains_key(&id)
     }
 
@@ -89,27 +97,76 @@ impl Cgroups {
 
         self.walked = true;
         let Some(mount) = &self.mount else { return };
-        let mut paths = HashMap::default();
-        if let Ok(root) = fs::metadata(mount) {
-            paths.insert(root.ino(), "/".to_owned());
-        }
-        let mut directories = vec![PathBuf::new()];
-        while let Some(directory) = directories.pop() {
-            // A directory that cannot be read was removed meanwhile.
-            let Ok(entries) = fs::read_dir(mount.join(&directory)) else { continue };
-            for entry in entries.flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    let below = directory.join(entry.file_name());
-                    paths.insert(entry.ino(), format!("/{}", below.to_string_lossy()));
-                    directories.push(below);
-                }
-            }
-        }
+        let paths = below(mount);
         self.paths_before = std::mem::replace(&mut self.paths, paths);
         if self.gone.len() >= MOST_GONE {
             self.gone.clear();
         }
     }
+}
+
+/// A directory whose subdirectories are still to be visited.
+struct Level {
+    path: Arc<str>,
+    left: Vec<CString>,
+}
+
+impl Level {
+    /// Adds the subdirectories of `directory` to `paths`.
+    fn new(directory: &mut Dir, path: Arc<str>, paths: &mut Paths) -> Level {
+        let mut left = Vec::new();
+        for entry in directory.iter().flatten() {
+            let name = entry.file_name();
+            if entry.file_type() == Some(Type::Directory) && name != c"." && name != c".." {
+                paths.insert(entry.ino(), joined(&path, &name.to_string_lossy()));
+                left.push(name.to_owned());
+            }
+        }
+        Level { path, left }
+    }
+}
+
+/// The path of a cgroup in the one with this path.
+fn joined(path: &Arc<str>, name: &str) -> Arc<str> {
+    /// PATH_MAX without the NUL: no program opens a longer one. Nothing limits how deep
+    /// cgroups are nested, so whoever may make some could fill the memory.
+    const MOST: usize = 4095;
+    if path.ends_with(CUT) {
+        Arc::clone(path)
+    } else if path.len() + 1 + name.len() > MOST {
+        format!("{path}{CUT}").into()
+    } else {
+        format!("{path}/{name}").into()
+    }
+}
+
+/// The cgroups below `mount`, and itself. Opens each directory from the one above it, and that
+/// again from there: so it finds those that no path leads to, with two descriptors.
+fn below(mount: &Path) -> Paths {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut paths = Paths::default();
+    let Ok(mut here) = Dir::open(mount, flags, Mode::empty()) else { return paths };
+    if let Ok(root) = fstat(&here) {
+        paths.insert(root.st_ino, "/".into());
+    }
+    let mut levels = vec![Level::new(&mut here, "".into(), &mut paths)];
+    while let Some(Level { path, left }) = levels.last_mut() {
+        let Some(name) = left.pop() else {
+            levels.pop();
+            match Dir::openat(&here, c"..", flags, Mode::empty()) {
+                Ok(above) if !levels.is_empty() => here = above,
+                _ => break,
+            }
+            continue;
+        };
+        // A directory that cannot be opened was removed meanwhile.
+        if let Ok(directory) = Dir::openat(&here, &*name, flags, Mode::empty()) {
+            here = directory;
+            let path = joined(path, &name.to_string_lossy());
+            levels.push(Level::new(&mut here, path, &mut paths));
+        }
+    }
+    paths
 }
 
 /// The directory where cgroup v2 is mounted; `None` where it is not mounted.
@@ -140,6 +197,7 @@ pub(super) fn mount(mountinfo: &[u8]) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::stat::mkdirat;
 
     #[test]
     fn the_mount_of_the_whole_tree_comes_first() {
@@ -185,6 +243,41 @@ mod tests {
         cgroups.refresh();
         assert_eq!(cgroups.path(u64::MAX), None);
         assert!(!cgroups.walked, "what is gone is not looked for again");
+    }
+
+    #[test]
+    fn cgroups_deeper_than_any_path_have_the_path_of_those_above() {
+        let mount = tempfile::tempdir().unwrap();
+        let name = "n".repeat(250);
+        let mut here = Dir::open(mount.path(), OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..40 {
+            mkdirat(&here, &*name, Mode::S_IRWXU).unwrap();
+            here = Dir::openat(&here, &*name, OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+            ids.push(fstat(&here).unwrap().st_ino);
+        }
+        let beside = mount.path().join("z");
+        fs::create_dir(&beside).unwrap();
+        let mut cgroups = Cgroups::new(Some(mount.path().to_owned()));
+        for (above, id) in ids.into_iter().enumerate() {
+            // 16 such names have 4016 bytes.
+            let path = format!("/{name}").repeat(16.min(above + 1));
+            let cut = if above < 16 { "" } else { "/..." };
+            assert_eq!(cgroups.path(id), Some(&*(path + cut)), "{above}");
+        }
+        assert_eq!(cgroups.path(fs::metadata(beside).unwrap().ino()), Some("/z"));
+    }
+
+    #[test]
+    fn a_path_that_the_kernel_has_cut_off_serves_until_a_walk_finds_all_of_it() {
+        let mount = tempfile::tempdir().unwrap();
+        fs::create_dir(mount.path().join("a")).unwrap();
+        let id = fs::metadata(mount.path().join("a")).unwrap().ino();
+        let mut cgroups = Cgroups::new(Some(mount.path().to_owned()));
+        cgroups.made(id, "/x/...");
+        cgroups.made(u64::MAX, "/y/...");
+        assert_eq!(cgroups.path(id), Some("/a"));
+        assert_eq!(cgroups.path(u64::MAX), Some("/y/..."));
     }
 
     #[test]
