@@ -326,7 +326,7 @@ pub static COLUMNS: &[Column] = &[
         title: "TIME",
         width: 24,
         source: "the clock of the host",
-        about: "The interval's time, the same for all its rows: RFC 3339, UTC.",
+        about: "The time of the interval, or of a part of a long one, the same for all its rows: RFC 3339, UTC.",
         value: |row| Value::Time(row.time),
         ..COLUMN
     },

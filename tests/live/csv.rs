@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use tempfile::TempDir;
 
 use crate::common::agent::Agent;
@@ -581,12 +582,13 @@ fn on_time_under_churn() {
 }
 
 /// More connections end in an interval than are kept until its end: their final rows come
-/// before, and each of them once.
+/// before, in parts that each have one time, and each of them once.
 fn long_interval_in_parts() {
     let (_directory, log) = place();
     let rooms = ["--room", "ended=50", "--room", "ring=65536"];
     let tcptop = logger(&log, &[&["--tcp", "--interval", "3600"][..], &rooms].concat());
     let open = Pair::new(Family::V4);
+    let begun = Utc::now();
     let mut closed = Vec::new();
     let written = || fs::read_to_string(&log).unwrap_or_default().matches(",CLOSED,").count();
     while written() < 100 {
@@ -600,10 +602,19 @@ fn long_interval_in_parts() {
     }
     let text = fs::read_to_string(&log).expect("text");
     assert!(!text.contains(",ESTABLISHED,"), "the interval goes on");
+    let seen = Utc::now();
     tcptop.stop(libc::SIGINT).check_log(&log, "3600");
     let log = Log::read(&log);
     assert!(log.rows.is_sorted_by_key(|row| row.time));
-    assert_eq!(log.open_rows_of(open.ends).len(), 1);
+    let interval = log.open_rows_of(open.ends);
+    assert_eq!(interval.len(), 1);
+    let parts = log.rows.chunk_by(|one, next| one.time == next.time);
+    let mut early = 0;
+    for part in parts.filter(|part| part[0].time != interval[0].time) {
+        assert!(part.len() >= 50 && part.iter().all(LogRow::is_final), "{}", part.len());
+        early += usize::from(part[0].time > begun && part[0].time <= seen);
+    }
+    assert!(early >= 2 && interval[0].time > seen, "{early} parts have a time of their own");
     // A port is used again.
     let mut told: HashMap<_, u32> = HashMap::new();
     for row in log.rows.iter().filter(|row| row.is_final()) {
