@@ -99,7 +99,7 @@ system() { # SUITE: unpacks a Debian root file system and prints where
     local tar=$cache/$1.tar root=$work/$1
     if [ ! -e "$tar" ]; then
         mkdir -p "$cache"
-        mmdebstrap --quiet --variant=minbase --include=rpm "$1" "$tar.new" >&2
+        mmdebstrap --quiet --format=tar --variant=minbase --include=rpm "$1" "$tar.new" >&2
         mv "$tar.new" "$tar"
     fi
     mkdir -p "$root"
