@@ -314,7 +314,7 @@ impl Runs {
         for ((tcptop, _directory, log), case) in self.0.into_iter().zip(cases) {
             let ended = tcptop.stop(libc::SIGINT);
             assert!(ended.status.success(), "{:?}: {}", case.arguments, ended.stderr);
-            assert!(!ended.stderr.contains("lost"), "{:?}: {}", case.arguments, ended.stderr);
+            assert!(!ended.stderr.contains("lost in"), "{:?}: {}", case.arguments, ended.stderr);
             let log = Log::read(&log);
             for end in &world.known {
                 let context = format!("{:?}: {end:?}", case.arguments);
