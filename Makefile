@@ -109,7 +109,7 @@ uninstall: ## Remove the files that install wrote
 	rm -f $(DESTDIR)$(PREFIX)/bin/tcptop $(addprefix $(DESTDIR)$(PREFIX)/share/,$(PAGES))
 
 dist: ## Make static binaries, packages, tarballs and their checksums below target/dist (ARCHS="x86_64 aarch64")
-	@scripts/install-deps.sh --dist
+	@scripts/install-deps.sh --dist $(ARCHS)
 	@scripts/dist.sh $(ARCHS)
 
 dist-test: ## Install, start, upgrade and remove what dist has made, in root file systems of its own

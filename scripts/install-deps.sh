@@ -1,8 +1,8 @@
 #!/bin/sh
-# install-deps.sh [--test|--bench|--peers|--dist] — the packages needed to build tcptop, and
-# those that its tests, its benchmarks (with or without its peers) or its packages use.  Says nothing
-# if none is missing.  Installs missing packages on Debian and Ubuntu, cargo too where theirs
-# is new enough; elsewhere it only prints their names (status 1).
+# install-deps.sh [--test|--bench|--peers|--dist [ARCH...]] — the packages needed to build tcptop, and
+# those that its tests, its benchmarks (with or without its peers) or its packages (for those processors)
+# use.  Says nothing if none is missing.  Installs missing packages on Debian and Ubuntu, cargo too where
+# theirs is new enough; elsewhere it only prints their names (status 1).
 set -eu
 
 case ${1:-} in
@@ -10,7 +10,11 @@ case ${1:-} in
 --test) wanted_for=' build test ' ;;
 --bench) wanted_for=' build bench ' ;;
 --peers) wanted_for=' build bench peers ' ;;
---dist) wanted_for=' build dist ' ;;
+--dist)
+    wanted_for=' build dist '
+    shift
+    for arch; do [ "$arch" = "$(uname -m)" ] || wanted_for="$wanted_for$arch "; done
+    ;;
 *)
     sed -n '2,5s/^# //p' "$0" >&2
     exit 2
@@ -72,6 +76,8 @@ dist   command:xz         compresses_the_packages          xz-utils         xz  
 dist   command:lintian    checks_the_package               lintian          lintian              lintian        lintian     lintian
 dist   command:rpm        checks_the_package               rpm              rpm                  rpm            rpm-tools   rpm
 dist   command:mmdebstrap root_file_systems_for_the_tests  mmdebstrap       mmdebstrap           mmdebstrap     mmdebstrap  mmdebstrap
+aarch64 cross:aarch64-linux-gnu-gcc links_the_binary_for_arm64 gcc-aarch64-linux-gnu,libc6-dev-arm64-cross
+x86_64 cross:x86_64-linux-gnu-gcc links_the_binary_for_x86-64 gcc-x86-64-linux-gnu,libc6-dev-amd64-cross
 END
 }
 
@@ -79,6 +85,7 @@ present() {
     case $1 in
     command:*) command -v "${1#command:}" >/dev/null ;;
     static:*) command -v cc >/dev/null && [ -e "$(cc -print-file-name="lib${1#static:}.a")" ] ;;
+    cross:*) command -v "${1#cross:}" >/dev/null && [ -e "$("${1#cross:}" -print-file-name=libc.a)" ] ;;
     library:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#library:}" ;;
     esac
 }
@@ -100,6 +107,16 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 [ "${wanted_for#*bench}" = "$wanted_for" ] || PATH=$PATH:/usr/sbin:/sbin
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
 is_enough() { [ "$(printf '%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; } # VERSION
+
+case $wanted_for in
+*' dist '?*)
+    for tool in apt-get rustup; do
+        command -v $tool >/dev/null && continue
+        say "packages for another processor than this one are made on Debian or Ubuntu with Rust from rustup: no $tool here"
+        exit 1
+    done
+    ;;
+esac
 
 as_root=
 become_root() { # PACKAGES: how they are installed

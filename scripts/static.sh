@@ -3,7 +3,8 @@
 # file runs on any Linux of that processor, and prints its path.  The same sources, tools
 # and libraries give the same bytes, in whatever directory they are.
 #
-# For another processor than this one: on Debian and Ubuntu, with Rust from rustup.
+# For another processor than this one: on Debian and Ubuntu, with Rust from rustup and what
+# `install-deps.sh --dist ARCH` installs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,6 @@ if [ "$arch" = "$(uname -m)" ]; then
     libraries=$(dirname "$(realpath "$(cc -print-file-name=libelf.a)" || true)")
 else
     compiler=$arch-linux-gnu-gcc
-    kernels/install.sh "$compiler:gcc-${arch/_/-}-linux-gnu" >&2
     rustup target list --installed | grep -qx "$target" || rustup target add "$target" >&2
     root=$(kernels/get.sh -p "$arch" libelf-dev zlib1g-dev libzstd-dev)
     libraries=$root/usr/lib/$arch-linux-gnu
@@ -41,5 +41,6 @@ host=$(uname -m)_unknown_linux_gnu
 export "LIBBPF_SYS_LIBRARY_PATH_$host=$(dirname "$(realpath "$(cc -print-file-name=libelf.a)")")"
 export "LIBBPF_SYS_LIBRARY_PATH_$NAME=$libraries"
 export "CARGO_TARGET_${NAME^^}_RUSTFLAGS=${flags[*]}"
+unset RUSTFLAGS # would replace them
 cargo build --release --locked --features static --target "$target" >&2
 echo "$TCPTOP_TARGET/$target/release/tcptop"
