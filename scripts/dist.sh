@@ -16,15 +16,15 @@ cache=${TCPTOP_DIST:-${XDG_CACHE_HOME:-$HOME/.cache}/tcptop-dist}
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target_dir/dist
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-# The time of all files: that of the commit, or where there is no git, of the archive.
+# The time of all files: that of the commit, or of the archive of the sources.
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
-    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)
+    SOURCE_DATE_EPOCH=$(if [ -e .git ]; then git log -1 --format=%ct; else stat -c %Y Cargo.toml; fi)
 fi
 export SOURCE_DATE_EPOCH
 
 archive() { # FILE DIRECTORY NAME: archives DIRECTORY/NAME
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=gnu \
-        --mode=u+rw,go+r,go-w -C "$2" -c "$3" | case $1 in *.gz) gzip -9n ;; *.xz) xz -6 -T1 ;; esac >"$1"
+        --mode=u=rwX,go=rX -C "$2" -c "$3" | case $1 in *.gz) gzip -9n ;; *.xz) xz -6 -T1 ;; esac >"$1"
 }
 
 tool() { # NAME VERSION COMMAND...: runs the command with cargo's subcommand at this version
