@@ -18,7 +18,7 @@ PAGES     := man/man8/tcptop.8 bash-completion/completions/tcptop \
 export PATH := $(PATH):$(dir $(CARGO)):$(CURDIR)/target/peers/bin
 
 .DELETE_ON_ERROR:
-.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-kernels bench-smoke compare memory instructions vmlinux install uninstall dist dist-test contrib-test
+.PHONY: help deps run build check test test-kernels test-arm64 fuzz sanitize soak bench bench-kernels bench-smoke compare memory instructions vmlinux install uninstall dist dist-test dist-kernels contrib-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,6 +114,10 @@ dist: ## Make static binaries, packages, tarballs and their checksums below targ
 
 dist-test: ## Install, start, upgrade and remove what dist has made, in root file systems of its own
 	@scripts/dist-test.sh
+
+dist-kernels: ## Boot the kernels of test-kernels and test-arm64 with the binaries that dist has made (ARCHS="x86_64 aarch64" KERNELS)
+	@kernels/install.sh
+	@for arch in $(or $(ARCHS),$(shell uname -m)); do scripts/dist-kernels.sh $$arch $(if $(KERNELS),-k "$(KERNELS)") || exit 1; done
 
 contrib-test: ## Run contrib's units, logrotate and cron under a real systemd, in an emulated machine
 	@contrib/test.sh

@@ -1,9 +1,9 @@
 #!/bin/bash
 # arm64.sh [-k KERNELS] [OPTION of matrix.sh]... [-- ARGUMENT...] — tests tcptop on another
-# processor: builds tcptop and its live tests for arm64, and gives them to matrix.sh, which
-# boots Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU and runs them there.
-# On 6.1 fentry loads but cannot be attached (that came to arm64 with 6.4), so tcptop has to
-# choose the next hook by itself.
+# processor: builds tcptop (unless TCPTOP_BIN is one) and its live tests for arm64, and gives
+# them to matrix.sh, which boots Debian's arm64 kernels (default: 6.1 6.12 newest) under QEMU
+# and runs them there.  On 6.1 fentry loads but cannot be attached (that came to arm64 with
+# 6.4), so tcptop has to choose the next hook by itself.
 #
 # For Debian and Ubuntu with Rust from rustup.  Prints what matrix.sh prints, and ends with
 # its status.
@@ -51,9 +51,9 @@ export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_lin
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-L$libraries -Clink-arg=-Wl,-rpath-link,$root/lib/aarch64-linux-gnu" \
     PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$libraries/pkgconfig
 target=(--target aarch64-unknown-linux-gnu)
-cargo build --release --locked "${target[@]}"
+[ -n "${TCPTOP_BIN:-}" ] || cargo build --release --locked "${target[@]}"
 tests=$(cargo test --locked --no-run --test live --message-format=json "${target[@]}" |
     sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
 
 TCPTOP_GUEST_ROOT=$root STRIP=aarch64-linux-gnu-strip exec "$here/matrix.sh" "${options[@]}" \
-    "${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/tcptop" "$tests" "$@"
+    "${TCPTOP_BIN:-${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/tcptop}" "$tests" "$@"
