@@ -2,6 +2,10 @@
 # dist-test.sh [NAME...] — shows at work what dist.sh has made for this processor, in root
 # file systems that have nothing of this machine, on this machine's kernel:
 #
+#   binaries  for every processor: one static binary, the same in archive and packages, which
+#             does not say where it was built
+#   clone     everything once more, for every processor, from a clone of this commit in other
+#             directories and on a host of another name: the same bytes
 #   busybox   the archive's binary, with busybox and nothing else
 #   debian    the Debian package in Debian 12 and 13: lintian, install, start, upgrade with a
 #             changed configuration file, remove, purge
@@ -15,7 +19,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo "dist-test.sh: run it as root" >&2; exit 1; }
-[ $# -gt 0 ] || set -- busybox debian rpm sources newcomer
+[ $# -gt 0 ] || set -- binaries clone busybox debian rpm sources newcomer
 if [ -z "${TCPTOP_DIST_TEST:-}" ]; then
     TCPTOP_DIST_TEST=$(mktemp -d)
     export TCPTOP_DIST_TEST
@@ -81,6 +85,42 @@ works() { # WHERE ROOT
         inside "$2" sh -c 'tcptop --user nobody-7 2>&1; [ $? = 2 ] || [ $? = 1 ]'
 }
 
+processors() { # those that dist.sh made packages for
+    (cd "$out" && printf '%s\n' tcptop-"$version"-*-linux.tar.gz) | sed "s/^tcptop-$version-//; s/-linux.tar.gz$//"
+}
+header() { readelf --file-header "$1" | tr '[:upper:]' '[:lower:]'; } # BINARY
+static() { # BINARY: needs no loader and no library
+    local headers
+    headers=$(readelf --program-headers --dynamic --wide "$1") && ! grep -E 'INTERP|NEEDED' <<<"$headers"
+}
+in_deb() { dpkg-deb --fsys-tarfile "$1" | tar -xO ./usr/bin/tcptop | cmp - "$2"; } # DEB BINARY
+in_rpm() { # RPM BINARY
+    says "/usr/bin/tcptop $(sha256sum <"$2" | cut -d' ' -f1)" command rpm -qp --qf '[%{FILENAMES} %{FILEDIGESTS}\n]' "$1"
+}
+
+binaries() {
+    local arch name binary debian
+    for arch in $(processors); do
+        name=tcptop-$version-$arch-linux binary=$work/tcptop-$arch
+        case $arch in x86_64) debian=amd64 ;; aarch64) debian=arm64 ;; esac
+        tar -xzOf "$out/$name.tar.gz" "$name/bin/tcptop" >"$binary"
+        check "binaries: $arch: for that processor" says "${arch/_/-}" header "$binary"
+        check "binaries: $arch: static" static "$binary"
+        check "binaries: $arch: it does not say where it was built" fails grep -aoF -e "$PWD/" -e "$HOME/" \
+            -e "${CARGO_HOME:-$HOME/.cargo}/" -e "${out%dist}" "$binary"
+        check "binaries: $arch: the same in the Debian package" in_deb "$out/tcptop_$version-1_$debian.deb" "$binary"
+        check "binaries: $arch: the same in the RPM" in_rpm "$out/tcptop-$version-1.$arch.rpm" "$binary"
+    done
+}
+
+clone() {
+    local tree=$work/clone target=$work/elsewhere
+    # shellcheck disable=SC2016,SC2046 # expanded there; a list
+    check "clone: build" unshare --uts env CARGO_TARGET_DIR="$target" TCPTOP_DIST="$cache" sh -c '
+        set -e; hostname elsewhere; umask 077; git clone --quiet . "$1"; cd "$1"; shift; scripts/dist.sh "$@"' - "$tree" $(processors)
+    check "clone: the same bytes" diff "$out/SHA256SUMS" "$target/dist/SHA256SUMS"
+}
+
 checksums() { (cd "$out" && sha256sum --check --quiet SHA256SUMS); }
 
 busybox() {
@@ -122,7 +162,7 @@ older_deb() { # FILE NEW: the package with a lower version
 debian() {
     local deb suite root
     deb=$out/tcptop_$version-1_$(dpkg --print-architecture).deb
-    check "debian: lintian" lintian --fail-on error,warning --allow-root "$deb"
+    check "debian: lintian" lintian --fail-on error,warning --allow-root "$out"/*.deb
     older_deb "$deb" "$work/older.deb" >/dev/null
     for suite in bookworm trixie; do
         root=$(system "$suite")
