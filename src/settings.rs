@@ -103,7 +103,8 @@ pub struct Rows {
     /// Order the rows of an interval
     ///
     /// rate, bytes, rtt: highest first; age: the oldest first; or any column: numbers
-    /// highest first, texts from A to Z. What is not known comes last.
+    /// highest first, texts from A to Z. What is not known comes last, but a connection
+    /// that is older than tcptop before all others by age.
     #[arg(long, value_name = "BY", default_value = "rate", value_parser = sort)]
     #[arg(hide_possible_values = true)]
     pub sort: Sort,

@@ -49,6 +49,8 @@ pub(super) enum Part {
     Totals,
     /// Bytes per second.
     Rates,
+    /// Bytes of a connection that has ended.
+    Moved,
 }
 
 /// The parts of a row, in the order in which they give way. The addresses and the owner, or
@@ -69,7 +71,8 @@ pub(super) const OF_ROW: &[Part] = &[
     Part::Rates,
 ];
 
-/// The same for a `[CLOSED]` line, which also keeps bytes and `end=`.
+/// The same for a `[CLOSED]` line, which also keeps `end=`. Long addresses are cut before the
+/// bytes go, but not below what IPv4 takes: without the addresses the line is of nobody.
 pub(super) const OF_CLOSED: &[Part] = &[
     Part::Exact,
     Part::Packets,
@@ -81,6 +84,7 @@ pub(super) const OF_CLOSED: &[Part] = &[
     Part::Protocol,
     Part::Label,
     Part::Pid,
+    Part::Moved,
 ];
 
 /// Of these, none is there where one that gives way later is missing: users rely on this
@@ -145,6 +149,7 @@ impl Fit {
             let level = level(texts, texts.iter().sum::<usize>().saturating_sub(excess));
             match order.get(count) {
                 Some(Part::Rates) if level >= READABLE => return Fit { most: level, ..fit },
+                Some(Part::Moved) if level >= WHOLE_IPV4 => return Fit { most: level, ..fit },
                 Some(_) => {}
                 None => fit.most = level.max(LEAST),
             }
@@ -171,6 +176,9 @@ impl Fit {
 
 /// The fewest characters of an address that are worth more than the rates.
 const READABLE: usize = 16;
+
+/// The characters of the longest IPv4 address with its port.
+const WHOLE_IPV4: usize = 21;
 
 /// The fewest characters that a text is cut to. Where even this is too much, the line loses
 /// its end.

@@ -200,10 +200,13 @@ impl LineLogger {
             out.put(if fit.lacks(Part::Label) { b", " } else { b", PID " });
             OrDash(owner.map(|owner| owner.pid)).write(out);
         }
-        out.put(b") in=");
-        style.size(counters.bytes_in, out);
-        out.put(b" out=");
-        style.size(counters.bytes_out, out);
+        out.put(b")");
+        if !fit.lacks(Part::Moved) {
+            out.put(b" in=");
+            style.size(counters.bytes_in, out);
+            out.put(b" out=");
+            style.size(counters.bytes_out, out);
+        }
         if !fit.lacks(Part::Packets) {
             out.put(b" pkts_in=");
             counters.packets_in.write(out);
@@ -771,6 +774,23 @@ REMOTE                RETRANS   UID TIME                     STARTED
         assert_eq!(header(74), "LOCAL REMOTE PID PROCESS RATE_IN RATE_OUT");
         // What went before them left them room.
         assert_eq!(header(88), "LOCAL REMOTE PID PROCESS BYTES_IN BYTES_OUT RATE_IN RATE_OUT");
+    }
+
+    #[test]
+    fn closed_lines_keep_addresses_longest() {
+        let closed = |local: &str, remote: &str, columns| {
+            let (_, ended) = conversation(local, remote);
+            let text = written(on_screen(PLAIN, columns, 24), [interval(&[], &ended[..1])]);
+            text.lines().find(|line| line.contains("[CLOSED]")).expect("a line").to_owned()
+        };
+        let long = ["127.100.110.123", "127.100.124.196"];
+        let line = closed(long[0], long[1], 80);
+        assert!(line.width() <= 80 && long.iter().all(|ip| line.contains(ip)), "{line}");
+        assert!(line.contains("end=") && !line.contains("in="), "{line}");
+        assert!(closed("10.0.0.1", "10.0.0.2", 80).contains("in="));
+        // Of IPv6 enough stays, and the bytes.
+        let line = closed("2001:db8:1111:2222:3333:4444:5555:6666", "2001:db8::1", 90);
+        assert!(line.width() <= 90 && line.contains("in=") && line.contains('~'), "{line}");
     }
 
     #[test]
