@@ -11,7 +11,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -37,8 +37,8 @@ const MOST_LOOKS: u32 = 8;
 ///
 /// # Errors
 /// Those of open(2). In a directory that others may write to: where `path` is a symbolic
-/// link, a file of another user, or a file with several names. Where another process has
-/// locked the file.
+/// link, a file of another user, or a file with several names. A terminal. Where another
+/// process has locked the file.
 pub fn open_to_append(path: &Path, read: bool) -> io::Result<File> {
     for _ in 0..MOST_LOOKS {
         let Some(file) = open_once(path, read)? else { continue };
@@ -125,6 +125,11 @@ fn open_once(path: &Path, read: bool) -> io::Result<Option<File>> {
         SFlag::S_IFIFO => open_fifo(&same, flags, path)?,
         _ => File::from(open(&same, flags, Mode::empty())?),
     };
+    // A name that a process chose could give it orders.
+    if file.is_terminal() {
+        let reason = "it is a terminal; without --log the rows go there";
+        return Err(io::Error::new(ErrorKind::InvalidInput, reason));
+    }
     // A pipe or file that came as a descriptor (/dev/stdout) is left to those who gave it,
     // but two cannot cut the same file.
     if kind == SFlag::S_IFREG || (kind == SFlag::S_IFIFO && !place.in_proc) {

@@ -1,10 +1,10 @@
 //! On a terminal: no line is wider than it, and the header stays in sight. The terminal is
 //! tmux, which knows which of its lines have wrapped.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::IpAddr;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ pub fn tests() -> Vec<Test> {
         test("terminal::nothing_wraps", nothing_wraps),
         test("terminal::size_is_asked_each_interval", size_is_asked_each_interval),
         test("terminal::names_give_no_orders", names_give_no_orders),
+        test("terminal::no_log", no_log),
     ]
 }
 
@@ -220,16 +221,35 @@ fn names_give_no_orders() {
     assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("\"{NAME}\"")), "{output:?}");
 }
 
-/// The bytes that a terminal gets from a run.
-fn output_on_a_terminal(arguments: &[&str]) -> String {
+/// A terminal is no log: there names would reach it unchanged.
+fn no_log() {
+    let (_ours, theirs) = terminal();
+    let path = fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd())).expect("its name");
+    let path = path.to_str().expect("UTF-8");
+    let mut command = tcptop::command(&tcptop::binary(), &["--tcp", "--once", "--log", path]);
+    let output = command.output().expect("tcptop");
+    let error = format!(
+        "tcptop: error: cannot open {path}: it is a terminal; without --log the rows go there\n"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), error);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// Both ends of a new terminal: ours, and that of the processes.
+fn terminal() -> (File, File) {
     let (mut ours, mut theirs) = (0, 0);
     let null = std::ptr::null_mut();
     // SAFETY: writes two descriptors, which are new and ours.
-    let (mut ours, theirs) = unsafe {
+    unsafe {
         let result = libc::openpty(&raw mut ours, &raw mut theirs, null, null.cast(), null.cast());
         assert_eq!(result, 0, "openpty");
         (File::from_raw_fd(ours), File::from_raw_fd(theirs))
-    };
+    }
+}
+
+/// The bytes that a terminal gets from a run.
+fn output_on_a_terminal(arguments: &[&str]) -> String {
+    let (mut ours, theirs) = terminal();
     let mut command = tcptop::command(&tcptop::binary(), arguments);
     let mut child = command.stdout(theirs).spawn().expect("tcptop");
     // Or the terminal would stay open here.
