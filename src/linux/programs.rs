@@ -14,8 +14,8 @@ use std::ptr;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::libbpf_sys::{
-    BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_map_create_opts, bpf_prog_load,
-    bpf_prog_load_opts, size_t,
+    BPF_F_MMAPABLE, BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, bpf_insn, bpf_map_create_opts,
+    bpf_prog_load, bpf_prog_load_opts, size_t,
 };
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{
@@ -416,6 +416,9 @@ fn open<'object>(
 fn give_variables(variables: &mut OpenMapMut<'_>) -> Result<()> {
     let options = bpf_map_create_opts {
         sz: size_of::<bpf_map_create_opts>() as size_t,
+        // As libbpf does. Only such a map begins at a page, so that the tables keep their place
+        // in the processors' cache lines.
+        map_flags: BPF_F_MMAPABLE,
         ..Default::default()
     };
     let name = Some(variables.name().to_owned());
